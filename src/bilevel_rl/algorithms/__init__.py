@@ -1,0 +1,7 @@
+"""How it is solved: one file per method."""
+
+from bilevel_rl.algorithms.single_loop import (
+    SingleLoopActorCritic as SingleLoopActorCritic,
+    SingleLoopInfo as SingleLoopInfo,
+    SingleLoopState as SingleLoopState,
+)

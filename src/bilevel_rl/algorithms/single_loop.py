@@ -1,0 +1,186 @@
+"""Algorithm 1: the single-loop, first-order, regularized actor-critic for bi-level reinforcement learning.
+
+Source: Zeng, Bhatt, Ganesh, Koppel, "A Regularized Actor-Critic Algorithm for Bi-Level Reinforcement Learning", arXiv
+2601.16399 (2026). Equation names are those of docs/method.md, section 4.
+
+| symbol | name             | meaning                                                             |
+|--------|------------------|---------------------------------------------------------------------|
+| x      | `x`              | upper variable                                                      |
+| θ, V   | `followers[0]`   | lower policy and critic: track π_τ*(x), the follower's answer       |
+| θᴸ, Vᴸ | `followers[1]`   | penalized policy and critic: track π^L, optimal for r_x − w c_x     |
+| s, sᴸ  | `chain_states`   | current states of the two batches of Markov chains                  |
+| ζ, α, β| `upper`, `actor`, `critic` | step sizes of x, the policies, the critics                |
+| w, τ   | `penalty`, `entropy` | penalty parameter (smaller is harder) and entropy weight        |
+
+Both followers take the same step and differ only in the reward that they learn from, so everything of theirs carries a
+leading axis of length two: (lower, penalized).
+
+Deviations from the paper:
+
+1. B parallel chains per policy instead of one; every expectation is estimated by their mean. B = 1 is the paper's.
+2. Step sizes have an offset (`schedules.PowerDecay`); offset = 1 is the paper's form.
+3. With B chains the critic's step is the mean of the B single-sample steps of (C), each clipped on its own. The mean of
+   steps into an interval is a step into the interval, so |V| keeps the paper's bound.
+4. Terminal states accrue neither reward, cost nor entropy, as in the environment.
+"""
+
+import warnings
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from bilevel_rl.policies import TabularActorCritic
+from bilevel_rl.problems import BilevelProblem
+from bilevel_rl.schedules import ScheduleWarning, StepSizes
+
+LOWER, PENALIZED = 0, 1
+
+
+class SingleLoopState(NamedTuple):
+    """What the next iteration needs."""
+
+    num_iterations: Int[Array, ""]
+    x: PyTree
+    followers: Float[Array, "2 S columns"]
+    chain_states: Int[Array, "2 B"]
+
+
+class SingleLoopInfo(NamedTuple):
+    """Diagnostics of one iteration, each a mean over the chains; (lower, penalized) where there are two."""
+
+    mean_reward: Float[Array, "2"]
+    mean_cost: Float[Array, "2"]
+    mean_entropy: Float[Array, "2"]
+    mean_squared_td_error: Float[Array, "2"]
+
+
+class SingleLoopActorCritic(eqx.Module):
+    """Algorithm 1 on a bi-level problem with a tabular follower.
+
+    Attributes:
+        problem: what is solved.
+        step_sizes: the five sequences (ζ, α, β, w, τ). A schedule that violates a validity condition is used, with a
+            `ScheduleWarning` that names the condition.
+        num_chains: B, parallel Markov chains per policy; an iteration costs 2 B environment transitions.
+
+    Raises:
+        ValueError: `num_chains` < 1.
+
+    Example:
+        >>> import jax, bilevel_rl as brl
+        >>> algorithm = brl.SingleLoopActorCritic(brl.problems.goal_position(size=5, target=(3, 1), initial_x=(1, 3)))
+        >>> state = algorithm.init(jax.random.key(0))
+        >>> state, info = algorithm.step(jax.random.key(1), state)
+        >>> int(state.num_iterations), algorithm.num_transitions_per_iteration
+        (1, 32)
+    """
+
+    problem: BilevelProblem
+    step_sizes: StepSizes
+    num_chains: int = eqx.field(static=True)
+
+    def __init__(self, problem: BilevelProblem, step_sizes: StepSizes | None = None, num_chains: int = 16):
+        if num_chains < 1:
+            raise ValueError(f"num_chains must be at least 1, got {num_chains}; the paper's setting is 1")
+        self.problem = problem
+        self.step_sizes = StepSizes.decaying() if step_sizes is None else step_sizes
+        self.num_chains = num_chains
+        for violation in self.step_sizes.violations():
+            warnings.warn(f"step sizes violate {violation}", ScheduleWarning, stacklevel=2)
+        critic_step = float(np.max(np.asarray(self.step_sizes.critic.initial)))
+        if critic_step > num_chains:
+            warnings.warn(
+                f"critic steps of one sample exceed 1 (critic={critic_step:g} over num_chains={num_chains}): critics "
+                "overshoot; lower critic and actor, or raise num_chains",
+                ScheduleWarning,
+                stacklevel=2,
+            )
+
+    @property
+    def num_transitions_per_iteration(self) -> int:
+        """Environment transitions of one iteration: one per chain, 2 B chains."""
+        return 2 * self.num_chains
+
+    @property
+    def policy(self) -> TabularActorCritic:
+        """How the tables in `State.followers` are read and written."""
+        return TabularActorCritic(self.problem.environment.num_states, self.problem.environment.num_actions)
+
+    def init(self, key: Array) -> SingleLoopState:
+        """Uniform policies, critics at 0, x at the problem's start, chains drawn from ρ."""
+        return SingleLoopState(
+            num_iterations=jnp.int32(0),
+            x=jax.tree.map(jnp.asarray, self.problem.initial_x),
+            followers=jnp.stack([self.policy.init(), self.policy.init()]),
+            chain_states=self.problem.environment.reset(jax.random.uniform(key, (2, self.num_chains))),
+        )
+
+    def step(self, key: Array, state: SingleLoopState) -> tuple[SingleLoopState, SingleLoopInfo]:
+        """One iteration: one transition per chain, then (U), (A), (C), (AL), (CL), all from iteration k's values."""
+        problem, environment = self.problem, self.problem.environment
+        step_size = self.step_sizes(state.num_iterations)
+        τ, w, γ = step_size.entropy, step_size.penalty, environment.discount
+        x, s = state.x, state.chain_states
+
+        # One transition of every chain: a ~ π_θ(·|s), s' ~ P(·|s,a), and the same under θᴸ.
+        uniforms = jax.random.uniform(key, (4, 2, self.num_chains))
+        logits, values = jax.vmap(self.policy.read)(state.followers, s)
+        log_policy = jax.nn.log_softmax(logits)
+        policy = jnp.exp(log_policy)
+        a = _inverse_cdf(policy, uniforms[0])
+        next_s = environment.step(s, a, uniforms[1])
+
+        def upper_estimate(x: PyTree) -> tuple[Array, tuple[Array, Array]]:
+            rewards, costs = problem.rewards(x, s, a), problem.costs(x, s, a)
+            objective = jnp.mean(costs[PENALIZED]) + problem.upper.regularizer(x)
+            penalty_term = (jnp.mean(rewards[LOWER]) - jnp.mean(rewards[PENALIZED])) / w
+            return objective + penalty_term, (rewards, costs)
+
+        upper_gradient, (r, c) = jax.grad(upper_estimate, has_aux=True)(x)
+        x = problem.project(jax.tree.map(lambda x, g: x - step_size.upper * g, x, upper_gradient))  # (U)
+
+        learned_reward = jnp.stack([r[LOWER], r[PENALIZED] - w * c[PENALIZED]])
+        accrues = ~environment.is_terminal(s)
+        entropy = accrues * -jnp.sum(policy * log_policy, axis=-1)
+        _, next_values = jax.vmap(self.policy.read)(state.followers, next_s)
+        δ = learned_reward + τ * entropy + γ * next_values - values
+
+        score = jax.nn.one_hot(a, environment.num_actions) - policy
+        entropy_gradient = -policy * (log_policy - jnp.sum(policy * log_policy, axis=-1, keepdims=True))
+        direction = δ[..., None] * score + τ * accrues[..., None] * entropy_gradient
+
+        bound = self._value_bound(w, τ)
+        clipped_values = jnp.clip(values + step_size.critic * δ, -bound, bound)
+        followers = jax.vmap(self.policy.ascend)(
+            state.followers,
+            s,
+            step_size.actor / self.num_chains * direction,  # (A), (AL)
+            (clipped_values - values) / self.num_chains,  # (C), (CL)
+        )
+
+        # With probability 1 − γ a chain starts afresh from ρ, so its stationary law is d^π.
+        restarts = uniforms[2] >= γ
+        chain_states = jnp.where(restarts, environment.reset(uniforms[3]), next_s)
+
+        info = SingleLoopInfo(r.mean(1), c.mean(1), entropy.mean(1), (δ**2).mean(1))
+        return SingleLoopState(state.num_iterations + 1, x, followers, chain_states), info
+
+    def log_policies(self, state: SingleLoopState) -> Float[Array, "2 S A"]:
+        """log π_θ and log π_θᴸ in every state."""
+        return jax.nn.log_softmax(state.followers[..., :-1])
+
+    def _value_bound(self, penalty: Array, entropy_weight: Array) -> Array:
+        """A-priori bound of the critics; infinite where the problem states no bounds."""
+        num_actions, discount = self.problem.environment.num_actions, self.problem.environment.discount
+        reward_bound = self.problem.reward_bound + penalty * self.problem.upper.cost_bound
+        return (reward_bound + entropy_weight * jnp.log(num_actions)) / (1 - discount)
+
+
+def _inverse_cdf(probabilities: Float[Array, "*batch A"], uniforms: Float[Array, "*batch"]) -> Int[Array, "*batch"]:
+    """Outcome drawn from each distribution by one uniform in [0, 1)."""
+    thresholds = jnp.cumsum(probabilities, axis=-1)[..., :-1]
+    return jnp.sum(uniforms[..., None] >= thresholds, axis=-1, dtype=jnp.int32)

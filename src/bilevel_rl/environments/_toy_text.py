@@ -1,0 +1,68 @@
+"""Reads the transition table `P[s][a] = [(probability, next state, reward, terminated), …]` of Gymnasium's toy-text."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+
+@dataclass(frozen=True)
+class ToyTextTable:
+    """A toy-text `P` table as arrays; outcomes are padded to K with probability 0."""
+
+    successors: Int[np.ndarray, "S A K"]
+    probabilities: Float[np.ndarray, "S A K"]
+    rewards: Float[np.ndarray, "S A K"]
+    initial: Float[np.ndarray, " S"]
+    terminal: Bool[np.ndarray, " S"]
+
+    @classmethod
+    def load(cls, environment_id: str, make_arguments: dict[str, Any]) -> "ToyTextTable":
+        """Makes the environment and reads its table; errors as `TabularMDP.from_gymnasium`."""
+        import gymnasium
+
+        environment: Any = gymnasium.make(environment_id, **make_arguments).unwrapped
+        table = getattr(environment, "P", None)
+        initial = getattr(environment, "initial_state_distrib", None)
+        if table is None or initial is None:
+            raise ValueError(
+                f"environment_id must name a toy-text environment with a `P` table and an `initial_state_distrib`, got "
+                f"{environment_id!r}; for other environments build the tables and use TabularMDP.from_successors"
+            )
+        num_states, num_actions = len(table), len(table[0])
+        num_outcomes = max(len(outcomes) for actions in table.values() for outcomes in actions.values())
+        shape = (num_states, num_actions, num_outcomes)
+        successors, probabilities, rewards = np.zeros(shape, np.int32), np.zeros(shape), np.zeros(shape)
+        for state, action, k, (probability, successor, reward, _) in _outcomes(table):
+            index = state, action, k
+            successors[index], probabilities[index], rewards[index] = successor, probability, reward
+        terminal = np.zeros(num_states, bool)
+        terminal[[s for _, _, _, (p, s, _, terminated) in _outcomes(table) if p > 0 and terminated]] = True
+        for state, _, _, (probability, successor, _, terminated) in _outcomes(table):
+            # What the table lists beyond an episode's end is never taken, so it cannot contradict the end.
+            if terminal[successor] and not terminal[state] and probability > 0 and not terminated:
+                raise ValueError(
+                    f"environment_id {environment_id!r} enters state {successor} both with and without ending the "
+                    "episode; give such states a terminal copy and use TabularMDP.from_successors"
+                )
+        return cls(successors, probabilities, rewards, np.asarray(initial, np.float64), terminal)
+
+
+def _outcomes(table: dict) -> Iterator[tuple[int, int, int, tuple[float, int, float, bool]]]:
+    for state, actions in table.items():
+        for action, outcomes in actions.items():
+            for k, outcome in enumerate(outcomes):
+                yield state, action, k, outcome
+
+
+def gymnasium_reward(environment_id: str, **make_arguments: Any) -> Float[np.ndarray, "S A"]:
+    """Expected reward r(s, a) of a Gymnasium toy-text environment, 0 in terminal states.
+
+    Raises:
+        ValueError: as `TabularMDP.from_gymnasium`.
+    """
+    table = ToyTextTable.load(environment_id, make_arguments)
+    expected = (table.probabilities * table.rewards).sum(-1)
+    return np.where(table.terminal[:, None], 0.0, expected)

@@ -1,0 +1,212 @@
+"""Finite Markov decision processes with sparse successors, stepped through explicit uniforms."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
+
+from bilevel_rl.environments._toy_text import ToyTextTable
+
+
+def _cumulative(probabilities: np.ndarray) -> np.ndarray:
+    """Cumulative sums along the last axis that are exactly 1 from the last possible outcome on.
+
+    Without the exact 1, rounding would let a uniform close to 1 select an outcome of probability zero.
+    """
+    cumulative = np.cumsum(probabilities, axis=-1)
+    is_possible = probabilities > 0
+    outcomes_left = np.flip(np.cumsum(np.flip(is_possible, axis=-1), axis=-1), axis=-1)
+    from_last_possible = outcomes_left - is_possible == 0
+    return np.where(from_last_possible, 1.0, cumulative)
+
+
+class TabularMDP(eqx.Module):
+    """States 0…S−1, actions 0…A−1 and at most K successors of each pair. Rewards are the problem's business.
+
+    Memory is O(S·A·K) and a step is O(K), so neither grows with S². Tables are kept as NumPy arrays in double
+    precision: a compiled loop casts them to its own precision, an oracle reads them exactly.
+
+    Terminal states are absorbing: nothing (reward, cost, entropy) accrues in them. Build one with `from_dense`,
+    `from_successors` or `from_gymnasium`; all three raise `ValueError` for tables that are not an MDP.
+
+    Attributes:
+        successors: state reached by the k-th outcome of (s, a).
+        probabilities: its probability; sums to 1 over k.
+        initial: start distribution ρ; sums to 1.
+        terminal: whether a state ends the episode.
+        discount: γ, in [0, 1).
+
+    Example:
+        >>> import numpy as np, bilevel_rl as brl
+        >>> stay_or_swap = np.array([[[1.0, 0.0], [0.1, 0.9]], [[0.0, 1.0], [0.9, 0.1]]])
+        >>> mdp = brl.TabularMDP.from_dense(stay_or_swap, initial=[1.0, 0.0], discount=0.9)
+        >>> mdp.num_states, mdp.num_actions, int(mdp.step(0, 1, uniform=0.5))
+        (2, 2, 1)
+    """
+
+    successors: Int[np.ndarray, "S A K"]
+    probabilities: Float[np.ndarray, "S A K"]
+    initial: Float[np.ndarray, " S"]
+    terminal: Bool[np.ndarray, " S"]
+    discount: float = eqx.field(static=True)
+    cumulative_probabilities: Float[np.ndarray, "S A K"]
+    cumulative_initial: Float[np.ndarray, " S"]
+
+    def __init__(
+        self,
+        successors: npt.ArrayLike,
+        probabilities: npt.ArrayLike,
+        initial: npt.ArrayLike,
+        discount: float,
+        terminal: npt.ArrayLike | None = None,
+    ):
+        self.successors = np.asarray(successors, dtype=np.int32)
+        self.probabilities = np.asarray(probabilities, dtype=np.float64)
+        self.initial = np.asarray(initial, dtype=np.float64)
+        num_states = len(self.successors)
+        self.terminal = np.zeros(num_states, bool) if terminal is None else np.asarray(terminal, dtype=bool)
+        self.discount = float(discount)
+        self._validate()
+        self.probabilities = self.probabilities / self.probabilities.sum(-1, keepdims=True)
+        self.initial = self.initial / self.initial.sum()
+        self.cumulative_probabilities = _cumulative(self.probabilities)
+        self.cumulative_initial = _cumulative(self.initial)
+
+    @classmethod
+    def from_successors(
+        cls,
+        successors: npt.ArrayLike,
+        probabilities: npt.ArrayLike,
+        *,
+        initial: npt.ArrayLike,
+        discount: float,
+        terminal: npt.ArrayLike | None = None,
+    ) -> "TabularMDP":
+        """From the K successor states of each pair and their probabilities (pad with probability 0).
+
+        Args:
+            successors: shape (S, A, K), states.
+            probabilities: shape (S, A, K), sums to 1 over the last axis.
+            initial: shape (S,), start distribution ρ.
+            discount: γ.
+            terminal: shape (S,), whether a state ends the episode. Rows of such states are overwritten: they lead to
+                themselves.
+
+        Raises:
+            ValueError: shapes disagree, an index is out of range, a distribution is negative or does not sum to 1,
+                or `discount` lies outside [0, 1).
+        """
+        successors, probabilities = np.array(successors), np.array(probabilities, dtype=np.float64)
+        if terminal is not None and np.shape(terminal) == successors.shape[:1] == probabilities.shape[:1]:
+            ends = np.flatnonzero(terminal)
+            successors[ends] = ends[:, None, None]
+            probabilities[ends] = np.eye(probabilities.shape[-1])[0]
+        return cls(successors, probabilities, initial, discount, terminal)
+
+    @classmethod
+    def from_dense(
+        cls,
+        transition_probabilities: npt.ArrayLike,
+        *,
+        initial: npt.ArrayLike,
+        discount: float,
+        terminal: npt.ArrayLike | None = None,
+    ) -> "TabularMDP":
+        """From a dense kernel P[s, a, s'] = Pr(s' | s, a), of shape (S, A, S).
+
+        K becomes the largest number of possible successors; the other arguments are those of `from_successors`.
+
+        Raises:
+            ValueError: as `from_successors`.
+        """
+        dense = np.asarray(transition_probabilities, dtype=np.float64)
+        if dense.ndim != 3 or dense.shape[0] != dense.shape[2]:
+            raise ValueError(f"transition_probabilities must have shape (S, A, S), got {dense.shape}")
+        num_successors = max(1, int((dense != 0).sum(-1).max()))
+        # A stable sort on "is zero" moves the possible successors to the front and keeps their order.
+        successors = np.argsort(dense == 0, axis=-1, kind="stable")[..., :num_successors]
+        probabilities = np.take_along_axis(dense, successors, axis=-1)
+        return cls.from_successors(successors, probabilities, initial=initial, discount=discount, terminal=terminal)
+
+    @classmethod
+    def from_gymnasium(cls, environment_id: str, *, discount: float, **make_arguments: Any) -> "TabularMDP":
+        """From the `P` table of a Gymnasium toy-text environment, e.g. `"FrozenLake-v1"`.
+
+        A state that is entered with `terminated=True` becomes terminal. The environment's own expected reward is
+        `environments.gymnasium_reward(environment_id, **make_arguments)`.
+
+        Args:
+            environment_id: registered name; extra keyword arguments go to `gymnasium.make`.
+            discount: γ, in [0, 1); Gymnasium's toy-text environments do not define one.
+
+        Raises:
+            ValueError: the environment has no `P` table, or enters one state both ending and not ending the episode.
+        """
+        table = ToyTextTable.load(environment_id, make_arguments)
+        return cls.from_successors(
+            table.successors,
+            table.probabilities,
+            initial=table.initial,
+            discount=discount,
+            terminal=table.terminal,
+        )
+
+    @property
+    def num_states(self) -> int:
+        """S."""
+        return self.successors.shape[0]
+
+    @property
+    def num_actions(self) -> int:
+        """A."""
+        return self.successors.shape[1]
+
+    def reset(self, uniform: Float[ArrayLike, "*#batch"]) -> Int[Array, "*batch"]:
+        """Start state drawn from ρ by inverse CDF of a uniform in [0, 1)."""
+        cumulative = jnp.asarray(self.cumulative_initial)
+        states = jnp.searchsorted(cumulative, jnp.asarray(uniform), side="right", method="scan_unrolled")
+        return states.astype(jnp.int32)
+
+    def step(
+        self, state: Int[ArrayLike, "*#batch"], action: Int[ArrayLike, "*#batch"], uniform: Float[ArrayLike, "*#batch"]
+    ) -> Int[Array, "*batch"]:
+        """Next state drawn from P(·|s, a) by inverse CDF of a uniform in [0, 1)."""
+        thresholds = jnp.asarray(self.cumulative_probabilities)[state, action, :-1]
+        outcome = jnp.sum(jnp.asarray(uniform)[..., None] >= thresholds, axis=-1, dtype=jnp.int32)
+        return jnp.asarray(self.successors)[state, action, outcome]
+
+    def is_terminal(self, state: Int[ArrayLike, "*#batch"]) -> Bool[Array, "*batch"]:
+        """Whether nothing accrues in these states any more."""
+        return jnp.asarray(self.terminal)[state]
+
+    def _validate(self):
+        if self.successors.ndim != 3 or self.successors.shape != self.probabilities.shape:
+            raise ValueError(
+                "successors and probabilities must both have shape (S, A, K), got "
+                f"{self.successors.shape} and {self.probabilities.shape}"
+            )
+        num_states = self.num_states
+        for name, table in (("initial", self.initial), ("terminal", self.terminal)):
+            if table.shape != (num_states,):
+                raise ValueError(f"{name} must have shape ({num_states},), got {table.shape}")
+        if self.successors.min() < 0 or self.successors.max() >= num_states:
+            raise ValueError(
+                f"successors must lie in 0..{num_states - 1}, got {self.successors.min()}..{self.successors.max()}"
+            )
+        if not 0 <= self.discount < 1:
+            raise ValueError(f"discount must lie in [0, 1), got {self.discount}; episodic tasks: use e.g. 0.99")
+        _check_distribution("initial", self.initial)
+        _check_distribution("probabilities", self.probabilities)
+
+
+def _check_distribution(name: str, table: np.ndarray):
+    if not np.all(np.isfinite(table)) or table.min() < 0:
+        raise ValueError(f"{name} must be finite and non-negative, got a lowest entry of {table.min()}")
+    sums = table.sum(-1)
+    worst = np.unravel_index(np.argmax(np.abs(sums - 1)), sums.shape)
+    if abs(sums[worst] - 1) > 1e-6:
+        where = f" at {tuple(map(int, worst))}" if worst else ""
+        raise ValueError(f"{name} must sum to 1 along the last axis, got {sums[worst]}{where}; normalize the table")

@@ -1,0 +1,16 @@
+"""Oracles on a known model: what every stochastic quantity of this library is checked against."""
+
+from bilevel_rl.exact.evaluation import occupancy as occupancy
+from bilevel_rl.exact.objectives import (
+    hyper_gradient as hyper_gradient,
+    hyper_objective as hyper_objective,
+    lower_policy as lower_policy,
+    lower_residual as lower_residual,
+    penalized_policy as penalized_policy,
+    penalty_gradient as penalty_gradient,
+    penalty_objective as penalty_objective,
+    upper_value as upper_value,
+)
+from bilevel_rl.exact.oracle import OracleError as OracleError
+from bilevel_rl.exact.placement import goal_placement_optimum as goal_placement_optimum
+from bilevel_rl.exact.solver import Solution as Solution, solve as solve

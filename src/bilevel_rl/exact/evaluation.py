@@ -1,0 +1,67 @@
+"""Policy evaluation and occupancies of a known tabular MDP, by one linear solve each.
+
+Up to `DENSE_LIMIT` states the solve is dense; above it is BiCGSTAB on the sparse successors, to a relative residual of
+`SPARSE_TOLERANCE` in double precision. A solve that misses its tolerance yields NaN, which the public oracles report.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from bilevel_rl.environments import TabularMDP
+
+DENSE_LIMIT = 1_500
+SPARSE_TOLERANCE = 1e-10
+
+
+def expected_next(mdp: TabularMDP, values: Float[Array, " S"]) -> Float[Array, "S A"]:
+    """(P v)(s, a) = Σ_s' P(s'|s, a) v(s')."""
+    return jnp.sum(mdp.probabilities * values[mdp.successors], axis=-1)
+
+
+def inflow(mdp: TabularMDP, weights: Float[Array, "S A"]) -> Float[Array, " S"]:
+    """(Pᵀ m)(s') = Σ_{s,a} P(s'|s, a) m(s, a), the adjoint of `expected_next`."""
+    return jnp.zeros(mdp.num_states, weights.dtype).at[mdp.successors].add(weights[..., None] * mdp.probabilities)
+
+
+def policy_values(
+    mdp: TabularMDP, policy: Float[Array, "S A"], state_rewards: Float[Array, " S"]
+) -> Float[Array, " S"]:
+    """Unnormalized values: solves (I − γ P^π) V = r^π."""
+
+    def flow(values: Array) -> Array:
+        return values - mdp.discount * jnp.sum(policy * expected_next(mdp, values), axis=-1)
+
+    return _solve(mdp, policy, flow, state_rewards, adjoint=False)
+
+
+def discounted_inflow(mdp: TabularMDP, policy: Float[Array, "S A"], sources: Float[Array, " S"]) -> Float[Array, " S"]:
+    """The adjoint of `policy_values`: solves (I − γ P^π)ᵀ z = sources."""
+
+    def flow(mass: Array) -> Array:
+        return mass - mdp.discount * inflow(mdp, mass[:, None] * policy)
+
+    return _solve(mdp, policy, flow, sources, adjoint=True)
+
+
+def occupancy(mdp: TabularMDP, policy: Float[Array, "S A"]) -> Float[Array, "S A"]:
+    """d^π(s, a) = (1−γ) Σ_t γ^t Pr(s_t = s, a_t = a) from ρ; sums to 1 (terminal states included)."""
+    states = discounted_inflow(mdp, policy, (1 - mdp.discount) * jnp.asarray(mdp.initial, policy.dtype))
+    return states[:, None] * policy
+
+
+def _solve(
+    mdp: TabularMDP, policy: Array, flow: Callable[[Array], Array], right_hand_side: Array, *, adjoint: bool
+) -> Array:
+    if mdp.num_states <= DENSE_LIMIT:
+        rows = jnp.arange(mdp.num_states)[:, None, None]
+        kernel = jnp.zeros((mdp.num_states, mdp.num_states), policy.dtype)
+        kernel = kernel.at[rows, mdp.successors].add(policy[..., None] * mdp.probabilities)
+        system = jnp.eye(mdp.num_states) - mdp.discount * kernel
+        return jnp.linalg.solve(system.T if adjoint else system, right_hand_side)
+    tolerance = max(SPARSE_TOLERANCE, 100 * float(jnp.finfo(policy.dtype).eps))
+    solution, _ = jax.scipy.sparse.linalg.bicgstab(flow, right_hand_side, x0=right_hand_side, tol=tolerance / 10)
+    residual = jnp.linalg.norm(flow(solution) - right_hand_side)
+    return jnp.where(residual <= tolerance * jnp.linalg.norm(right_hand_side), solution, jnp.nan)

@@ -1,0 +1,162 @@
+"""Exact objectives and hyper-gradients of a bi-level problem on a known tabular model.
+
+Every function takes plain numbers and arrays and answers in double precision (NumPy), whatever `jax_enable_x64`
+says; inside a JAX transformation it follows the ambient precision. All raise `ValueError` for an x of the wrong
+structure or a weight that is not positive, and `OracleError` where the computation does not converge.
+
+Source: docs/method.md, sections 1–3 and 7.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Float, PyTree
+
+from bilevel_rl.exact.evaluation import discounted_inflow, expected_next, inflow, occupancy, policy_values
+from bilevel_rl.exact.oracle import oracle
+from bilevel_rl.exact.soft_mdp import SoftSolution, optimal_limit, soft_optimal, soft_return
+from bilevel_rl.problems import BilevelProblem
+
+
+def reward_table(problem: BilevelProblem, x: PyTree) -> Float[Array, "S A"]:
+    """r_x(s, a) of every pair."""
+    mdp = problem.environment
+    return problem.rewards(x, jnp.arange(mdp.num_states)[:, None], jnp.arange(mdp.num_actions))
+
+
+def cost_table(problem: BilevelProblem, x: PyTree) -> Float[Array, "S A"]:
+    """c_x(s, a) of every pair."""
+    mdp = problem.environment
+    return problem.costs(x, jnp.arange(mdp.num_states)[:, None], jnp.arange(mdp.num_actions))
+
+
+def soft_answer(
+    problem: BilevelProblem, x: PyTree, entropy_weight: Float[ArrayLike, ""], penalty: Float[ArrayLike, ""] = 0.0
+) -> SoftSolution:
+    """Soft-optimal policy of the reward r_x − w c_x: π_τ*(x) at w = 0, the penalized π^L at w > 0 (section 3)."""
+    reward = reward_table(problem, x) - penalty * cost_table(problem, x)
+    return soft_optimal(problem.environment, reward, jnp.asarray(entropy_weight, reward.dtype))
+
+
+@oracle
+def lower_policy(problem: BilevelProblem, x: PyTree, *, entropy_weight: Float[ArrayLike, ""]) -> Float[Array, "S A"]:
+    """The follower's answer π_τ*(x), as probabilities."""
+    return soft_answer(problem, x, entropy_weight).policy
+
+
+@oracle
+def penalized_policy(
+    problem: BilevelProblem, x: PyTree, *, entropy_weight: Float[ArrayLike, ""], penalty: Float[ArrayLike, ""]
+) -> Float[Array, "S A"]:
+    """π^L = argmin_π L_{w,τ}(x, π), as probabilities."""
+    return soft_answer(problem, x, entropy_weight, penalty).policy
+
+
+@oracle
+def upper_value(problem: BilevelProblem, x: PyTree, policy: Float[ArrayLike, "S A"]) -> Float[Array, ""]:
+    """f(x, π) = E_{d^π}[c_x] + g(x)."""
+    cost = jnp.sum(occupancy(problem.environment, jnp.asarray(policy)) * cost_table(problem, x))
+    return cost + problem.upper.regularizer(x)
+
+
+def hyper_objective(
+    problem: BilevelProblem, x: PyTree, *, entropy_weight: Float[ArrayLike, ""]
+) -> Float[Array, ""] | np.float64:
+    """Φ_τ(x) = f(x, π_τ*(x)). `entropy_weight=0` gives Φ(x), ties broken by the maximum-entropy limit τ → 0.
+
+    Example:
+        >>> import bilevel_rl as brl
+        >>> problem = brl.problems.goal_position()
+        >>> print(f"{brl.exact.hyper_objective(problem, (7, 3), entropy_weight=0.1):.6f}")
+        0.049012
+    """
+    if not isinstance(entropy_weight, Tracer) and entropy_weight == 0:
+        return _unregularized_objective(problem, x)
+    return _regularized_objective(problem, x, entropy_weight=entropy_weight)
+
+
+@oracle
+def _regularized_objective(problem: BilevelProblem, x: PyTree, *, entropy_weight: ArrayLike) -> Float[Array, ""]:
+    return upper_value(problem, x, soft_answer(problem, x, entropy_weight).policy)
+
+
+@oracle
+def _unregularized_objective(problem: BilevelProblem, x: PyTree) -> Float[Array, ""]:
+    solution = optimal_limit(problem.environment, reward_table(problem, x))
+    return upper_value(problem, x, jnp.where(jnp.isfinite(solution.values)[:, None], solution.policy, jnp.nan))
+
+
+@oracle
+def hyper_gradient(problem: BilevelProblem, x: PyTree, *, entropy_weight: Float[ArrayLike, ""]) -> PyTree:
+    """∇Φ_τ(x) by the implicit formula (IG), one adjoint solve for any dimension of x.
+
+    (IG) weighs ∂_x Q by m(s, a) = d(s, a) A_c(s, a) / τ. With Q = r + γPV and ∂V = (I − γP^π)^{-1} ∂r^π,
+
+        Σ m ∂Q = Σ_{s,a} (m(s, a) + z(s) π(a|s)) ∂_x r(s, a),     (I − γP^π)ᵀ z = γ Pᵀ m.
+
+    The cost-advantage A_c is that of the unnormalized values; ∂_x Q is unnormalized too, d is normalized.
+    """
+    mdp = problem.environment
+    policy = soft_answer(problem, x, entropy_weight).policy
+    state_action_occupancy = occupancy(mdp, policy)
+    cost = cost_table(problem, x)
+    cost_values = policy_values(mdp, policy, jnp.sum(policy * cost, axis=-1))
+    cost_advantage = cost + mdp.discount * expected_next(mdp, cost_values) - cost_values[:, None]
+    sensitivity = state_action_occupancy * cost_advantage / entropy_weight
+    flow = discounted_inflow(mdp, policy, mdp.discount * inflow(mdp, sensitivity))
+    (through_policy,) = jax.vjp(lambda x: reward_table(problem, x), x)[1](sensitivity + flow[:, None] * policy)
+    return jax.tree.map(jnp.add, _direct_gradient(problem, x, state_action_occupancy), through_policy)  # (IG)
+
+
+@oracle
+def penalty_objective(
+    problem: BilevelProblem, x: PyTree, *, entropy_weight: Float[ArrayLike, ""], penalty: Float[ArrayLike, ""]
+) -> Float[Array, ""]:
+    """Φ_{w,τ}(x) = min_π f(x, π) + (J_τ(x, π_τ*) − J_τ(x, π)) / w."""
+    mdp, reward = problem.environment, reward_table(problem, x)
+    lower = soft_answer(problem, x, entropy_weight)
+    penalized = soft_answer(problem, x, entropy_weight, penalty)
+    best = soft_return(mdp, reward, lower.log_policy, entropy_weight)
+    gap = best - soft_return(mdp, reward, penalized.log_policy, entropy_weight)
+    return upper_value(problem, x, penalized.policy) + gap / penalty
+
+
+@oracle
+def penalty_gradient(
+    problem: BilevelProblem, x: PyTree, *, entropy_weight: Float[ArrayLike, ""], penalty: Float[ArrayLike, ""]
+) -> PyTree:
+    """∇Φ_{w,τ}(x) by the first-order formula (HG); it differs from ∇Φ_τ(x) by O(w)."""
+    mdp = problem.environment
+    lower = occupancy(mdp, soft_answer(problem, x, entropy_weight).policy)
+    penalized = occupancy(mdp, soft_answer(problem, x, entropy_weight, penalty).policy)
+    (through_reward,) = jax.vjp(lambda x: reward_table(problem, x), x)[1]((lower - penalized) / penalty)
+    return jax.tree.map(jnp.add, _direct_gradient(problem, x, penalized), through_reward)  # (HG)
+
+
+@oracle
+def lower_residual(
+    problem: BilevelProblem,
+    x: PyTree,
+    policy: Float[ArrayLike, "S A"],
+    *,
+    entropy_weight: Float[ArrayLike, ""],
+    penalty: Float[ArrayLike, ""] | None = None,
+) -> Float[Array, ""]:
+    """J_τ(x, π_τ*) − J_τ(x, π) ≥ 0; with `penalty`, the same for the penalized follower's reward r_x − w c_x."""
+    weight = 0.0 if penalty is None else penalty
+    reward = reward_table(problem, x) - weight * cost_table(problem, x)
+    best = soft_answer(problem, x, entropy_weight, weight)
+    mdp, log_policy = problem.environment, jnp.log(jnp.asarray(policy))
+    return soft_return(mdp, reward, best.log_policy, entropy_weight) - soft_return(
+        mdp, reward, log_policy, entropy_weight
+    )
+
+
+def _direct_gradient(problem: BilevelProblem, x: PyTree, state_action_occupancy: Float[Array, "S A"]) -> PyTree:
+    """∇_x f(x, π) at a fixed policy."""
+
+    def upper(x: PyTree) -> Array:
+        return jnp.sum(state_action_occupancy * cost_table(problem, x)) + problem.upper.regularizer(x)
+
+    return jax.grad(upper)(x)

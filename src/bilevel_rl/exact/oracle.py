@@ -1,0 +1,71 @@
+"""What makes a pure function an oracle: checked arguments, double precision, and never a silent NaN."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import PyTree
+
+Function = TypeVar("Function", bound=Callable)
+
+
+class OracleError(RuntimeError):
+    """An exact computation did not converge, or left the range of floating-point numbers."""
+
+
+def _is_traced(tree: PyTree) -> bool:
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def _to_double(leaf: Any) -> Any:
+    return np.asarray(leaf, np.float64) if isinstance(leaf, float | int | np.ndarray | np.generic | jax.Array) else leaf
+
+
+def oracle(function: Function) -> Function:
+    """Compiles `function(problem, *arrays)`, runs it in double precision, and returns NumPy arrays.
+
+    Called on traced values (inside `jit`, `vmap`, `grad`) it is the plain function in the ambient precision instead,
+    and the caller sees NaN where the plain call raises `OracleError`.
+    """
+    compiled = eqx.filter_jit(function)
+
+    @functools.wraps(function)
+    def call(problem: Any, *args: Any, **kwargs: Any) -> Any:
+        _check_weights(kwargs)
+        if _is_traced((problem, args, kwargs)):
+            return function(problem, *args, **kwargs)
+        if args and jax.tree.structure(problem.initial_x) == jax.tree.structure(0):
+            args = (np.asarray(args[0]), *args[1:])
+        args, kwargs = jax.tree.map(_to_double, (args, kwargs))
+        if args:
+            _check_structure(problem, args[0])
+        with jax.enable_x64(True):
+            result = jax.tree.map(lambda leaf: np.asarray(leaf)[()], compiled(problem, *args, **kwargs))
+        if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(result)):
+            raise OracleError(
+                f"{function.__name__} did not converge or overflowed; likely causes: a reward or cost that is not "
+                f"finite at this x, an entropy weight below the reward's rounding error, or a discount too close to 1"
+            )
+        return result
+
+    return call  # pyright: ignore[reportReturnType]
+
+
+def _check_weights(weights: dict[str, Any]):
+    for name in ("entropy_weight", "penalty"):
+        value = weights.get(name)
+        if value is None or _is_traced(value):
+            continue
+        if not (np.all(np.isfinite(value)) and np.all(np.asarray(value) > 0)):
+            raise ValueError(f"{name} must be finite and positive, got {value}")
+
+
+def _check_structure(problem: Any, x: PyTree):
+    expected, got = jax.tree.structure(problem.initial_x), jax.tree.structure(x)
+    if expected != got or jax.tree.map(np.shape, problem.initial_x) != jax.tree.map(np.shape, x):
+        shapes = [jax.tree.map(np.shape, tree) for tree in (problem.initial_x, x)]
+        raise ValueError(f"x must have the structure and shapes of problem.initial_x, {shapes[0]}, got {shapes[1]}")

@@ -1,0 +1,33 @@
+"""The known optimum of goal placement."""
+
+import numpy as np
+
+from bilevel_rl.exact.objectives import hyper_objective
+from bilevel_rl.exact.solver import Solution, solve
+from bilevel_rl.problems import BilevelProblem
+
+ONE_HOT_LOGIT = 30.0
+"""Logit of the chosen cell; the others share a mass of 1e-11."""
+
+
+def goal_placement_optimum(problem: BilevelProblem, *, entropy_weight: float = 0.01, num_descents: int = 4) -> Solution:
+    """Best of all one-cell placements and of exact descents from the uniform and from softened one-cell placements.
+
+    Args:
+        problem: from `problems.goal_placement`.
+        entropy_weight: τ > 0 at which placements are compared.
+        num_descents: exact descents: from `problem.initial_x` and from the best `num_descents` − 1 cells.
+
+    Raises:
+        ValueError: `num_descents` < 1.
+        OracleError: an oracle does not converge.
+    """
+    if num_descents < 1:
+        raise ValueError(f"num_descents must be at least 1, got {num_descents}")
+    one_hots = ONE_HOT_LOGIT * np.eye(problem.initial_x.size)
+    objectives = [float(hyper_objective(problem, x, entropy_weight=entropy_weight)) for x in one_hots]
+    ranked = np.argsort(objectives)
+    best_cell = Solution(one_hots[ranked[0]], objectives[ranked[0]], residual=0.0, num_iterations=0)
+    starts = [problem.initial_x, *(one_hots[ranked[: num_descents - 1]] / 5)]
+    descended = solve(problem, entropy_weight=entropy_weight, starts=starts, max_iterations=200)
+    return min(best_cell, descended, key=lambda solution: solution.objective)

@@ -1,0 +1,117 @@
+"""The reference optimum of a bi-level problem with a known model: projected descent on exact hyper-gradients."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from bilevel_rl.exact.objectives import hyper_gradient, hyper_objective
+from bilevel_rl.problems import BilevelProblem
+
+SUFFICIENT_DECREASE = 1e-4
+STEP_RANGE = (1e-12, 1e12)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Where exact descent ended.
+
+    Attributes:
+        x: upper variable, NumPy arrays in double precision.
+        objective: Φ_τ(x) at the last entropy weight.
+        residual: ‖Π_X(x − ∇Φ_τ(x)) − x‖, zero at a stationary point.
+        num_iterations: accepted steps, all entropy weights and this start only.
+    """
+
+    x: PyTree
+    objective: float
+    residual: float
+    num_iterations: int
+
+
+def solve(
+    problem: BilevelProblem,
+    *,
+    entropy_weight: float | Sequence[float] = (0.1, 0.03, 0.01),
+    starts: Sequence[PyTree] | None = None,
+    max_iterations: int = 500,
+    tolerance: float = 1e-7,
+) -> Solution:
+    """Minimizes Φ_τ by projected descent on (IG): Barzilai–Borwein steps, Armijo backtracking, several starts.
+
+    Φ_τ is not convex: the answer is a stationary point, the best over all starts. At small τ it is nearly flat wherever
+    the optimal policy does not change, so descent is annealed through a sequence of entropy weights.
+
+    Args:
+        entropy_weight: τ, or the sequence to anneal through; the objective reported is that of the last.
+        starts: values of x to start from; `problem.initial_x` alone by default.
+        max_iterations: accepted steps per start and entropy weight.
+        tolerance: residual at which a point counts as stationary.
+
+    Raises:
+        ValueError: an empty sequence, or a weight that is not positive.
+        OracleError: an oracle does not converge.
+
+    Example:
+        >>> import bilevel_rl as brl
+        >>> problem = brl.problems.goal_position(size=4, target=(3, 1), initial_x=(0, 2), width=2.0)
+        >>> brl.exact.solve(problem, entropy_weight=0.1).x.round(1).tolist()
+        [3.0, 1.0]
+    """
+    weights = [entropy_weight] if isinstance(entropy_weight, float | int) else list(entropy_weight)
+    starts = [problem.initial_x] if starts is None else list(starts)
+    if not weights or not starts:
+        raise ValueError(f"entropy_weight and starts must not be empty, got {weights} and {len(starts)} starts")
+    solutions = []
+    for start in starts:
+        solution = Solution(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), start), np.inf, np.inf, 0)
+        for weight in weights:
+            solution = _descend(problem, solution, weight, max_iterations, tolerance)
+        solutions.append(solution)
+    return min(solutions, key=lambda solution: solution.objective)
+
+
+def _descend(
+    problem: BilevelProblem, start: Solution, entropy_weight: float, max_iterations: int, tolerance: float
+) -> Solution:
+    x = start.x
+    objective = float(hyper_objective(problem, x, entropy_weight=entropy_weight))
+    gradient = hyper_gradient(problem, x, entropy_weight=entropy_weight)
+    step, num_iterations = 1.0, 0
+    while (residual := _norm(_minus(_moved(problem, x, gradient, 1.0), x))) > tolerance:
+        if num_iterations == max_iterations:
+            break
+        while True:
+            new_x = _moved(problem, x, gradient, step)
+            move = _minus(new_x, x)
+            new_objective = float(hyper_objective(problem, new_x, entropy_weight=entropy_weight))
+            if new_objective <= objective - SUFFICIENT_DECREASE / step * _norm(move) ** 2:
+                break
+            step /= 2
+            if step < STEP_RANGE[0]:
+                return Solution(x, objective, residual, start.num_iterations + num_iterations)
+        new_gradient = hyper_gradient(problem, new_x, entropy_weight=entropy_weight)
+        curvature = _dot(move, _minus(new_gradient, gradient))
+        step = float(np.clip(_norm(move) ** 2 / curvature if curvature > 0 else 4 * step, *STEP_RANGE))
+        x, objective, gradient, num_iterations = new_x, new_objective, new_gradient, num_iterations + 1
+    return Solution(x, objective, residual, start.num_iterations + num_iterations)
+
+
+def _moved(problem: BilevelProblem, x: PyTree, gradient: PyTree, step: float) -> PyTree:
+    with jax.enable_x64(True):
+        projected = problem.project(jax.tree.map(lambda leaf, g: leaf - step * g, x, gradient))
+        return jax.tree.map(np.asarray, projected)
+
+
+def _minus(left: PyTree, right: PyTree) -> PyTree:
+    return jax.tree.map(np.subtract, left, right)
+
+
+def _dot(left: PyTree, right: PyTree) -> float:
+    return sum(float(np.vdot(a, b)) for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True))
+
+
+def _norm(tree: PyTree) -> float:
+    return _dot(tree, tree) ** 0.5

@@ -1,0 +1,85 @@
+"""Goal placement: the leader spreads a reward over the cells of a walled, hazardous grid, and pays for the ground."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from bilevel_rl.problems.grid import Cell, Grid
+from bilevel_rl.problems.problem import BilevelProblem, OccupancyCost
+
+WALLS: tuple[Cell, ...] = ((5, 1), (5, 2), (5, 3), (5, 4), (5, 5), (5, 6), (6, 6), (7, 6))
+HAZARDS: tuple[Cell, ...] = ((8, 6), (3, 1), (6, 8))
+
+
+def goal_placement(
+    size: int = 10,
+    slip: float = 0.1,
+    discount: float = 0.95,
+    delivery: Cell = (9, 2),
+    home: Cell = (0, 9),
+    scale: float = 5.0,
+    price: float = 0.03,
+    splitting_fee: float = 0.05,
+    walls: tuple[Cell, ...] = WALLS,
+    hazards: tuple[Cell, ...] = HAZARDS,
+) -> BilevelProblem:
+    """x ∈ R^cells are logits of a placement p = softmax(x) of the reward: `r_x(s, a) = scale · p_s`.
+
+    The leader wants the follower at `delivery`: cost `‖pos(s) − delivery‖² / size²`. It pays for the ground,
+    `Σ_s price_s p_s` with `price_s = price · ‖pos(s) − home‖² / size²`, and a fee for splitting the reward over cells,
+    `splitting_fee · (1 − Σ_s p_s²)`. Ground is free at home: where a leader that ignores the follower goes.
+    Without a fee the leader spreads the reward thinly over cheap ground and steers by tiny differences, ever tinier as
+    τ → 0; the fee makes single cells the local optima, so the best of them is known by enumeration
+    (`exact.goal_placement_optimum`).
+
+    The follower starts uniformly in the free cells that are no hazards; a hazard sends it back to the start.
+
+    Args:
+        size: cells along a side; walls and hazards must fit.
+        slip: probability that one of the four directions is taken instead of the chosen action.
+        discount: γ.
+        delivery: cell that the leader wants the follower at.
+        home: cell where the ground is free.
+        scale: reward per step in a cell that holds the whole placement.
+        price: price of ground at distance `size` from home.
+        splitting_fee: fee for an even spread over infinitely many cells; 0 for a single cell.
+        walls: cells that the follower cannot enter.
+        hazards: cells that send the follower back to the start.
+
+    Raises:
+        ValueError: a cell lies off the grid, `scale` is not positive, a price is negative, or as `Grid`.
+
+    Example:
+        >>> import bilevel_rl as brl
+        >>> problem = brl.problems.goal_placement()
+        >>> problem.initial_x.shape
+        (100,)
+    """
+    grid = Grid(size, slip, walls, hazards)
+    for name, cell in (("delivery", delivery), ("home", home)):
+        grid.check_cell(name, cell)
+    if not 0 < scale < float("inf"):
+        raise ValueError(f"scale must be finite and positive, got {scale}")
+    for name, value in (("price", price), ("splitting_fee", splitting_fee)):
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{name} must be finite and not negative, got {value}")
+
+    cells = np.stack(np.divmod(np.arange(grid.num_cells), size), axis=-1)
+    costs = ((cells - delivery) ** 2).sum(-1) / size**2
+    prices = price * ((cells - home) ** 2).sum(-1) / size**2
+
+    def ground_price(x: Float[Array, " cells"]) -> Float[Array, ""]:
+        placement = jax.nn.softmax(x)
+        return placement @ prices + splitting_fee * (1 - placement @ placement)
+
+    starts = np.setdiff1d(grid.free_states(), [grid.state(cell) for cell in hazards])
+    return BilevelProblem(
+        environment=grid.mdp(start=[(int(row), int(col)) for row, col in cells[starts]], discount=discount),
+        reward=lambda x, s, a: scale * jax.nn.softmax(x)[s],
+        upper=OccupancyCost(
+            cost=lambda x, s, a: jnp.asarray(costs, float)[s], regularizer=ground_price, cost_bound=float(costs.max())
+        ),
+        initial_x=np.zeros(grid.num_cells),
+        reward_bound=scale,
+    )

@@ -1,0 +1,100 @@
+"""Square grids with slippery moves, walls and hazards: the follower's world in both GridWorld problems."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from bilevel_rl.environments import TabularMDP
+
+Cell = tuple[int, int]
+
+MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1), (0, 0))
+"""Row and column steps of the actions up, down, left, right, stay."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A size × size grid. State s is the cell (row, col) = divmod(s, size); wall cells are states that nothing enters.
+
+    With probability 1 − slip the chosen move happens, with probability slip one of the four directions, uniformly. A
+    move off the grid or into a wall stays. From a hazard every action leads back to the start distribution.
+
+    Raises:
+        ValueError: `size` < 2, `slip` outside [0, 1], or a wall or hazard that is no cell of the grid or is both.
+    """
+
+    size: int
+    slip: float = 0.1
+    walls: tuple[Cell, ...] = ()
+    hazards: tuple[Cell, ...] = ()
+
+    def __post_init__(self):
+        if self.size < 2:
+            raise ValueError(f"size must be at least 2, got {self.size}")
+        if not 0 <= self.slip <= 1:
+            raise ValueError(f"slip must be a probability in [0, 1], got {self.slip}")
+        for name, cells in (("walls", self.walls), ("hazards", self.hazards)):
+            for cell in cells:
+                self.check_cell(name, cell)
+        if both := set(self.walls) & set(self.hazards):
+            raise ValueError(f"hazards must not be walls, got {sorted(both)} as both")
+        if len(set(self.walls)) == self.num_cells:
+            raise ValueError("walls must leave a free cell, got walls everywhere")
+
+    @property
+    def num_cells(self) -> int:
+        """Number of states, size²."""
+        return self.size**2
+
+    def check_cell(self, name: str, cell: Sequence[float]):
+        """Raises `ValueError` unless `cell` is a (row, col) of this grid."""
+        if len(cell) != 2 or not all(0 <= c <= self.size - 1 for c in cell):
+            raise ValueError(f"{name} must be (row, col) with both in 0..{self.size - 1}, got {tuple(cell)}")
+
+    def state(self, cell: Cell) -> int:
+        """Index of a cell."""
+        return cell[0] * self.size + cell[1]
+
+    def position(self, state: Int[ArrayLike, ""]) -> Float[Array, "2"]:
+        """(row, col) of a state, as floats."""
+        return jnp.stack(jnp.divmod(state, self.size)).astype(float)
+
+    def free_states(self) -> Int[np.ndarray, " free"]:
+        """Indices of the cells that are no walls."""
+        return np.setdiff1d(np.arange(self.num_cells), [self.state(cell) for cell in self.walls])
+
+    def mdp(self, start: Sequence[Cell] | None, discount: float) -> TabularMDP:
+        """The follower's MDP, started uniformly in `start` (`None`: in all free cells).
+
+        Raises:
+            ValueError: a start cell is a wall or no cell of the grid, or `discount` lies outside [0, 1).
+        """
+        for cell in start or ():
+            self.check_cell("start", cell)
+            if cell in self.walls:
+                raise ValueError(f"start must hold free cells, got the wall {cell}")
+        starts = self.free_states() if start is None else np.array([self.state(cell) for cell in start])
+        initial = np.zeros(self.num_cells)
+        initial[starts] = 1 / len(starts)
+
+        cells = np.stack(np.divmod(np.arange(self.num_cells), self.size), axis=-1)
+        targets = cells[:, None, :] + np.array(MOVES)
+        blocked = ((targets < 0) | (targets >= self.size)).any(-1)
+        targets = targets.clip(0, self.size - 1) @ [self.size, 1]
+        blocked |= np.isin(targets, [self.state(cell) for cell in self.walls])
+        destinations = np.where(blocked, np.arange(self.num_cells)[:, None], targets)
+
+        num_actions = len(MOVES)
+        outcome = (1 - self.slip) * np.eye(num_actions) + self.slip / 4 * (np.arange(num_actions) < 4)
+        num_outcomes = max(num_actions, len(starts) if self.hazards else 0)
+        successors = np.zeros((self.num_cells, num_actions, num_outcomes), np.int32)
+        probabilities = np.zeros(successors.shape)
+        successors[..., :num_actions] = destinations[:, None, :]
+        probabilities[..., :num_actions] = outcome
+        for hazard in self.hazards:
+            successors[self.state(hazard)] = np.resize(starts, num_outcomes)
+            probabilities[self.state(hazard)] = np.where(np.arange(num_outcomes) < len(starts), 1 / len(starts), 0.0)
+        return TabularMDP.from_successors(successors, probabilities, initial=initial, discount=discount)

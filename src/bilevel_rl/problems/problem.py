@@ -1,0 +1,136 @@
+"""A bi-level problem: a follower's environment, the reward that the leader sets, and what the leader minimizes."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+
+from bilevel_rl.environments import TabularMDP
+
+Upper = TypeVar("Upper", bound=PyTree)
+"""The upper variable x: any pytree of floating-point arrays."""
+
+StateActionFunction = Callable[[PyTree, Int[ArrayLike, ""], Int[ArrayLike, ""]], Float[ArrayLike, ""]]
+"""A plain JAX function (x, state, action) -> scalar; state and action are integer scalars."""
+
+
+def _no_regularizer(x: PyTree) -> float:
+    return 0.0
+
+
+def _unconstrained(x: Upper) -> Upper:
+    return x
+
+
+class OccupancyCost(eqx.Module):
+    """Upper objective `f(x, π) = E_{d^π}[cost(x, s, a)] + regularizer(x)`, linear in the occupancy d^π.
+
+    Attributes:
+        cost: c_x(s, a), per-step cost that the leader pays for what the follower does.
+        regularizer: g(x), what the leader pays for x itself.
+        cost_bound: an upper bound of |c_x(s, a)| over all x, s, a; it bounds the penalized critic. Infinite: no bound.
+
+    Source: docs/method.md, section 6, first row.
+    """
+
+    cost: StateActionFunction
+    regularizer: Callable[[PyTree], Float[ArrayLike, ""]] = _no_regularizer
+    cost_bound: float = float("inf")
+
+
+class BilevelProblem(eqx.Module):
+    """min_x Φ(x) = f(x, π*(x)) subject to π*(x) being optimal in the MDP with reward r_x.
+
+    The functions are plain JAX functions: gradients with respect to x come from autodiff. In terminal states of the
+    environment reward and cost are zero, whatever the functions say.
+
+    Attributes:
+        environment: the follower's MDP, without reward.
+        reward: r_x(s, a) as `reward(x, state, action)`.
+        upper: the leader's objective f.
+        initial_x: x_0, any pytree of arrays.
+        project: Π_X, maps any x to the nearest feasible one; the identity by default.
+        reward_bound: an upper bound of |r_x(s, a)| over all feasible x; it bounds the critics. Infinite: no bound.
+
+    Raises:
+        ValueError: a function does not return a scalar, `initial_x` is not finite, a bound is not positive, or
+            `project` changes shapes.
+
+    Example:
+        >>> import numpy as np, bilevel_rl as brl
+        >>> swap_or_stay = np.array([[[0.2, 0.8], [1.0, 0.0]], [[0.7, 0.3], [0.0, 1.0]]])
+        >>> problem = brl.BilevelProblem(
+        ...     environment=brl.TabularMDP.from_dense(swap_or_stay, initial=[1.0, 0.0], discount=0.9),
+        ...     reward=lambda x, s, a: x * (s == 1),
+        ...     upper=brl.OccupancyCost(cost=lambda x, s, a: 1.0 * (s == 0), regularizer=lambda x: 0.1 * x**2),
+        ...     initial_x=0.0,
+        ... )
+        >>> problem.rewards(2.0, np.array([0, 1]), np.array([0, 0])).tolist()
+        [0.0, 2.0]
+    """
+
+    environment: TabularMDP
+    reward: StateActionFunction
+    upper: OccupancyCost
+    initial_x: PyTree[Float[np.ndarray, "..."]]
+    project: Callable[[PyTree], PyTree] = _unconstrained
+    reward_bound: float = float("inf")
+
+    def __init__(
+        self,
+        environment: TabularMDP,
+        reward: StateActionFunction,
+        upper: OccupancyCost,
+        initial_x: PyTree[ArrayLike],
+        project: Callable[[PyTree], PyTree] = _unconstrained,
+        reward_bound: float = float("inf"),
+    ):
+        self.environment = environment
+        self.reward = reward
+        self.upper = upper
+        self.initial_x = jax.tree.map(lambda leaf: np.asarray(leaf, dtype=np.float64), initial_x)
+        self.project = project
+        self.reward_bound = reward_bound
+        self._validate()
+
+    def rewards(
+        self, x: PyTree, states: Int[ArrayLike, "*#batch"], actions: Int[ArrayLike, "*#batch"]
+    ) -> Float[Array, "*batch"]:
+        """r_x(s, a) for a batch of pairs; 0 in terminal states."""
+        return self._accrued(self.reward, x, states, actions)
+
+    def costs(
+        self, x: PyTree, states: Int[ArrayLike, "*#batch"], actions: Int[ArrayLike, "*#batch"]
+    ) -> Float[Array, "*batch"]:
+        """c_x(s, a) for a batch of pairs; 0 in terminal states."""
+        return self._accrued(self.upper.cost, x, states, actions)
+
+    def _accrued(self, function: StateActionFunction, x: PyTree, states: ArrayLike, actions: ArrayLike) -> Array:
+        states, actions = jnp.asarray(states), jnp.asarray(actions)
+        values = jnp.vectorize(lambda s, a: jnp.asarray(function(x, s, a), dtype=float))(states, actions)
+        return jnp.where(self.environment.is_terminal(states), 0.0, values)
+
+    def _validate(self):
+        for path, leaf in jax.tree.leaves_with_path(self.initial_x):
+            if not np.all(np.isfinite(leaf)):
+                raise ValueError(f"initial_x{jax.tree_util.keystr(path)} must be finite, got {leaf}")
+        x = jax.tree.map(jnp.asarray, self.initial_x)
+        functions = {
+            "reward": lambda: self.reward(x, jnp.int32(0), jnp.int32(0)),
+            "upper.cost": lambda: self.upper.cost(x, jnp.int32(0), jnp.int32(0)),
+            "upper.regularizer": lambda: self.upper.regularizer(x),
+        }
+        for name, call in functions.items():
+            shape = jax.eval_shape(lambda call=call: jnp.asarray(call())).shape
+            if shape != ():
+                raise ValueError(f"{name} must return a scalar for one state and one action, got shape {shape}")
+        shapes = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, self.project(x)))
+        if jax.tree.map(jnp.shape, shapes) != jax.tree.map(jnp.shape, x):
+            raise ValueError(f"project must keep the structure and shapes of x, got {shapes} for {x}")
+        for name, bound in (("reward_bound", self.reward_bound), ("upper.cost_bound", self.upper.cost_bound)):
+            if not bound > 0:
+                raise ValueError(f"{name} must be positive (infinite for no bound), got {bound}")

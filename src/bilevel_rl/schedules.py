@@ -1,0 +1,191 @@
+"""Step sizes of the single-loop method: five power-law sequences and the conditions that keep them in order.
+
+Source: arXiv 2601.16399, Algorithm 1; the validity conditions are ours (docs/method.md, section 4).
+
+| symbol | name      | what it scales                                          |
+|--------|-----------|---------------------------------------------------------|
+| ζ_k    | `upper`   | step on the upper variable x                            |
+| α_k    | `actor`   | step on both policies                                   |
+| β_k    | `critic`  | step on both critics                                    |
+| w_k    | `penalty` | penalty parameter: smaller means a harder penalty       |
+| τ_k    | `entropy` | entropy weight of the lower-level problem               |
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Float, Real
+
+SEQUENCES = ("upper", "actor", "critic", "penalty", "entropy")
+
+_DECAYING_EXPONENTS = (9 / 10, 1 / 2, 1 / 2, 3 / 20, 1 / 20)
+_CONSTANT_ENTROPY_EXPONENTS = (2 / 3, 1 / 2, 1 / 2, 1 / 6, 0.0)
+
+
+class ScheduleWarning(UserWarning):
+    """The step sizes violate a condition that the method's convergence relies on."""
+
+
+def _as_leaf(value: ArrayLike) -> ArrayLike:
+    # NumPy float64 leaves: traced by jit, mapped by vmap, and still exact when an oracle runs in double precision.
+    return value if isinstance(value, jax.Array) else np.asarray(value, dtype=np.float64)
+
+
+class PowerDecay(eqx.Module):
+    """The sequence `initial · (1 + k / offset) ** (−exponent)`.
+
+    All three fields are array leaves, so a whole grid of schedules runs under `jax.vmap`. `offset=1` is the paper's
+    form c / (k + 1)^p; a larger offset holds the initial value for about `offset` iterations.
+
+    Raises:
+        ValueError: a field is not finite, `initial` or `exponent` is negative, or `offset` is not positive.
+
+    Example:
+        >>> from bilevel_rl import PowerDecay
+        >>> decay = PowerDecay(initial=2.0, exponent=0.5, offset=1.0)
+        >>> float(decay(3))
+        1.0
+    """
+
+    initial: Float[ArrayLike, "..."] = eqx.field(converter=_as_leaf)
+    exponent: Float[ArrayLike, "..."] = eqx.field(converter=_as_leaf)
+    offset: Float[ArrayLike, "..."] = eqx.field(converter=_as_leaf, default=1.0)
+
+    def __check_init__(self):
+        for name in ("initial", "exponent", "offset"):
+            value = getattr(self, name)
+            if isinstance(value, Tracer):
+                continue
+            lowest_is_allowed = name != "offset"
+            if not np.all(np.isfinite(value)) or np.any(value < 0) or (not lowest_is_allowed and np.any(value == 0)):
+                sign = "non-negative" if lowest_is_allowed else "positive"
+                raise ValueError(f"{name} of a step-size sequence must be finite and {sign}, got {value}")
+
+    def __call__(self, num_iterations: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
+        """Value of the sequence at iteration k (scalar, or any shape that broadcasts)."""
+        return jnp.asarray(self.initial) * (1 + jnp.asarray(num_iterations) / self.offset) ** -jnp.asarray(
+            self.exponent
+        )
+
+
+class StepSizeValues(NamedTuple):
+    """The five step sizes at one iteration, each a scalar."""
+
+    upper: Float[Array, "..."]
+    actor: Float[Array, "..."]
+    critic: Float[Array, "..."]
+    penalty: Float[Array, "..."]
+    entropy: Float[Array, "..."]
+
+
+class StepSizes(eqx.Module):
+    """The five sequences (ζ, α, β, w, τ) of Algorithm 1, called with the iteration number.
+
+    Build one with `StepSizes.decaying()` or `StepSizes.constant_entropy()`, or pass five sequences of your own.
+
+    Example:
+        >>> import bilevel_rl as brl
+        >>> step_sizes = brl.StepSizes.decaying(upper=0.01)
+        >>> round(float(step_sizes(0).upper), 6)
+        0.01
+        >>> step_sizes.violations()
+        []
+    """
+
+    upper: PowerDecay
+    actor: PowerDecay
+    critic: PowerDecay
+    penalty: PowerDecay
+    entropy: PowerDecay
+
+    @classmethod
+    def decaying(
+        cls,
+        *,
+        upper: float = 0.03,
+        actor: float = 1.0,
+        critic: float = 4.0,
+        penalty: float = 1.0,
+        entropy: float = 0.1,
+        offset: float = 20_000.0,
+        exponents: tuple[float, float, float, float, float] = _DECAYING_EXPONENTS,
+    ) -> "StepSizes":
+        """The paper's schedule: the entropy weight vanishes too, so the *unregularized* Φ is solved.
+
+        Args:
+            upper, actor, critic, penalty, entropy: initial values ζ_0, α_0, β_0, w_0, τ_0.
+            offset: iterations that the initial values last; 1 is the paper's form c / (k + 1)^p.
+            exponents: decay exponents, in the order (ζ, α, β, w, τ).
+
+        Raises:
+            ValueError: a value is not finite, negative, or `offset` is not positive.
+        """
+        return cls._from_initial((upper, actor, critic, penalty, entropy), exponents, offset)
+
+    @classmethod
+    def constant_entropy(
+        cls,
+        *,
+        upper: float = 0.03,
+        actor: float = 1.0,
+        critic: float = 4.0,
+        penalty: float = 1.0,
+        entropy: float = 0.1,
+        offset: float = 20_000.0,
+        exponents: tuple[float, float, float, float, float] = _CONSTANT_ENTROPY_EXPONENTS,
+    ) -> "StepSizes":
+        """Constant entropy weight: faster, to a stationary point of the *regularized* objective Φ_τ.
+
+        Arguments and errors as for `StepSizes.decaying`.
+        """
+        return cls._from_initial((upper, actor, critic, penalty, entropy), exponents, offset)
+
+    @classmethod
+    def _from_initial(cls, initials: tuple[float, ...], exponents: tuple[float, ...], offset: float) -> "StepSizes":
+        if len(exponents) != len(SEQUENCES):
+            raise ValueError(f"exponents must hold one number each for {SEQUENCES}, got {exponents}")
+        return cls(*(PowerDecay(c, p, offset) for c, p in zip(initials, exponents, strict=True)))
+
+    def __call__(self, num_iterations: Real[ArrayLike, "..."]) -> StepSizeValues:
+        """The five values at iteration k."""
+        return StepSizeValues(*(getattr(self, name)(num_iterations) for name in SEQUENCES))
+
+    def violations(self) -> list[str]:
+        """Names every validity condition (docs/method.md, section 4) that these sequences violate.
+
+        An empty list means a valid schedule. The conditions are necessary ones, from matching bias, noise and drift;
+        with array-valued sequences a condition counts as violated where any entry violates it.
+        """
+        p = {name: np.asarray(getattr(self, name).exponent) for name in SEQUENCES}
+        start = {name: np.asarray(getattr(self, name).initial) for name in SEQUENCES}
+        decays = p["entropy"] > 0
+        conditions = [
+            (p["upper"] <= 1, "p_upper <= 1: otherwise the upper steps sum to a finite distance and x stops short"),
+            (p["upper"] > p["actor"], "p_upper > p_actor: otherwise x moves as fast as the policies that answer it"),
+            (p["actor"] >= p["critic"], "p_actor >= p_critic: otherwise the critics fall behind the policies"),
+            (p["critic"] > p["penalty"], "p_critic > p_penalty: otherwise the penalty moves as fast as the critics"),
+            (p["penalty"] > p["entropy"], "p_penalty > p_entropy: otherwise the entropy weight outruns the penalty"),
+            (
+                ~decays | (p["penalty"] > 2 * p["entropy"]),
+                "p_penalty > 2 p_entropy: otherwise the penalty bias w/τ² does not vanish",
+            ),
+            (p["actor"] > 2 * p["penalty"], "p_actor > 2 p_penalty: otherwise the actor noise over w² does not vanish"),
+            (
+                ~decays | (p["upper"] - p["actor"] > 2 * p["penalty"]),
+                "p_upper - p_actor > 2 p_penalty: otherwise the follower's answer drifts too fast",
+            ),
+            (
+                start["actor"] <= start["critic"],
+                "actor <= critic at the start: otherwise policies trust unlearned values",
+            ),
+        ]
+        return [
+            f"{text} (got " + ", ".join(f"p_{n}={np.round(v, 4)}" for n, v in p.items()) + f", actor={start['actor']}, "
+            f"critic={start['critic']})"
+            for holds, text in conditions
+            if not np.all(holds)
+        ]
