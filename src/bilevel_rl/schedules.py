@@ -148,7 +148,13 @@ class StepSizes(eqx.Module):
     def _from_initial(cls, initials: tuple[float, ...], exponents: tuple[float, ...], offset: float) -> "StepSizes":
         if len(exponents) != len(SEQUENCES):
             raise ValueError(f"exponents must hold one number each for {SEQUENCES}, got {exponents}")
-        return cls(*(PowerDecay(c, p, offset) for c, p in zip(initials, exponents, strict=True)))
+        sequences = []
+        for name, initial, exponent in zip(SEQUENCES, initials, exponents, strict=True):
+            try:
+                sequences.append(PowerDecay(initial, exponent, offset))
+            except ValueError as error:
+                raise ValueError(f"step sizes, {name}: {error}") from error
+        return cls(*sequences)
 
     def __call__(self, num_iterations: Real[ArrayLike, "..."]) -> StepSizeValues:
         """The five values at iteration k."""

@@ -40,9 +40,10 @@ class ToyTextTable:
             successors[index], probabilities[index], rewards[index] = successor, probability, reward
         terminal = np.zeros(num_states, bool)
         terminal[[s for _, _, _, (p, s, _, terminated) in _outcomes(table) if p > 0 and terminated]] = True
+        visited = _visited(table, initial, terminal)
         for state, _, _, (probability, successor, _, terminated) in _outcomes(table):
-            # What the table lists beyond an episode's end is never taken, so it cannot contradict the end.
-            if terminal[successor] and not terminal[state] and probability > 0 and not terminated:
+            # What the table lists beyond an episode's end, or where no episode gets, cannot contradict the end.
+            if visited[state] and terminal[successor] and probability > 0 and not terminated:
                 raise ValueError(
                     f"environment_id {environment_id!r} enters state {successor} both with and without ending the "
                     "episode; give such states a terminal copy and use TabularMDP.from_successors"
@@ -55,6 +56,17 @@ def _outcomes(table: dict) -> Iterator[tuple[int, int, int, tuple[float, int, fl
         for action, outcomes in actions.items():
             for k, outcome in enumerate(outcomes):
                 yield state, action, k, outcome
+
+
+def _visited(table: dict, initial: np.ndarray, terminal: np.ndarray) -> Bool[np.ndarray, " S"]:
+    """Whether some episode acts in a state."""
+    visited, frontier = np.zeros(len(terminal), bool), np.flatnonzero(initial).tolist()
+    while frontier:
+        state = frontier.pop()
+        if not visited[state] and not terminal[state]:
+            visited[state] = True
+            frontier += [successor for outcomes in table[state].values() for p, successor, _, _ in outcomes if p > 0]
+    return visited
 
 
 def gymnasium_reward(environment_id: str, **make_arguments: Any) -> Float[np.ndarray, "S A"]:

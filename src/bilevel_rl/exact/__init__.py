@@ -12,5 +12,8 @@ from bilevel_rl.exact.objectives import (
     upper_value as upper_value,
 )
 from bilevel_rl.exact.oracle import OracleError as OracleError
-from bilevel_rl.exact.placement import goal_placement_optimum as goal_placement_optimum
+from bilevel_rl.exact.placement import (
+    goal_placement_optimum as goal_placement_optimum,
+    one_cell_objectives as one_cell_objectives,
+)
 from bilevel_rl.exact.solver import Solution as Solution, solve as solve

@@ -60,8 +60,25 @@ def _solve(
         kernel = jnp.zeros((mdp.num_states, mdp.num_states), policy.dtype)
         kernel = kernel.at[rows, mdp.successors].add(policy[..., None] * mdp.probabilities)
         system = jnp.eye(mdp.num_states) - mdp.discount * kernel
-        return jnp.linalg.solve(system.T if adjoint else system, right_hand_side)
+        return _solve_dense(system.T if adjoint else system, right_hand_side)
     tolerance = max(SPARSE_TOLERANCE, 100 * float(jnp.finfo(policy.dtype).eps))
     solution, _ = jax.scipy.sparse.linalg.bicgstab(flow, right_hand_side, x0=right_hand_side, tol=tolerance / 10)
     residual = jnp.linalg.norm(flow(solution) - right_hand_side)
     return jnp.where(residual <= tolerance * jnp.linalg.norm(right_hand_side), solution, jnp.nan)
+
+
+def _solve_dense(system: Array, right_hand_side: Array) -> Array:
+    # Differentiated by the solution's own equation, since `sequential_vmap` has no reverse mode.
+    return jax.lax.custom_linear_solve(
+        lambda solution: system @ solution,
+        right_hand_side,
+        solve=lambda _, sources: _solve_one_by_one(system, sources),
+        transpose_solve=lambda _, sources: _solve_one_by_one(system.T, sources),
+    )
+
+
+@jax.custom_batching.sequential_vmap
+def _solve_one_by_one(system: Array, right_hand_side: Array) -> Array:
+    # One system after the other under vmap: jaxlib 0.10 hands the factorizations of a batch to the thread pool that the
+    # program itself runs on and waits for them there, which can deadlock on machines with few cores.
+    return jnp.linalg.solve(system, right_hand_side)

@@ -25,8 +25,14 @@ def _to_double(leaf: Any) -> Any:
     return np.asarray(leaf, np.float64) if isinstance(leaf, float | int | np.ndarray | np.generic | jax.Array) else leaf
 
 
+def _to_fresh(leaf: Any) -> Any:
+    # JAX keeps the single-precision buffer of a NumPy array that a living compiled function captured, by identity, and
+    # would use it for the same array here; a view is another object on the same memory.
+    return leaf.view() if isinstance(leaf, np.ndarray) else leaf
+
+
 def oracle(function: Function) -> Function:
-    """Compiles `function(problem, *arrays)`, runs it in double precision, and returns NumPy arrays.
+    """Compiles `function(problem, x, *arrays)`, runs it in double precision, and returns NumPy arrays.
 
     Called on traced values (inside `jit`, `vmap`, `grad`) it is the plain function in the ambient precision instead,
     and the caller sees NaN where the plain call raises `OracleError`.
@@ -34,15 +40,13 @@ def oracle(function: Function) -> Function:
     compiled = eqx.filter_jit(function)
 
     @functools.wraps(function)
-    def call(problem: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(problem: Any, x: PyTree, *args: Any, **kwargs: Any) -> Any:
         _check_weights(kwargs)
-        if _is_traced((problem, args, kwargs)):
-            return function(problem, *args, **kwargs)
-        if args and jax.tree.structure(problem.initial_x) == jax.tree.structure(0):
-            args = (np.asarray(args[0]), *args[1:])
-        args, kwargs = jax.tree.map(_to_double, (args, kwargs))
-        if args:
-            _check_structure(problem, args[0])
+        if _is_traced((problem, x, args, kwargs)):
+            return function(problem, x, *args, **kwargs)
+        args = as_upper_variable(problem, x), *jax.tree.map(_to_double, args)
+        kwargs = jax.tree.map(_to_double, kwargs)
+        problem, args, kwargs = jax.tree.map(_to_fresh, (problem, args, kwargs))
         with jax.enable_x64(True):
             result = jax.tree.map(lambda leaf: np.asarray(leaf)[()], compiled(problem, *args, **kwargs))
         if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(result)):
@@ -64,8 +68,13 @@ def _check_weights(weights: dict[str, Any]):
             raise ValueError(f"{name} must be finite and positive, got {value}")
 
 
-def _check_structure(problem: Any, x: PyTree):
+def as_upper_variable(problem: Any, x: PyTree) -> PyTree:
+    """x as NumPy arrays in double precision, of the structure and shapes of `problem.initial_x`, or `ValueError`."""
+    if jax.tree.structure(problem.initial_x) == jax.tree.structure(0):
+        x = np.asarray(x)
+    x = jax.tree.map(_to_double, x)
     expected, got = jax.tree.structure(problem.initial_x), jax.tree.structure(x)
     if expected != got or jax.tree.map(np.shape, problem.initial_x) != jax.tree.map(np.shape, x):
         shapes = [jax.tree.map(np.shape, tree) for tree in (problem.initial_x, x)]
         raise ValueError(f"x must have the structure and shapes of problem.initial_x, {shapes[0]}, got {shapes[1]}")
+    return x

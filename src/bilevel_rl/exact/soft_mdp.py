@@ -5,6 +5,7 @@ Source: docs/method.md, sections 2 and 7.
 
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
@@ -68,26 +69,48 @@ def soft_optimal(
         The solution; its values are NaN where `MAX_IMPROVEMENTS` did not suffice.
     """
     may_take = jnp.ones(reward.shape, bool) if allowed is None else allowed
-    tolerance = 200 * jnp.finfo(reward.dtype).eps
+    entropy_weight = jnp.asarray(entropy_weight, reward.dtype)
+    values = _soft_optimal_values(reward, entropy_weight, mdp=mdp, may_take=may_take)
+    return _improved(mdp, reward, entropy_weight, may_take, values)
 
-    def improved(values: Array) -> SoftSolution:
-        action_values = reward + mdp.discount * expected_next(mdp, values)
-        log_policy = jax.nn.log_softmax(jnp.where(may_take, action_values / entropy_weight, -jnp.inf))
-        return SoftSolution(log_policy, values, action_values)
+
+def _improved(mdp: TabularMDP, reward: Array, entropy_weight: Array, may_take: Array, values: Array) -> SoftSolution:
+    action_values = reward + mdp.discount * expected_next(mdp, values)
+    log_policy = jax.nn.log_softmax(jnp.where(may_take, action_values / entropy_weight, -jnp.inf))
+    return SoftSolution(log_policy, values, action_values)
+
+
+@eqx.filter_custom_jvp
+def _soft_optimal_values(reward: Array, entropy_weight: Array, *, mdp: TabularMDP, may_take: Array) -> Array:
+    tolerance = 200 * jnp.finfo(reward.dtype).eps
 
     def improve(carry):
         count, solution, _ = carry
         values = soft_values(mdp, reward, solution.log_policy, entropy_weight)
         change = jnp.max(jnp.abs(values - solution.values)) / jnp.maximum(1.0, jnp.max(jnp.abs(values)))
-        return count + 1, improved(values), change
+        return count + 1, _improved(mdp, reward, entropy_weight, may_take, values), change
 
     def is_unfinished(carry):
         count, _, change = carry
         return (count < MAX_IMPROVEMENTS) & (change > tolerance)
 
-    start = (0, improved(jnp.zeros(mdp.num_states, reward.dtype)), jnp.asarray(jnp.inf, reward.dtype))
+    uninformed = _improved(mdp, reward, entropy_weight, may_take, jnp.zeros(mdp.num_states, reward.dtype))
+    start = (0, uninformed, jnp.asarray(jnp.inf, reward.dtype))
     _, solution, change = jax.lax.while_loop(is_unfinished, improve, start)
-    return solution._replace(values=jnp.where(change <= tolerance, solution.values, jnp.nan))
+    return jnp.where(change <= tolerance, solution.values, jnp.nan)
+
+
+@_soft_optimal_values.def_jvp
+def _soft_optimal_values_jvp(primals, tangents, *, mdp: TabularMDP, may_take: Array) -> tuple[Array, Array]:
+    """Envelope theorem: ∂V = (I − γP^π)^{-1} (E_π[∂r] + H ∂τ), with no derivative of the iteration."""
+    reward, entropy_weight = primals
+    values = _soft_optimal_values(reward, entropy_weight, mdp=mdp, may_take=may_take)
+    log_policy = _improved(mdp, reward, entropy_weight, may_take, values).log_policy
+    reward_tangent, weight_tangent = (
+        jnp.zeros_like(primal) if tangent is None else tangent
+        for primal, tangent in zip(primals, tangents, strict=True)
+    )
+    return values, soft_values(mdp, reward_tangent, log_policy, weight_tangent)
 
 
 def optimal_limit(mdp: TabularMDP, reward: Float[Array, "S A"]) -> SoftSolution:

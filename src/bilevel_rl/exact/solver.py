@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from bilevel_rl.exact.objectives import hyper_gradient, hyper_objective
+from bilevel_rl.exact.oracle import as_upper_variable
 from bilevel_rl.problems import BilevelProblem
 
 SUFFICIENT_DECREASE = 1e-4
@@ -46,18 +47,18 @@ def solve(
 
     Args:
         entropy_weight: τ, or the sequence to anneal through; the objective reported is that of the last.
-        starts: values of x to start from; `problem.initial_x` alone by default.
+        starts: values of x to start from, projected; `problem.initial_x` alone by default.
         max_iterations: accepted steps per start and entropy weight.
         tolerance: residual at which a point counts as stationary.
 
     Raises:
-        ValueError: an empty sequence, or a weight that is not positive.
+        ValueError: an empty sequence, a weight that is not positive, or a start of the wrong structure.
         OracleError: an oracle does not converge.
 
     Example:
         >>> import bilevel_rl as brl
         >>> problem = brl.problems.goal_position(size=4, target=(3, 1), initial_x=(0, 2), width=2.0)
-        >>> brl.exact.solve(problem, entropy_weight=0.1).x.round(1).tolist()
+        >>> brl.exact.solve(problem, entropy_weight=0.1).x.round().tolist()
         [3.0, 1.0]
     """
     weights = [entropy_weight] if isinstance(entropy_weight, float | int) else list(entropy_weight)
@@ -66,7 +67,9 @@ def solve(
         raise ValueError(f"entropy_weight and starts must not be empty, got {weights} and {len(starts)} starts")
     solutions = []
     for start in starts:
-        solution = Solution(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), start), np.inf, np.inf, 0)
+        x = as_upper_variable(problem, start)
+        x = _moved(problem, x, gradient=jax.tree.map(np.zeros_like, x), step=0.0)
+        solution = Solution(x, np.inf, np.inf, num_iterations=0)
         for weight in weights:
             solution = _descend(problem, solution, weight, max_iterations, tolerance)
         solutions.append(solution)

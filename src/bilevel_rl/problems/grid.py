@@ -70,8 +70,10 @@ class Grid:
         """The follower's MDP, started uniformly in `start` (`None`: in all free cells).
 
         Raises:
-            ValueError: a start cell is a wall or no cell of the grid, or `discount` lies outside [0, 1).
+            ValueError: there is no start cell, one is a wall or no cell of the grid, or `discount` lies outside [0, 1).
         """
+        if start is not None and not len(start):
+            raise ValueError("start must hold at least one cell, got none")
         for cell in start or ():
             self.check_cell("start", cell)
             if cell in self.walls:

@@ -1,0 +1,56 @@
+"""What every algorithm offers to the runner: the contract that tests/algorithms/test_contract.py checks."""
+
+from typing import Any, Protocol
+
+from jaxtyping import Array, Float, Int, PyTree
+
+from bilevel_rl.problems import BilevelProblem
+from bilevel_rl.schedules import StepSizes
+
+
+class AlgorithmState(Protocol):
+    """A pytree of arrays of fixed shapes: all that the next iteration needs, and no more."""
+
+    @property
+    def num_iterations(self) -> Int[Array, ""]:
+        """k, iterations done."""
+        ...
+
+    @property
+    def x(self) -> PyTree:
+        """x_k."""
+        ...
+
+
+class Algorithm(Protocol):
+    """A pytree whose `init` and `step` are pure, un-jitted functions, so that seeds and step sizes vmap."""
+
+    @property
+    def problem(self) -> BilevelProblem:
+        """What is solved."""
+        ...
+
+    @property
+    def step_sizes(self) -> StepSizes:
+        """The five sequences."""
+        ...
+
+    @property
+    def num_transitions_per_iteration(self) -> int:
+        """Environment transitions of one iteration, all chains and inner loops included."""
+        ...
+
+    def init(self, key: Array) -> Any:
+        """The state at iteration 0."""
+        ...
+
+    def step(self, key: Array, state: Any) -> tuple[Any, Any]:
+        """The next state, and an Info: a named tuple of diagnostics of this iteration.
+
+        Entries of an Info are scalars, or pairs for (lower, penalized); their means over iterations are logged.
+        """
+        ...
+
+    def log_policies(self, state: Any) -> Float[Array, "2 S A"]:
+        """log π of the lower and of the penalized policy in every state."""
+        ...

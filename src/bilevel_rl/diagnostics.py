@@ -1,0 +1,135 @@
+"""Exact measurements of a running algorithm on a known model: the columns of a metric row (docs/metrics.md)."""
+
+import warnings
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree
+
+from bilevel_rl import exact
+from bilevel_rl.algorithms import Algorithm
+from bilevel_rl.problems import BilevelProblem
+
+
+class Measurement(NamedTuple):
+    """Exact values at one iteration. x_k, w_k, τ_k, π_θ, π_θᴸ are those of the iteration, τ_eval is fixed.
+
+    Attributes:
+        upper_objective: Φ_{τ_eval}(x_k), what the leader gets once the follower has optimized; lower is better.
+        regularized_objective: Φ_{τ_k}(x_k).
+        hyper_gradient_norm: ‖∇Φ_{τ_k}(x_k)‖, Euclidean, without projection.
+        upper_value: f(x_k, π_θ), what the leader gets from the policy learned so far.
+        lower_residual: J_{τ_k}(x_k, π_τ*) − J_{τ_k}(x_k, π_θ) ≥ 0.
+        penalized_residual: the same for π_θᴸ under the reward r_x − w_k c_x.
+    """
+
+    upper_objective: Float[Array, "*seeds"]
+    regularized_objective: Float[Array, "*seeds"]
+    hyper_gradient_norm: Float[Array, "*seeds"]
+    upper_value: Float[Array, "*seeds"]
+    lower_residual: Float[Array, "*seeds"]
+    penalized_residual: Float[Array, "*seeds"]
+
+
+MAX_LOGGED_COMPONENTS = 16
+"""x is written to the metric rows where it has at most this many numbers."""
+
+
+def metric_rows(
+    algorithm: Algorithm,
+    states: PyTree,
+    info: PyTree,
+    is_running: Bool[np.ndarray, " seeds"],
+    evaluation_entropy_weight: float,
+) -> list[dict[str, float]]:
+    """One row a running seed; every column is described in docs/metrics.md.
+
+    Args:
+        states: the algorithm's states, leading axis the seeds.
+        info: mean of the algorithm's Info since the last log point.
+        is_running: seeds to report.
+        evaluation_entropy_weight: τ_eval.
+    """
+    step_sizes = jax.vmap(algorithm.step_sizes)(states.num_iterations)
+    measurement = measure(
+        algorithm.problem,
+        states.x,
+        jax.vmap(algorithm.log_policies)(states),
+        penalty=step_sizes.penalty,
+        entropy_weight=step_sizes.entropy,
+        evaluation_entropy_weight=evaluation_entropy_weight,
+    )
+    columns = {
+        "num_iterations": states.num_iterations,
+        "num_transitions": np.asarray(states.num_iterations, np.int64) * algorithm.num_transitions_per_iteration,
+        **{f"{name}_step": getattr(step_sizes, name) for name in ("upper", "actor", "critic")},
+        "penalty": step_sizes.penalty,
+        "entropy_weight": step_sizes.entropy,
+        **measurement._asdict(),
+    }
+    num_seeds = len(is_running)
+    components = np.concatenate([np.reshape(leaf, (num_seeds, -1)) for leaf in jax.tree.leaves(states.x)], axis=1)
+    if components.shape[1] <= MAX_LOGGED_COMPONENTS:
+        columns |= {f"x{i}": components[:, i] for i in range(components.shape[1])}
+    for name, values in info._asdict().items():
+        if values.ndim == 1:
+            columns[name] = values
+        else:
+            columns |= {f"{role}_{name}": values[:, i] for i, role in enumerate(("lower", "penalized"))}
+    table = {name: np.asarray(column) for name, column in columns.items()}
+    for name, column in table.items():
+        if np.any(np.isnan(column[is_running])):
+            warnings.warn(f"{name} is NaN: its exact computation does not converge at this state", stacklevel=3)
+    return [
+        {"seed": int(seed), **{name: column[seed].item() for name, column in table.items()}}
+        for seed in np.flatnonzero(is_running)
+    ]
+
+
+def measure(
+    problem: BilevelProblem,
+    x: PyTree,
+    log_policies: Float[Array, "seeds 2 S A"],
+    *,
+    penalty: Float[Array, " seeds"],
+    entropy_weight: Float[Array, " seeds"],
+    evaluation_entropy_weight: float,
+) -> Measurement:
+    """Measures every seed in double precision. Leading axis of all arrays, and of every leaf of x: the seeds.
+
+    A value is NaN where an oracle does not converge.
+    """
+    x, log_policies, penalty, entropy_weight, evaluation_weight = jax.tree.map(
+        lambda leaf: np.asarray(leaf, np.float64),
+        (x, log_policies, penalty, entropy_weight, evaluation_entropy_weight),
+    )
+    with jax.enable_x64(True):
+        return jax.tree.map(np.asarray, _measure(problem, x, log_policies, penalty, entropy_weight, evaluation_weight))
+
+
+@eqx.filter_jit
+def _measure(
+    problem: BilevelProblem,
+    x: PyTree,
+    log_policies: Array,
+    penalty: Array,
+    entropy_weight: Array,
+    evaluation_entropy_weight: Array,
+) -> Measurement:
+    def one_seed(x: PyTree, log_policies: Array, w: Array, τ: Array) -> Measurement:
+        # Normalized again: single-precision logits miss a sum of one by more than an exact residual may be.
+        lower, penalized = jax.nn.softmax(log_policies)
+        gradient = exact.hyper_gradient(problem, x, entropy_weight=τ)
+        return Measurement(
+            upper_objective=jnp.asarray(exact.hyper_objective(problem, x, entropy_weight=evaluation_entropy_weight)),
+            regularized_objective=jnp.asarray(exact.hyper_objective(problem, x, entropy_weight=τ)),
+            hyper_gradient_norm=jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))),
+            upper_value=exact.upper_value(problem, x, lower),
+            lower_residual=exact.lower_residual(problem, x, lower, entropy_weight=τ),
+            penalized_residual=exact.lower_residual(problem, x, penalized, entropy_weight=τ, penalty=w),
+        )
+
+    return jax.vmap(one_seed)(x, log_policies, penalty, entropy_weight)

@@ -1,0 +1,107 @@
+"""Constant against decaying entropy weight: which optimum does each schedule reach, and how fast?"""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from bilevel_rl import exact, plots
+from bilevel_rl.algorithms import SingleLoopActorCritic
+from bilevel_rl.experiments.settings import RunSettings
+from bilevel_rl.problems import BilevelProblem, goal_position
+from bilevel_rl.results import RunFolder
+from bilevel_rl.schedules import StepSizes
+
+SCHEDULES = ("constant", "decaying")
+
+
+@dataclass(frozen=True)
+class EntropySchedules:
+    """Constant against decaying entropy weight, where the two lead to different optima (about 40 s)."""
+
+    run: RunSettings = field(default_factory=lambda: RunSettings(num_iterations=100_000, log_every=2_000))
+    entropy_weight: float = 1.0
+    """entropy weight τ at the start of both schedules; large, so that its bias shows"""
+    entropy_exponent: float = 0.1
+    """how fast the decaying schedule lowers it; the paper's is 1/20"""
+    penalty_exponent: float = 0.21
+    """how fast the decaying schedule lowers the penalty parameter; above twice the entropy exponent"""
+    upper: float = 0.05
+    """initial step size ζ of the upper variable"""
+    offset: float = 2_000.0
+    """iterations that the initial values last"""
+    num_chains: int = 16
+    """parallel Markov chains per policy"""
+    installation_cost: float = 0.3
+    """price of placing the goal away from home: it makes the optimum depend on the entropy weight"""
+
+    def problem(self) -> BilevelProblem:
+        """What is solved."""
+        return goal_position(installation_cost=self.installation_cost)
+
+    def algorithms(self) -> dict[str, SingleLoopActorCritic]:
+        """One algorithm for each schedule; building them checks every option."""
+        problem = self.problem()
+        exponents = (0.95, 0.5, 0.5, self.penalty_exponent, self.entropy_exponent)
+        constant = StepSizes.constant_entropy(upper=self.upper, entropy=self.entropy_weight, offset=self.offset)
+        decaying = StepSizes.decaying(
+            upper=self.upper, entropy=self.entropy_weight, offset=self.offset, exponents=exponents
+        )
+        return {
+            name: SingleLoopActorCritic(problem, step_sizes, self.num_chains)
+            for name, step_sizes in zip(SCHEDULES, (constant, decaying), strict=True)
+        }
+
+    def algorithm(self) -> SingleLoopActorCritic:
+        """The first of `algorithms`."""
+        return self.algorithms()[SCHEDULES[0]]
+
+
+def main(config: EntropySchedules, folder: RunFolder, *, progress: bool = True):
+    """Runs both schedules, measures both objectives along both paths, and draws the figure."""
+    problem, evaluation = config.problem(), config.run.evaluation_entropy_weight
+    weights = {"regularized": config.entropy_weight, "unregularized": evaluation}
+    start = [np.array([5.0, 3.0])]
+    optima = {name: exact.solve(problem, entropy_weight=τ, starts=start) for name, τ in weights.items()}
+    bias = exact.hyper_objective(problem, optima["regularized"].x, entropy_weight=evaluation)
+    arrays: dict[str, np.ndarray] = {"bias": np.array(bias - optima["unregularized"].objective)}
+    for name, algorithm in config.algorithms().items():
+        run_folder = RunFolder(folder.path / name)
+        config.run.run(algorithm, run_folder, progress=progress)
+        rows, columns = (plots.read_curves(run_folder, f"x{i}") for i in range(2))
+        arrays["transitions"] = rows.num_transitions
+        arrays[f"{name} entropy weight"] = plots.read_curves(run_folder, "entropy_weight").values[0]
+        path = np.stack([rows.values, columns.values], axis=-1)
+        for objective, τ in weights.items():
+            arrays[f"{name} {objective} gap"] = _objectives(problem, path, τ) - optima[objective].objective
+    folder.write_arrays("trade_off", **arrays)
+    plot(folder)
+
+
+def _objectives(
+    problem: BilevelProblem, path: Float[np.ndarray, "seeds points 2"], entropy_weight: float
+) -> Float[np.ndarray, "seeds points"]:
+    with jax.enable_x64(True):
+        points = jnp.asarray(path.reshape(-1, 2))
+        measure = jax.jit(
+            lambda xs: jax.lax.map(lambda x: exact.hyper_objective(problem, x, entropy_weight=entropy_weight), xs)
+        )
+        return np.asarray(measure(points)).reshape(path.shape[:2])
+
+
+def plot(folder: RunFolder):
+    """Draws the figure of a run folder."""
+    plots.draw_trade_off(folder, SCHEDULES)
+
+
+def summarize(folder: RunFolder) -> str:
+    """One line about the outcome."""
+    data = folder.read_arrays("trade_off")
+    gaps = {name: np.median(data[f"{name} unregularized gap"][:, -1]) for name in SCHEDULES}
+    return (
+        "final Φ(x) − Φ*, median: "
+        + ", ".join(f"{name} {gap:.4f}" for name, gap in gaps.items())
+        + f"; at the regularized optimum it is {float(data['bias']):.4f}"
+    )

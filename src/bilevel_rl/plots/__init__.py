@@ -1,0 +1,14 @@
+"""Run folders to figures. Nothing here runs an algorithm."""
+
+from bilevel_rl.plots.curves import (
+    draw_learning_curves as draw_learning_curves,
+    draw_residuals as draw_residuals,
+    draw_step_sizes as draw_step_sizes,
+    draw_trade_off as draw_trade_off,
+)
+from bilevel_rl.plots.grids import draw_goal_placement as draw_goal_placement, draw_goal_position as draw_goal_position
+from bilevel_rl.plots.tables import (
+    final_values as final_values,
+    initial_values as initial_values,
+    read_curves as read_curves,
+)

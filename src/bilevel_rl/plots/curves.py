@@ -1,0 +1,125 @@
+"""Curves over the run: objective, step sizes, residuals."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bilevel_rl.plots.style import Style, label_transitions, save_figure
+from bilevel_rl.plots.tables import Curves, read_curves
+from bilevel_rl.results import RunFolder
+
+SMALLEST_SHOWN = 1e-6
+"""Gaps and residuals below this are rounding error of the reference; logarithmic axes end here."""
+
+STEP_SIZES = {
+    "upper_step": "ζ upper",
+    "actor_step": "α actor",
+    "critic_step": "β critic",
+    "penalty": "w penalty",
+    "entropy_weight": "τ entropy",
+}
+
+
+def _draw_band(axes: Axes, curves: Curves, label: str):
+    """Median over the seeds, and the range of the middle half and of all of them."""
+    (line,) = axes.plot(curves.num_transitions, np.median(curves.values, axis=0), label=label)
+    for low, high, alpha in ((0, 100, 0.12), (25, 75, 0.22)):
+        lower, upper = np.percentile(curves.values, [low, high], axis=0)
+        axes.fill_between(curves.num_transitions, lower, upper, color=line.get_color(), alpha=alpha, linewidth=0)
+
+
+def draw_learning_curves(folder: RunFolder, optimal_objective: float):
+    """Φ(x_k) against transitions, with the optimum, and the gap to it on a logarithmic scale."""
+    objective, value = read_curves(folder, "upper_objective"), read_curves(folder, "upper_value")
+
+    def draw(style: Style) -> Figure:
+        figure = Figure(figsize=(9.5, 3.8))
+        left, right = figure.subplots(1, 2)
+        _draw_band(left, objective, "Φ(x), the follower having optimized")
+        _draw_band(left, value, "f(x, π), the policy learned so far")
+        left.axhline(optimal_objective, color=style.accent, linestyle="--", linewidth=1.2, label="optimum Φ*")
+        left.set(ylabel="upper objective", title=f"What the leader pays ({len(objective.values)} seeds)")
+        left.legend()
+        gap = objective._replace(values=np.maximum(objective.values - optimal_objective, SMALLEST_SHOWN))
+        _draw_band(right, gap, "Φ(x) − Φ*")
+        right.set(yscale="log", ylabel="Φ(x) − Φ*", title="Gap to the optimum: median, half and all of the seeds")
+        for axes in (left, right):
+            label_transitions(axes)
+        return figure
+
+    save_figure(folder, "learning_curves", draw)
+
+
+def draw_step_sizes(folder: RunFolder):
+    """The five step-size sequences, and the ratios that the method keeps small."""
+    curves = {name: read_curves(folder, name) for name in STEP_SIZES}
+
+    def draw(style: Style) -> Figure:
+        figure = Figure(figsize=(9.5, 3.8))
+        left, right = figure.subplots(1, 2)
+        for name, label in STEP_SIZES.items():
+            left.plot(curves[name].num_iterations, curves[name].values[0], label=label)
+        left.set(yscale="log", ylabel="step size", title="The five sequences")
+        left.set_ylim(bottom=left.get_ylim()[0] / 8)
+        names = list(STEP_SIZES)
+        for fast, slow in itertools.pairwise(names):
+            ratio = curves[fast].values[0] / curves[slow].values[0]
+            label = f"{STEP_SIZES[fast].split()[0]} / {STEP_SIZES[slow].split()[0]}"
+            right.plot(curves[fast].num_iterations, ratio / ratio[0], label=label)
+        right.set(ylim=(0, None), ylabel="ratio relative to its start", title="Their ratios: none may grow")
+        for axes in (left, right):
+            axes.set_xlabel("iteration")
+            axes.xaxis.set_major_formatter("{x:,.0f}")
+            axes.legend(loc="lower left", ncols=3)
+        return figure
+
+    save_figure(folder, "step_sizes", draw)
+
+
+def draw_residuals(folder: RunFolder):
+    """How far both policies are from the optimal answer to the current x."""
+    labels = {"lower_residual": "lower policy, to π*(x)", "penalized_residual": "penalized policy, to π$^L$(x)"}
+    curves = {metric: read_curves(folder, metric) for metric in labels}
+
+    def draw(style: Style) -> Figure:
+        figure = Figure(figsize=(6, 3.8))
+        axes = figure.subplots()
+        for metric, label in labels.items():
+            values = np.maximum(curves[metric].values, SMALLEST_SHOWN)
+            _draw_band(axes, curves[metric]._replace(values=values), label)
+        axes.set(yscale="log", ylabel="regularized return missed", title="Lower-level residuals")
+        axes.legend()
+        label_transitions(axes)
+        return figure
+
+    save_figure(folder, "residuals", draw)
+
+
+def draw_trade_off(folder: RunFolder, schedules: Sequence[str]):
+    """Constant against decaying entropy weight: gap to the regularized and to the unregularized optimum."""
+    data = folder.read_arrays("trade_off")
+
+    def draw(style: Style) -> Figure:
+        figure = Figure(figsize=(13, 3.9))
+        regularized, unregularized, weight = figure.subplots(1, 3)
+        for axes, objective in ((regularized, "regularized"), (unregularized, "unregularized")):
+            for name in schedules:
+                gaps = np.maximum(data[f"{name} {objective} gap"], SMALLEST_SHOWN)
+                _draw_band(axes, Curves(data["transitions"], data["transitions"], gaps), f"{name} τ")
+            axes.set_yscale("log")
+        for name in schedules:
+            weight.plot(data["transitions"], data[f"{name} entropy weight"], label=f"{name} τ")
+        bias = {"color": style.accent, "linestyle": "--", "linewidth": 1.2, "label": "at the minimizer of Φ$_τ$"}
+        unregularized.axhline(float(data["bias"]), **bias)
+        regularized.set(ylabel="Φ$_τ$(x) − min Φ$_τ$", title="To the regularized optimum (τ of the start)")
+        unregularized.set(ylabel="Φ(x) − Φ*", title="To the unregularized optimum")
+        weight.set(ylabel="τ", title="Entropy weight", ylim=(0, None))
+        for axes in (regularized, unregularized, weight):
+            label_transitions(axes)
+            axes.legend()
+        return figure
+
+    save_figure(folder, "trade_off", draw)
