@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from bilevel_rl import exact
 from bilevel_rl.algorithms import Algorithm
+from bilevel_rl.exact.oracle import in_double_precision
 from bilevel_rl.problems import BilevelProblem
 
 
@@ -106,8 +107,7 @@ def measure(
         lambda leaf: np.asarray(leaf, np.float64),
         (x, log_policies, penalty, entropy_weight, evaluation_entropy_weight),
     )
-    with jax.enable_x64(True):
-        return jax.tree.map(np.asarray, _measure(problem, x, log_policies, penalty, entropy_weight, evaluation_weight))
+    return in_double_precision(_measure, problem, x, log_policies, penalty, entropy_weight, evaluation_weight)
 
 
 @eqx.filter_jit

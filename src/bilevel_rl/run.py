@@ -2,8 +2,10 @@
 
 Between two log points everything happens inside one compiled loop. Step k of seed i uses the key
 `fold_in(fold_in(key, i), k)`, so a seed's path depends neither on the other seeds nor on where the run was interrupted.
+Only rounding may depend on how many seeds run side by side: a batch of sums may be added in another order than one.
 """
 
+import bisect
 import hashlib
 import time
 import warnings
@@ -16,7 +18,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, ArrayLike, Bool, PyTree
 
 from bilevel_rl.algorithms import Algorithm
 from bilevel_rl.diagnostics import metric_rows
@@ -149,7 +151,9 @@ def run(
             last_states = states
             states, info, is_finite = _advance(algorithm, states, seed_keys, is_stopped, jnp.int32(num_steps))
             for seed in np.flatnonzero(~np.asarray(is_finite)):
-                state, divergence = _locate_divergence(algorithm, last_states, seed_keys, int(seed))
+                state, divergence = _locate_divergence(
+                    algorithm, last_states, seed_keys, is_stopped, num_steps, int(seed)
+                )
                 warnings.warn(str(divergence), RuntimeWarning, stacklevel=2)
                 states = jax.tree.map(lambda all_seeds, one, i=seed: all_seeds.at[i].set(one), states, state)
                 divergences.append(divergence)
@@ -174,7 +178,7 @@ def check_run_arguments(num_seeds: int, num_iterations: int, log_every: int, eva
 
 @eqx.filter_jit
 def _advance(
-    algorithm: Algorithm, states: PyTree, seed_keys: Array, is_stopped: Bool[np.ndarray, " seeds"], num_steps: Array
+    algorithm: Algorithm, states: PyTree, seed_keys: Array, is_stopped: Bool[ArrayLike, " seeds"], num_steps: Array
 ) -> tuple[PyTree, PyTree, Bool[Array, " seeds"]]:
     """All seeds' states after `num_steps` iterations (stopped ones unchanged), mean Infos, and which stayed finite."""
 
@@ -200,22 +204,22 @@ def _is_finite(state: PyTree) -> Bool[Array, ""]:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]))
 
 
-@eqx.filter_jit
-def _last_finite(algorithm: Algorithm, state: PyTree, key: Array) -> tuple[PyTree, PyTree]:
-    """The last finite state on the way from a finite one to one that is not, and the state after it."""
+def _locate_divergence(
+    algorithm: Algorithm,
+    states: PyTree,
+    seed_keys: Array,
+    is_stopped: Bool[np.ndarray, " seeds"],
+    num_steps: int,
+    seed: int,
+) -> tuple[PyTree, Divergence]:
+    """Halves the chunk that one seed left the finite numbers in; the same compiled loop leads to the same bits."""
 
-    def step(state: PyTree) -> PyTree:
-        return algorithm.step(jax.random.fold_in(key, state.num_iterations), state)[0]
+    def advance(steps: int) -> tuple[PyTree, bool]:
+        new_states, _, is_finite = _advance(algorithm, states, seed_keys, is_stopped, jnp.int32(steps))
+        return jax.tree.map(lambda leaf: leaf[seed], new_states), bool(is_finite[seed])
 
-    return jax.lax.while_loop(
-        lambda pair: _is_finite(pair[1]), lambda pair: (pair[1], step(pair[1])), (state, step(state))
-    )
-
-
-def _locate_divergence(algorithm: Algorithm, states: PyTree, seed_keys: Array, seed: int) -> tuple[PyTree, Divergence]:
-    """Repeats the chunk of one seed step by step; the same keys lead to the same iteration."""
-    state = jax.tree.map(lambda leaf: leaf[seed], states)
-    last, spoiled = _last_finite(algorithm, state, seed_keys[seed])
+    num_finite = bisect.bisect_left(range(1, num_steps), True, key=lambda steps: not advance(steps)[1])
+    last, spoiled = advance(num_finite)[0], advance(num_finite + 1)[0]
     names = [
         jax.tree_util.keystr(path).lstrip(".")
         for path, leaf in jax.tree.leaves_with_path(spoiled)
@@ -237,6 +241,7 @@ def _identity(
         "algorithm": type(algorithm).__name__,
         "arrays_of_algorithm_and_problem": digest.hexdigest(),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "discount": algorithm.problem.environment.discount,
         "num_seeds": num_seeds,
         "num_transitions_per_iteration": algorithm.num_transitions_per_iteration,
         "log_every": log_every,

@@ -1,6 +1,6 @@
 """What every algorithm offers to the runner: the contract that tests/algorithms/test_contract.py checks."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -8,6 +8,7 @@ from bilevel_rl.problems import BilevelProblem
 from bilevel_rl.schedules import StepSizes
 
 
+@runtime_checkable
 class AlgorithmState(Protocol):
     """A pytree of arrays of fixed shapes: all that the next iteration needs, and no more."""
 
@@ -22,6 +23,7 @@ class AlgorithmState(Protocol):
         ...
 
 
+@runtime_checkable
 class Algorithm(Protocol):
     """A pytree whose `init` and `step` are pure, un-jitted functions, so that seeds and step sizes vmap."""
 

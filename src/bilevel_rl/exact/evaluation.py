@@ -2,18 +2,26 @@
 
 Up to `DENSE_LIMIT` states the solve is dense; above it is BiCGSTAB on the sparse successors, to a relative residual of
 `SPARSE_TOLERANCE` in double precision. A solve that misses its tolerance yields NaN, which the public oracles report.
+Policy iterations stop when values stand still to `values_tolerance`.
 """
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from bilevel_rl.environments import TabularMDP
 
 DENSE_LIMIT = 1_500
-SPARSE_TOLERANCE = 1e-10
+SPARSE_TOLERANCE = 1e-12
+
+
+def values_tolerance(mdp: TabularMDP, dtype: DTypeLike) -> float:
+    """Relative change of the values at which a policy iteration counts as converged: what the solver can resolve."""
+    rounding = 200 * float(jnp.finfo(dtype).eps)
+    return rounding if mdp.num_states <= DENSE_LIMIT else max(100 * SPARSE_TOLERANCE, 100 * rounding)
 
 
 def expected_next(mdp: TabularMDP, values: Float[Array, " S"]) -> Float[Array, "S A"]:
@@ -55,30 +63,31 @@ def occupancy(mdp: TabularMDP, policy: Float[Array, "S A"]) -> Float[Array, "S A
 def _solve(
     mdp: TabularMDP, policy: Array, flow: Callable[[Array], Array], right_hand_side: Array, *, adjoint: bool
 ) -> Array:
-    if mdp.num_states <= DENSE_LIMIT:
-        rows = jnp.arange(mdp.num_states)[:, None, None]
-        kernel = jnp.zeros((mdp.num_states, mdp.num_states), policy.dtype)
-        kernel = kernel.at[rows, mdp.successors].add(policy[..., None] * mdp.probabilities)
-        system = jnp.eye(mdp.num_states) - mdp.discount * kernel
-        return _solve_dense(system.T if adjoint else system, right_hand_side)
-    tolerance = max(SPARSE_TOLERANCE, 100 * float(jnp.finfo(policy.dtype).eps))
-    solution, _ = jax.scipy.sparse.linalg.bicgstab(flow, right_hand_side, x0=right_hand_side, tol=tolerance / 10)
-    residual = jnp.linalg.norm(flow(solution) - right_hand_side)
-    return jnp.where(residual <= tolerance * jnp.linalg.norm(right_hand_side), solution, jnp.nan)
-
-
-def _solve_dense(system: Array, right_hand_side: Array) -> Array:
-    # Differentiated by the solution's own equation, since `sequential_vmap` has no reverse mode.
+    # A `custom_linear_solve` is differentiated by its own equation, in both modes, however it is solved.
+    if mdp.num_states > DENSE_LIMIT:
+        return jax.lax.custom_linear_solve(flow, right_hand_side, _solve_sparse, _solve_sparse)
+    rows = jnp.arange(mdp.num_states)[:, None, None]
+    kernel = jnp.zeros((mdp.num_states, mdp.num_states), policy.dtype)
+    kernel = kernel.at[rows, mdp.successors].add(policy[..., None] * mdp.probabilities)
+    system = jnp.eye(mdp.num_states) - mdp.discount * kernel
+    system = system.T if adjoint else system
     return jax.lax.custom_linear_solve(
-        lambda solution: system @ solution,
+        flow,
         right_hand_side,
-        solve=lambda _, sources: _solve_one_by_one(system, sources),
-        transpose_solve=lambda _, sources: _solve_one_by_one(system.T, sources),
+        solve=lambda _, sources: _solve_dense(system, sources),
+        transpose_solve=lambda _, sources: _solve_dense(system.T, sources),
     )
 
 
 @jax.custom_batching.sequential_vmap
-def _solve_one_by_one(system: Array, right_hand_side: Array) -> Array:
+def _solve_dense(system: Array, right_hand_side: Array) -> Array:
     # One system after the other under vmap: jaxlib 0.10 hands the factorizations of a batch to the thread pool that the
     # program itself runs on and waits for them there, which can deadlock on machines with few cores.
     return jnp.linalg.solve(system, right_hand_side)
+
+
+def _solve_sparse(flow: Callable[[Array], Array], right_hand_side: Array) -> Array:
+    tolerance = max(SPARSE_TOLERANCE, 100 * float(jnp.finfo(right_hand_side.dtype).eps))
+    solution, _ = jax.scipy.sparse.linalg.bicgstab(flow, right_hand_side, x0=right_hand_side, tol=tolerance / 10)
+    residual = jnp.linalg.norm(flow(solution) - right_hand_side)
+    return jnp.where(residual <= tolerance * jnp.linalg.norm(right_hand_side), solution, jnp.nan)

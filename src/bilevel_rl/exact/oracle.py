@@ -41,25 +41,35 @@ def oracle(function: Function) -> Function:
 
     @functools.wraps(function)
     def call(problem: Any, x: PyTree, *args: Any, **kwargs: Any) -> Any:
-        _check_weights(kwargs)
+        check_weights(kwargs)
         if _is_traced((problem, x, args, kwargs)):
             return function(problem, x, *args, **kwargs)
-        args = as_upper_variable(problem, x), *jax.tree.map(_to_double, args)
-        kwargs = jax.tree.map(_to_double, kwargs)
-        problem, args, kwargs = jax.tree.map(_to_fresh, (problem, args, kwargs))
-        with jax.enable_x64(True):
-            result = jax.tree.map(lambda leaf: np.asarray(leaf)[()], compiled(problem, *args, **kwargs))
-        if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(result)):
-            raise OracleError(
-                f"{function.__name__} did not converge or overflowed; likely causes: a reward or cost that is not "
-                f"finite at this x, an entropy weight below the reward's rounding error, or a discount too close to 1"
-            )
+        arguments = as_upper_variable(problem, x), *jax.tree.map(_to_double, args)
+        result = in_double_precision(compiled, problem, *arguments, **jax.tree.map(_to_double, kwargs))
+        check_finite(function.__name__, result)
         return result
 
     return call  # pyright: ignore[reportReturnType]
 
 
-def _check_weights(weights: dict[str, Any]):
+def in_double_precision(compiled: Callable, problem: Any, *args: PyTree, **kwargs: PyTree) -> PyTree:
+    """Calls a compiled function of a problem and double-precision arrays, and returns NumPy arrays."""
+    problem, args, kwargs = jax.tree.map(_to_fresh, (problem, args, kwargs))
+    with jax.enable_x64(True):
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[()], compiled(problem, *args, **kwargs))
+
+
+def check_finite(name: str, result: PyTree):
+    """Raises `OracleError` where an oracle's result is not finite."""
+    if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(result)):
+        raise OracleError(
+            f"{name} did not converge or overflowed; likely causes: a reward or cost that is not finite at this x, an "
+            f"entropy weight below the reward's rounding error, or a discount too close to 1"
+        )
+
+
+def check_weights(weights: dict[str, Any]):
+    """Raises `ValueError` unless the entropy weight and the penalty among the arguments are positive."""
     for name in ("entropy_weight", "penalty"):
         value = weights.get(name)
         if value is None or _is_traced(value):

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from bilevel_rl.exact.objectives import hyper_objective
+from bilevel_rl.exact.batch import hyper_objectives
 from bilevel_rl.exact.solver import Solution, solve
 from bilevel_rl.problems import BilevelProblem
 
@@ -22,7 +22,7 @@ def one_cell_objectives(problem: BilevelProblem, *, entropy_weight: float = 0.01
         OracleError: an oracle does not converge.
     """
     one_hots = ONE_HOT_LOGIT * np.eye(problem.initial_x.size)
-    return np.array([hyper_objective(problem, x, entropy_weight=entropy_weight) for x in one_hots])
+    return hyper_objectives(problem, one_hots, entropy_weight=entropy_weight)
 
 
 def goal_placement_optimum(problem: BilevelProblem, *, entropy_weight: float = 0.01, num_descents: int = 4) -> Solution:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from bilevel_rl.environments import TabularMDP
-from bilevel_rl.exact.evaluation import expected_next, occupancy, policy_values
+from bilevel_rl.exact.evaluation import expected_next, occupancy, policy_values, values_tolerance
 
 MAX_IMPROVEMENTS = 100
 """Policy iterations before a problem counts as unsolved; a dozen are usual, since convergence is quadratic."""
@@ -82,7 +82,7 @@ def _improved(mdp: TabularMDP, reward: Array, entropy_weight: Array, may_take: A
 
 @eqx.filter_custom_jvp
 def _soft_optimal_values(reward: Array, entropy_weight: Array, *, mdp: TabularMDP, may_take: Array) -> Array:
-    tolerance = 200 * jnp.finfo(reward.dtype).eps
+    tolerance = values_tolerance(mdp, reward.dtype)
 
     def improve(carry):
         count, solution, _ = carry
@@ -135,7 +135,7 @@ def optimal_limit(mdp: TabularMDP, reward: Float[Array, "S A"]) -> SoftSolution:
         return (count < MAX_IMPROVEMENTS) & (gain > tolerance)
 
     scale = jnp.maximum(jnp.max(jnp.abs(reward)), jnp.finfo(reward.dtype).tiny) / (1 - mdp.discount)
-    tolerance = 200 * jnp.finfo(reward.dtype).eps
+    tolerance = values_tolerance(mdp, reward.dtype)
     start = (0, greedy(reward), reward, jnp.asarray(jnp.inf, reward.dtype))
     _, _, action_values, gain = jax.lax.while_loop(is_unfinished, improve, start)
     values = jnp.max(action_values, axis=-1)

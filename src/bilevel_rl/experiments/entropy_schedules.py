@@ -2,10 +2,7 @@
 
 from dataclasses import dataclass, field
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from bilevel_rl import exact, plots
 from bilevel_rl.algorithms import SingleLoopActorCritic
@@ -64,7 +61,12 @@ def main(config: EntropySchedules, folder: RunFolder, *, progress: bool = True):
     problem, evaluation = config.problem(), config.run.evaluation_entropy_weight
     weights = {"regularized": config.entropy_weight, "unregularized": evaluation}
     start = [np.array([5.0, 3.0])]
-    optima = {name: exact.solve(problem, entropy_weight=τ, starts=start) for name, τ in weights.items()}
+    # At small τ there are several stationary points close together; annealing from the large τ leads to the lowest.
+    annealed = np.geomspace(config.entropy_weight, evaluation, 5).tolist()
+    optima = {
+        "regularized": exact.solve(problem, entropy_weight=config.entropy_weight, starts=start),
+        "unregularized": exact.solve(problem, entropy_weight=annealed, starts=start),
+    }
     bias = exact.hyper_objective(problem, optima["regularized"].x, entropy_weight=evaluation)
     arrays: dict[str, np.ndarray] = {"bias": np.array(bias - optima["unregularized"].objective)}
     for name, algorithm in config.algorithms().items():
@@ -75,20 +77,10 @@ def main(config: EntropySchedules, folder: RunFolder, *, progress: bool = True):
         arrays[f"{name} entropy weight"] = plots.read_curves(run_folder, "entropy_weight").values[0]
         path = np.stack([rows.values, columns.values], axis=-1)
         for objective, τ in weights.items():
-            arrays[f"{name} {objective} gap"] = _objectives(problem, path, τ) - optima[objective].objective
+            objectives = exact.hyper_objectives(problem, path.reshape(-1, 2), entropy_weight=τ)
+            arrays[f"{name} {objective} gap"] = objectives.reshape(path.shape[:2]) - optima[objective].objective
     folder.write_arrays("trade_off", **arrays)
     plot(folder)
-
-
-def _objectives(
-    problem: BilevelProblem, path: Float[np.ndarray, "seeds points 2"], entropy_weight: float
-) -> Float[np.ndarray, "seeds points"]:
-    with jax.enable_x64(True):
-        points = jnp.asarray(path.reshape(-1, 2))
-        measure = jax.jit(
-            lambda xs: jax.lax.map(lambda x: exact.hyper_objective(problem, x, entropy_weight=entropy_weight), xs)
-        )
-        return np.asarray(measure(points)).reshape(path.shape[:2])
 
 
 def plot(folder: RunFolder):

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bilevel_rl import exact, plots
@@ -70,11 +69,7 @@ def main(config: GoalPosition, folder: RunFolder, *, progress: bool = True):
     problem, τ = algorithm.problem, config.run.evaluation_entropy_weight
     axis = np.linspace(0.0, config.size - 1.0, LANDSCAPE_RESOLUTION)
     grid = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1)
-    with jax.enable_x64(True):
-        measure = jax.jit(
-            lambda points: jax.lax.map(lambda x: exact.hyper_objective(problem, x, entropy_weight=τ), points)
-        )
-        landscape = np.asarray(measure(jnp.asarray(grid.reshape(-1, 2)))).reshape(grid.shape[:2])
+    landscape = exact.hyper_objectives(problem, grid.reshape(-1, 2), entropy_weight=τ).reshape(grid.shape[:2])
     lowest = grid.reshape(-1, 2)[landscape.argmin()]
     optimum = exact.solve(problem, entropy_weight=τ, starts=[lowest, problem.initial_x])
     folder.write_arrays(

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from bilevel_rl.problems.grid import Cell, Grid
 from bilevel_rl.problems.problem import BilevelProblem, OccupancyCost
@@ -31,7 +31,8 @@ def goal_placement(
     `splitting_fee · (1 − Σ_s p_s²)`. Ground is free at home: where a leader that ignores the follower goes.
     Without a fee the leader spreads the reward thinly over cheap ground and steers by tiny differences, ever tinier as
     τ → 0; the fee makes single cells the local optima, so the best of them is known by enumeration
-    (`exact.goal_placement_optimum`).
+    (`exact.goal_placement_optimum`). Walls hold no reward, whatever their logits: most of it could be hidden there on
+    cheap ground, where nobody collects it.
 
     The follower starts uniformly in the free cells that are no hazards; a hazard sends it back to the start.
 
@@ -69,14 +70,19 @@ def goal_placement(
     costs = ((cells - delivery) ** 2).sum(-1) / size**2
     prices = price * ((cells - home) ** 2).sum(-1) / size**2
 
-    def ground_price(x: Float[Array, " cells"]) -> Float[Array, ""]:
-        placement = jax.nn.softmax(x)
-        return placement @ prices + splitting_fee * (1 - placement @ placement)
+    is_wall = np.isin(np.arange(grid.num_cells), [grid.state(cell) for cell in walls])
+
+    def placement(x: Float[ArrayLike, " cells"]) -> Float[Array, " cells"]:
+        return jax.nn.softmax(jnp.where(is_wall, -jnp.inf, x))
+
+    def ground_price(x: Float[ArrayLike, " cells"]) -> Float[Array, ""]:
+        p = placement(x)
+        return p @ prices + splitting_fee * (1 - p @ p)
 
     starts = np.setdiff1d(grid.free_states(), [grid.state(cell) for cell in hazards])
     return BilevelProblem(
         environment=grid.mdp(start=[(int(row), int(col)) for row, col in cells[starts]], discount=discount),
-        reward=lambda x, s, a: scale * jax.nn.softmax(x)[s],
+        reward=lambda x, s, a: scale * placement(x)[s],
         upper=OccupancyCost(
             cost=lambda x, s, a: jnp.asarray(costs, float)[s], regularizer=ground_price, cost_bound=float(costs.max())
         ),
