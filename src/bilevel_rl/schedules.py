@@ -87,6 +87,9 @@ class StepSizes(eqx.Module):
 
     Build one with `StepSizes.decaying()` or `StepSizes.constant_entropy()`, or pass five sequences of your own.
 
+    Raises:
+        ValueError: the penalty or the entropy weight is 0.
+
     Example:
         >>> import bilevel_rl as brl
         >>> step_sizes = brl.StepSizes.decaying(upper=0.01)
@@ -101,6 +104,12 @@ class StepSizes(eqx.Module):
     critic: PowerDecay
     penalty: PowerDecay
     entropy: PowerDecay
+
+    def __check_init__(self):
+        for name in ("penalty", "entropy"):
+            initial = getattr(self, name).initial
+            if not isinstance(initial, Tracer) and np.any(np.asarray(initial) == 0):
+                raise ValueError(f"step sizes, {name}: initial must be positive, got {initial}")
 
     @classmethod
     def decaying(
@@ -122,7 +131,7 @@ class StepSizes(eqx.Module):
             exponents: decay exponents, in the order (ζ, α, β, w, τ).
 
         Raises:
-            ValueError: a value is not finite, negative, or `offset` is not positive.
+            ValueError: a value is not finite, negative, or `penalty`, `entropy` or `offset` is not positive.
         """
         return cls._from_initial((upper, actor, critic, penalty, entropy), exponents, offset)
 

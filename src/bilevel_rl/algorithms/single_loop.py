@@ -31,6 +31,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
 from bilevel_rl.policies import TabularActorCritic
@@ -89,16 +90,8 @@ class SingleLoopActorCritic(eqx.Module):
         self.problem = problem
         self.step_sizes = StepSizes.decaying() if step_sizes is None else step_sizes
         self.num_chains = num_chains
-        for violation in self.step_sizes.violations():
-            warnings.warn(f"step sizes violate {violation}", ScheduleWarning, stacklevel=2)
-        critic_step = float(np.max(np.asarray(self.step_sizes.critic.initial)))
-        if critic_step > num_chains:
-            warnings.warn(
-                f"critic steps of one sample exceed 1 (critic={critic_step:g} over num_chains={num_chains}): critics "
-                "overshoot; lower critic and actor, or raise num_chains",
-                ScheduleWarning,
-                stacklevel=2,
-            )
+        if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(self.step_sizes)):
+            self._warn_of_step_sizes()
 
     @property
     def num_transitions_per_iteration(self) -> int:
@@ -172,6 +165,18 @@ class SingleLoopActorCritic(eqx.Module):
     def log_policies(self, state: SingleLoopState) -> Float[Array, "2 S A"]:
         """log π_θ and log π_θᴸ in every state."""
         return jax.nn.log_softmax(state.followers[..., :-1])
+
+    def _warn_of_step_sizes(self):
+        for violation in self.step_sizes.violations():
+            warnings.warn(f"step sizes violate {violation}", ScheduleWarning, stacklevel=4)
+        critic_step = float(np.max(np.asarray(self.step_sizes.critic.initial)))
+        if critic_step > self.num_chains:
+            warnings.warn(
+                f"critic steps of one sample exceed 1 (critic={critic_step:g} over num_chains={self.num_chains}): "
+                "critics overshoot; lower critic and actor, or raise num_chains",
+                ScheduleWarning,
+                stacklevel=4,
+            )
 
     def _value_bound(self, penalty: Array, entropy_weight: Array) -> Array:
         """A-priori bound of the critics; infinite where the problem states no bounds."""

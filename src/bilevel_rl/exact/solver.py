@@ -1,8 +1,9 @@
 """The reference optimum of a bi-level problem with a known model: projected descent on exact hyper-gradients."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import PyTree
@@ -103,9 +104,16 @@ def _descend(
 
 
 def _moved(problem: BilevelProblem, x: PyTree, gradient: PyTree, step: float) -> PyTree:
+    moved = jax.tree.map(lambda leaf, g: leaf - step * g, x, gradient)
     with jax.enable_x64(True):
-        projected = problem.project(jax.tree.map(lambda leaf, g: leaf - step * g, x, gradient))
-        return jax.tree.map(np.asarray, projected)
+        return jax.tree.map(np.asarray, _project(problem.project, moved))
+
+
+@eqx.filter_jit
+def _project(project: Callable[[PyTree], PyTree], x: PyTree) -> PyTree:
+    # Compiled: called op by op, JAX would hand arrays that `project` closes over to double-precision programs in the
+    # single precision that an earlier compiled run left them cached in, and fail.
+    return project(x)
 
 
 def _minus(left: PyTree, right: PyTree) -> PyTree:

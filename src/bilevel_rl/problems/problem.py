@@ -46,13 +46,15 @@ class BilevelProblem(eqx.Module):
     """min_x Φ(x) = f(x, π*(x)) subject to π*(x) being optimal in the MDP with reward r_x.
 
     The functions are plain JAX functions: gradients with respect to x come from autodiff. In terminal states of the
-    environment reward and cost are zero, whatever the functions say.
+    environment reward and cost are zero, whatever the functions say. Functions may close over arrays, but JAX may then
+    use those in single precision even in an oracle; where that matters, make the function an `eqx.Module` with the
+    arrays as fields.
 
     Attributes:
         environment: the follower's MDP, without reward.
         reward: r_x(s, a) as `reward(x, state, action)`.
         upper: the leader's objective f.
-        initial_x: x_0, any pytree of arrays.
+        initial_x: x_0, any pytree of arrays; a list or tuple of plain numbers counts as one array.
         project: Π_X, maps any x to the nearest feasible one; the identity by default.
         reward_bound: an upper bound of |r_x(s, a)| over all feasible x; it bounds the critics. Infinite: no bound.
 
@@ -92,6 +94,8 @@ class BilevelProblem(eqx.Module):
         self.environment = environment
         self.reward = reward
         self.upper = upper
+        if isinstance(initial_x, list | tuple) and all(isinstance(entry, int | float) for entry in initial_x):
+            initial_x = np.array(initial_x, dtype=np.float64)
         self.initial_x = jax.tree.map(lambda leaf: np.asarray(leaf, dtype=np.float64), initial_x)
         self.project = project
         self.reward_bound = reward_bound
