@@ -1,6 +1,6 @@
 """The reference optimum of a bi-level problem with a known model: projected descent on exact hyper-gradients."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import equinox as eqx
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from bilevel_rl.exact.objectives import hyper_gradient, hyper_objective
-from bilevel_rl.exact.oracle import as_upper_variable
+from bilevel_rl.exact.oracle import as_upper_variable, in_double_precision
 from bilevel_rl.problems import BilevelProblem
 
 SUFFICIENT_DECREASE = 1e-4
@@ -104,16 +104,12 @@ def _descend(
 
 
 def _moved(problem: BilevelProblem, x: PyTree, gradient: PyTree, step: float) -> PyTree:
-    moved = jax.tree.map(lambda leaf, g: leaf - step * g, x, gradient)
-    with jax.enable_x64(True):
-        return jax.tree.map(np.asarray, _project(problem.project, moved))
+    return in_double_precision(_project, problem, jax.tree.map(lambda leaf, g: leaf - step * g, x, gradient))
 
 
 @eqx.filter_jit
-def _project(project: Callable[[PyTree], PyTree], x: PyTree) -> PyTree:
-    # Compiled: called op by op, JAX would hand arrays that `project` closes over to double-precision programs in the
-    # single precision that an earlier compiled run left them cached in, and fail.
-    return project(x)
+def _project(problem: BilevelProblem, x: PyTree) -> PyTree:
+    return problem.project(x)
 
 
 def _minus(left: PyTree, right: PyTree) -> PyTree:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from bilevel_rl.environments import TabularMDP
+from bilevel_rl.problems.closures import open_function
 
 Upper = TypeVar("Upper", bound=PyTree)
 """The upper variable x: any pytree of floating-point arrays."""
@@ -46,9 +47,8 @@ class BilevelProblem(eqx.Module):
     """min_x Φ(x) = f(x, π*(x)) subject to π*(x) being optimal in the MDP with reward r_x.
 
     The functions are plain JAX functions: gradients with respect to x come from autodiff. In terminal states of the
-    environment reward and cost are zero, whatever the functions say. Functions may close over arrays, but JAX may then
-    use those in single precision even in an oracle; where that matters, make the function an `eqx.Module` with the
-    arrays as fields.
+    environment reward and cost are zero, whatever the functions say. NumPy arrays that a function closes over become
+    leaves of the problem, so that runs use them in single and oracles in double precision.
 
     Attributes:
         environment: the follower's MDP, without reward.
@@ -92,12 +92,12 @@ class BilevelProblem(eqx.Module):
         reward_bound: float = float("inf"),
     ):
         self.environment = environment
-        self.reward = reward
-        self.upper = upper
+        self.reward = open_function(reward)
+        self.upper = OccupancyCost(open_function(upper.cost), open_function(upper.regularizer), upper.cost_bound)
         if isinstance(initial_x, list | tuple) and all(isinstance(entry, int | float) for entry in initial_x):
             initial_x = np.array(initial_x, dtype=np.float64)
         self.initial_x = jax.tree.map(lambda leaf: np.asarray(leaf, dtype=np.float64), initial_x)
-        self.project = project
+        self.project = open_function(project)
         self.reward_bound = reward_bound
         self._validate()
 
