@@ -61,6 +61,7 @@ class Progress:
             status.append(f"Φ = {np.mean(objectives):.4f} ± {np.std(objectives):.4f}")
         text = " · ".join(status)
         self._bar.update(self._task, completed=num_iterations, status=text)
-        if not self._is_terminal and num_iterations >= self._next_line:
+        is_due = num_iterations >= self._next_line or num_iterations == self._num_iterations
+        if is_due and not self._is_terminal:
             self._console.print(f"{num_iterations:>9,} of {self._num_iterations:,} iterations  {text}", highlight=False)
             self._next_line = num_iterations + self._num_iterations / NUM_PLAIN_LINES

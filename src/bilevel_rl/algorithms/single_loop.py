@@ -170,13 +170,15 @@ class SingleLoopActorCritic(eqx.Module):
         for violation in self.step_sizes.violations():
             warnings.warn(f"step sizes violate {violation}", ScheduleWarning, stacklevel=4)
         critic_step = float(np.max(np.asarray(self.step_sizes.critic.initial)))
-        if critic_step > self.num_chains:
-            warnings.warn(
-                f"critic steps of one sample exceed 1 (critic={critic_step:g} over num_chains={self.num_chains}): "
-                "critics overshoot; lower critic and actor, or raise num_chains",
-                ScheduleWarning,
-                stacklevel=4,
-            )
+        num_states = self.problem.environment.num_states
+        for limit, count in (("num_chains", self.num_chains), ("the number of states", num_states)):
+            if critic_step > count:
+                warnings.warn(
+                    f"critic={critic_step:g} exceeds {limit}, {count}: the steps of an iteration on one state add up to "
+                    "more than a whole one, and critics overshoot; lower critic and actor",
+                    ScheduleWarning,
+                    stacklevel=4,
+                )
 
     def _value_bound(self, penalty: Array, entropy_weight: Array) -> Array:
         """A-priori bound of the critics; infinite where the problem states no bounds."""

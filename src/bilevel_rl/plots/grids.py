@@ -132,7 +132,7 @@ def draw_goal_placement(folder: RunFolder):
                 axes.plot(
                     column, row, marker, markersize=10, markerfacecolor="none", markeredgewidth=2, color=style.accent
                 )
-            axes.set_xlabel("column      × delivery   □ home   hatched: hazard")
+            axes.set_xlabel("column    × delivery  □ home")
         return figure
 
     save_figure(folder, "placement", draw)

@@ -6,7 +6,6 @@ earlier run, and fail or lose digits. As leaves the arrays are inputs of every p
 """
 
 import types
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -39,7 +38,7 @@ class OpenFunction(eqx.Module):
         return copy(*args)
 
 
-def open_function(function: Callable) -> Callable:
+def open_function(function: Any) -> Any:
     """The function itself where it captures no NumPy arrays, otherwise its `OpenFunction`."""
     if not isinstance(function, types.FunctionType):
         return function

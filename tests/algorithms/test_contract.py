@@ -1,0 +1,138 @@
+"""What the runner may rely on, whatever the algorithm. A new algorithm is tested by adding it to `ALGORITHMS`."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bilevel_rl import SingleLoopActorCritic, StepSizes
+from garnets import random_problem
+
+ALGORITHMS = {
+    "single_loop": lambda problem: SingleLoopActorCritic(problem, StepSizes.decaying(upper=0.5), num_chains=4),
+}
+BOUND = 0.5
+
+
+def clip(x):
+    return jax.tree.map(lambda leaf: jnp.clip(leaf, -BOUND, BOUND), x)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    problem = random_problem(seed=7, num_states=6, as_dict=True)
+    start = jax.tree.map(lambda leaf: 0.1 * leaf, problem.initial_x)
+    return dataclasses.replace(problem, initial_x=start, project=clip)
+
+
+@pytest.fixture(scope="module", params=ALGORITHMS)
+def algorithm(request, problem):
+    return ALGORITHMS[request.param](problem)
+
+
+@pytest.fixture(scope="module")
+def step(algorithm):
+    return eqx.filter_jit(algorithm.step)
+
+
+def layout(tree):
+    """Structure, shapes and dtypes."""
+    return jax.tree.structure(tree), [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
+
+
+def assert_same(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def test_init_starts_at_iteration_zero_and_at_the_problems_x(algorithm, problem):
+    state = algorithm.init(jax.random.key(0))
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
+    assert state.num_iterations.shape == ()
+    assert jnp.issubdtype(state.num_iterations.dtype, jnp.integer)
+    assert int(state.num_iterations) == 0
+    assert jax.tree.structure(state.x) == jax.tree.structure(problem.initial_x)
+    jax.tree.map(lambda got, x: np.testing.assert_allclose(got, x, rtol=1e-6), state.x, problem.initial_x)
+    assert_same(state, algorithm.init(jax.random.key(0)))
+
+
+def test_a_step_keeps_structure_shapes_and_dtypes_and_counts(algorithm, step):
+    state, info = step(jax.random.key(0), algorithm.init(jax.random.key(0)))
+    assert layout(state) == layout(algorithm.init(jax.random.key(0)))
+    assert all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(info))
+    for k in range(1, 4):
+        new_state, new_info = step(jax.random.key(k), state)
+        assert layout((new_state, new_info)) == layout((state, info))
+        assert int(state.num_iterations) == k
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((new_state, new_info)))
+        state, info = new_state, new_info
+
+
+def test_a_step_is_a_function_of_its_key_and_state(algorithm, step):
+    state = algorithm.init(jax.random.key(0))
+    copy = jax.tree.map(jnp.copy, state)
+    first, first_info = step(jax.random.key(1), state)
+    again, again_info = step(jax.random.key(1), state)
+    assert_same((first, first_info), (again, again_info))
+    assert_same(state, copy)
+    other, _ = step(jax.random.key(2), state)
+    assert any(np.any(a != b) for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(other), strict=True))
+
+
+def test_an_algorithm_is_a_pytree(algorithm, step):
+    leaves, structure = jax.tree.flatten(algorithm)
+    rebuilt = jax.tree.unflatten(structure, leaves)
+    state = algorithm.init(jax.random.key(0))
+    assert_same(eqx.filter_jit(rebuilt.step)(jax.random.key(1), state), step(jax.random.key(1), state))
+
+
+def test_seeds_run_side_by_side_in_a_compiled_loop(algorithm, step):
+    def run(key):
+        def body(k, state):
+            return algorithm.step(jax.random.fold_in(key, k), state)[0]
+
+        return jax.lax.fori_loop(0, 5, body, algorithm.init(key))
+
+    keys = jax.random.split(jax.random.key(3), 2)
+    together = jax.jit(jax.vmap(run))(keys)
+    for i, key in enumerate(keys):
+        state = algorithm.init(key)
+        for k in range(5):
+            state, _ = step(jax.random.fold_in(key, k), state)
+        alone = jax.tree.map(lambda leaf, i=i: leaf[i], together)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), alone, state)
+
+
+def test_x_moves_and_stays_feasible(algorithm, problem, step):
+    state = algorithm.init(jax.random.key(0))
+    visited = []
+    for k in range(10):
+        state, _ = step(jax.random.key(k), state)
+        assert_same(problem.project(state.x), state.x)
+        visited.append(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.x)]))
+    assert np.any(np.abs(visited) == BOUND)  # the steps are large enough to meet the bound
+    assert np.ptp(visited, axis=0).max() > 0
+
+
+def test_log_policies_are_two_normalized_policies(algorithm, problem, step):
+    state = algorithm.init(jax.random.key(0))
+    shape = 2, problem.environment.num_states, problem.environment.num_actions
+    for k in range(5):
+        log_policies = algorithm.log_policies(state)
+        assert log_policies.shape == shape
+        np.testing.assert_allclose(np.exp(log_policies).sum(-1), 1.0, rtol=1e-5)
+        state, _ = step(jax.random.key(k), state)
+    assert np.any(np.abs(np.exp(log_policies) - 1 / shape[-1]) > 1e-3)  # they learn
+
+
+def test_an_iteration_costs_a_whole_number_of_transitions(algorithm):
+    cost = algorithm.num_transitions_per_iteration
+    assert isinstance(cost, int)
+    assert cost > 0
+
+
+def test_an_algorithm_says_what_it_solves_and_how(algorithm, problem):
+    assert algorithm.problem is problem
+    assert isinstance(algorithm.step_sizes, StepSizes)

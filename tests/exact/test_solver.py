@@ -1,0 +1,164 @@
+import functools
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bilevel_rl import BilevelProblem, OccupancyCost, TabularMDP
+from bilevel_rl.exact import OracleError, hyper_gradient, hyper_objective, solve
+from bilevel_rl.problems import goal_position
+
+
+class Valley(eqx.Module):
+    """Σ_i curvature_i (x_i − center_i)² + depth (x_0² − 1)²; x is {"a": (), "b": (1,)}."""
+
+    curvature: np.ndarray
+    center: np.ndarray
+    depth: np.ndarray
+
+    def __call__(self, x):
+        y = jnp.stack([x["a"], x["b"][0]])
+        return jnp.sum(self.curvature * (y - self.center) ** 2) + self.depth * (y[0] ** 2 - 1) ** 2
+
+
+class Box(eqx.Module):
+    low: np.ndarray
+    high: np.ndarray
+
+    def __call__(self, x):
+        return {"a": jnp.clip(x["a"], self.low, self.high), "b": jnp.clip(x["b"], self.low, self.high)}
+
+
+def zero(x, s, a):
+    return 0.0
+
+
+def valley(curvature=(1.0, 25.0), center=(0.5, -2.0), depth=0.0, low=-np.inf, high=np.inf) -> BilevelProblem:
+    """Nothing to do for the follower: Φ is the valley itself."""
+    return BilevelProblem(
+        environment=TabularMDP.from_dense([[[1.0]]], initial=[1.0], discount=0.5),
+        reward=zero,
+        upper=OccupancyCost(cost=zero, regularizer=Valley(*(np.array(v, float) for v in (curvature, center, depth)))),
+        initial_x={"a": -1.5, "b": np.array([1.0])},
+        project=Box(np.array(low, float), np.array(high, float)),
+    )
+
+
+def as_pair(x) -> list[float]:
+    return [float(x["a"]), *x["b"].tolist()]
+
+
+@functools.cache
+def small_goal() -> BilevelProblem:
+    return goal_position(size=4, target=(2, 1), initial_x=(0, 3), width=2.0, walls=((0, 0), (1, 2)))
+
+
+def test_the_optimum_of_a_small_goal_position_is_that_of_a_scan():
+    problem = small_goal()
+
+    solution = solve(problem, entropy_weight=0.1)
+
+    ticks = np.linspace(0, 3, 25)
+    scan = np.array([[hyper_objective(problem, (row, col), entropy_weight=0.1) for col in ticks] for row in ticks])
+    best = np.unravel_index(np.argmin(scan), scan.shape)
+    np.testing.assert_allclose(solution.x, ticks[list(best)], atol=0.125)
+    assert scan.min() - 1e-3 < solution.objective <= scan.min()
+    assert solution.objective == hyper_objective(problem, solution.x, entropy_weight=0.1)
+    gradient = hyper_gradient(problem, solution.x, entropy_weight=0.1)
+    assert np.linalg.norm(problem.project(solution.x - gradient) - solution.x) < 2e-7  # the projection is in single
+    assert solution.residual <= 1e-7
+    assert np.linalg.norm(gradient) < 1e-7  # inside the grid
+    assert solution.num_iterations > 0
+
+
+def test_a_sequence_of_entropy_weights_ends_at_the_last():
+    problem = small_goal()
+
+    solution = solve(problem, entropy_weight=(0.1, 0.05))
+
+    assert solution.objective == hyper_objective(problem, solution.x, entropy_weight=0.05)
+    assert solution.residual <= 1e-7
+    first = solve(problem, entropy_weight=0.1)
+    second = solve(problem, entropy_weight=0.05, starts=[first.x])
+    np.testing.assert_array_equal(solution.x, second.x)
+    assert solution.num_iterations == first.num_iterations + second.num_iterations
+
+
+def test_starts_of_tuples_are_accepted_and_projected():
+    solution = solve(small_goal(), entropy_weight=0.1, starts=[(-1, 9)], max_iterations=0)
+
+    np.testing.assert_array_equal(solution.x, [0, 3])
+    assert solution.num_iterations == 0
+    assert solution.residual > 1e-3
+
+
+def test_an_ill_conditioned_quadratic_is_solved_exactly():
+    solution = solve(valley(curvature=(1.0, 400.0)), entropy_weight=0.1)
+
+    np.testing.assert_allclose(as_pair(solution.x), [0.5, -2.0], atol=1e-7)
+    assert solution.objective == pytest.approx(0, abs=1e-12)
+    assert solution.x["b"].dtype == np.float64
+
+
+def test_the_constraint_holds_where_it_binds():
+    solution = solve(valley(low=-1.25, high=0.25), entropy_weight=0.1)
+
+    assert as_pair(solution.x) == [0.25, -1.25]
+    assert solution.objective == pytest.approx(0.25**2 + 25 * 0.75**2, rel=1e-14)
+    assert solution.residual <= 1e-7
+
+
+def test_the_best_of_several_starts_wins():
+    problem = valley(curvature=(0.1, 1.0), center=(1.0, 0.0), depth=1.0)  # a better minimum at x_0 = 1
+    starts = [{"a": np.array(sign * 0.9), "b": np.array([0.5])} for sign in (-1, 1)]
+
+    local = solve(problem, entropy_weight=0.1, starts=starts[:1])
+    best = solve(problem, entropy_weight=0.1, starts=starts)
+
+    assert as_pair(local.x)[0] < -0.8
+    assert local.objective > 0.3
+    assert local.residual <= 1e-7
+    np.testing.assert_allclose(as_pair(best.x), [1, 0], atol=1e-7)
+    assert solve(problem, entropy_weight=0.1, starts=starts[::-1]).objective == best.objective
+
+
+def test_the_number_of_iterations_is_bounded_per_entropy_weight():
+    problem = valley(curvature=(1.0, 400.0))
+
+    assert solve(problem, entropy_weight=0.1, max_iterations=2).num_iterations == 2
+    assert solve(problem, entropy_weight=(0.2, 0.1), max_iterations=2).num_iterations == 4
+
+
+def test_every_step_descends():
+    problem = valley(curvature=(1.0, 400.0), depth=1.0)
+
+    objectives = [solve(problem, entropy_weight=0.1, max_iterations=n).objective for n in range(8)]
+
+    assert np.all(np.diff(objectives) < 0)
+
+
+def test_a_loose_tolerance_stops_early():
+    problem = valley(curvature=(1.0, 400.0))
+
+    loose, tight = (solve(problem, entropy_weight=0.1, tolerance=tolerance) for tolerance in (1.0, 1e-7))
+
+    assert 1e-7 < loose.residual <= 1
+    assert loose.num_iterations < tight.num_iterations
+
+
+def test_impossible_arguments_are_refused():
+    problem = valley()
+    with pytest.raises(ValueError, match=r"^entropy_weight and starts must not be empty, got \[\] and 1 starts"):
+        solve(problem, entropy_weight=())
+    with pytest.raises(ValueError, match=r"^entropy_weight and starts must not be empty, got \[0\.1\] and 0 starts"):
+        solve(problem, entropy_weight=0.1, starts=[])
+    with pytest.raises(ValueError, match=r"^entropy_weight must be finite and positive, got 0"):
+        solve(problem, entropy_weight=0.0)
+    with pytest.raises(ValueError, match=r"^x must have the structure and shapes of problem\.initial_x"):
+        solve(problem, entropy_weight=0.1, starts=[np.zeros(2)])
+
+
+def test_an_objective_that_is_not_finite_is_an_error():
+    with pytest.raises(OracleError):
+        solve(valley(center=(np.nan, 0.0)), entropy_weight=0.1)

@@ -1,0 +1,87 @@
+"""Random problems without symmetries, so that no swapped axis, sign or factor goes unseen."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel_rl import BilevelProblem, OccupancyCost, TabularMDP
+
+
+def garnet(
+    seed: int,
+    num_states: int = 5,
+    num_actions: int = 3,
+    num_successors: int = 3,
+    discount: float = 0.9,
+    num_terminal: int = 0,
+) -> TabularMDP:
+    """Every pair leads to `num_successors` distinct random states; the last `num_terminal` states are terminal."""
+    rng = np.random.default_rng(seed)
+    shape = num_states, num_actions
+    successors = np.argsort(rng.random((*shape, num_states)), axis=-1)[..., :num_successors]
+    probabilities = rng.dirichlet(np.ones(num_successors), size=shape)
+    initial = rng.dirichlet(np.ones(num_states))
+    terminal = np.arange(num_states) >= num_states - num_terminal
+    return TabularMDP.from_successors(
+        successors, probabilities, initial=initial, discount=discount, terminal=terminal if num_terminal else None
+    )
+
+
+def random_policy(seed: int, num_states: int = 5, num_actions: int = 3) -> np.ndarray:
+    return np.random.default_rng([seed, 2]).dirichlet(np.ones(num_actions), size=num_states)
+
+
+def _flat(x):
+    return jnp.concatenate([jnp.atleast_1d(x["shift"]), x["tilt"]]) if isinstance(x, dict) else x
+
+
+class Ripple(eqx.Module):
+    """base(s, a) + wave(features(s, a) · x). Its tables are leaves: problems of one shape share their compilation."""
+
+    base: np.ndarray
+    features: np.ndarray
+    wave: Callable
+
+    def __call__(self, x, state, action):
+        return jnp.asarray(self.base)[state, action] + self.wave(jnp.asarray(self.features)[state, action] @ _flat(x))
+
+
+class Bowl(eqx.Module):
+    """A rippled bowl around `center`."""
+
+    center: np.ndarray
+
+    def __call__(self, x):
+        y = _flat(x) - self.center
+        return 0.1 * y @ y + 0.2 * jnp.cos(y[0] - 2 * y[2])
+
+
+def random_problem(
+    seed: int,
+    num_states: int = 5,
+    num_actions: int = 3,
+    num_successors: int = 3,
+    discount: float = 0.9,
+    num_terminal: int = 0,
+    as_dict: bool = False,
+) -> BilevelProblem:
+    """A garnet whose reward and cost both depend on x, not linearly; |r| <= 2 and |c| <= 2 for every x.
+
+    x is an array of shape (3,), or with `as_dict` the dict {"shift": (), "tilt": (2,)} of the same three numbers.
+    """
+    rng = np.random.default_rng([seed, 1])
+    shape = num_states, num_actions
+    start = rng.normal(size=3)
+    return BilevelProblem(
+        environment=garnet(seed, num_states, num_actions, num_successors, discount, num_terminal),
+        reward=Ripple(rng.uniform(-1, 1, shape), rng.normal(size=(*shape, 3)), jnp.tanh),
+        upper=OccupancyCost(
+            cost=Ripple(rng.uniform(-1, 1, shape), rng.normal(size=(*shape, 3)), jnp.sin),
+            regularizer=Bowl(rng.normal(size=3)),
+            cost_bound=2.0,
+        ),
+        initial_x={"shift": start[0], "tilt": start[1:]} if as_dict else start,
+        reward_bound=2.0,
+    )

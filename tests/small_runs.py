@@ -1,0 +1,68 @@
+"""A tiny problem for tests of the runner. All its numbers are leaves: all tests of one process share a program.
+
+Beyond an edge in x it breaks: past `cost_edge` in x[0] the cost is NaN, which spoils the followers; past `slope_edge`
+in x[1] the regularizer's gradient is NaN, which spoils x. Without edges the program is the same, and so are all bits.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel_rl import OccupancyCost, SingleLoopActorCritic, StepSizes, run
+from garnets import random_problem
+
+KEY = jax.random.key(0)
+NUM_SEEDS = 3
+NUM_ITERATIONS = 200
+NUM_CHAINS = 4
+
+
+class NanBeyond(eqx.Module):
+    """The function, and NaN where x[0] > edge; its gradient stays finite."""
+
+    function: Callable
+    edge: np.ndarray
+
+    def __call__(self, x, state, action):
+        return jnp.where(x[0] > self.edge, jnp.nan, self.function(x, state, action))
+
+
+class SteepBeyond(eqx.Module):
+    """The function, with a gradient of NaN where x[1] > edge."""
+
+    function: Callable
+    edge: np.ndarray
+
+    def __call__(self, x):
+        return jnp.where(x[1] > self.edge, jnp.nan, 1.0) * self.function(x)
+
+
+def small_algorithm(*, cost_edge=np.inf, slope_edge=np.inf, upper=0.05, num_chains=NUM_CHAINS, discount=0.9):
+    problem = random_problem(seed=3, num_states=4, num_actions=2, num_successors=2, discount=discount)
+    cost = NanBeyond(problem.upper.cost, np.asarray(cost_edge, float))
+    regularizer = SteepBeyond(problem.upper.regularizer, np.asarray(slope_edge, float))
+    problem = dataclasses.replace(problem, upper=OccupancyCost(cost, regularizer, cost_bound=2.0))
+    step_sizes = StepSizes.decaying(upper=upper, actor=0.5, critic=1.0, offset=400.0)
+    return SingleLoopActorCritic(problem, step_sizes, num_chains)
+
+
+def small_run(algorithm=None, *, key=KEY, num_seeds=NUM_SEEDS, num_iterations=NUM_ITERATIONS, log_every=50, **options):
+    algorithm = small_algorithm() if algorithm is None else algorithm
+    return run(algorithm, key, num_seeds, num_iterations, log_every, progress=False, **options)
+
+
+@functools.cache
+def every_iteration():
+    """The metrics of the run without edges, at every iteration."""
+    return small_run(log_every=1).metrics
+
+
+def first_beyond(column, edge):
+    """For each seed the first iteration at which the column exceeds the edge, None where it never does."""
+    paths = edge < every_iteration()[column].reshape(NUM_ITERATIONS + 1, NUM_SEEDS).T
+    return [int(path.argmax()) if path.any() else None for path in paths]

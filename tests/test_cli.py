@@ -1,0 +1,526 @@
+"""The command line: what it writes, what it draws again, and that it refuses bad input before anything is computed."""
+
+import ast
+import contextlib
+import dataclasses
+import importlib
+import inspect
+import io
+import json
+import re
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bilevel_rl import SingleLoopActorCritic, StepSizes, exact, problems
+from bilevel_rl.cli import EXPERIMENTS, main
+from bilevel_rl.experiments import entropy_schedules, goal_placement, goal_position
+from bilevel_rl.experiments.settings import RunSettings, ScheduleSettings, from_json, to_json
+from bilevel_rl.results import RunFolder
+
+FEW = ["--num-seeds", "2", "--num-iterations", "40", "--log-every", "25"]
+ARGUMENTS = {
+    "goal-position": ["--size", "3", "--target", "2", "0", "--initial-x", "0", "2", "--width", "2", *FEW],
+    "goal-placement": [
+        "--size",
+        "3",
+        "--delivery",
+        "2",
+        "1",
+        "--home",
+        "0",
+        "2",
+        "--walls",
+        "--hazards",
+        "1",
+        "1",
+        *FEW,
+    ],
+    "entropy-schedules": FEW,
+}
+OPTIONS = {
+    "goal-position": {"size": 3, "target": [2.0, 0.0], "initial_x": [0.0, 2.0], "width": 2.0, "walls": []},
+    "goal-placement": {"size": 3, "delivery": [2, 1], "home": [0, 2], "walls": [], "hazards": [[1, 1]]},
+    "entropy-schedules": {"entropy_weight": 1.0, "installation_cost": 0.3},
+}
+FIGURES = {
+    "goal-position": ("landscape", "learning_curves", "residuals", "step_sizes"),
+    "goal-placement": ("learning_curves", "placement", "residuals", "step_sizes"),
+    "entropy-schedules": ("trade_off",),
+}
+ARRAYS = {
+    "goal-position": "landscape.npz",
+    "goal-placement": "placement.npz",
+    "entropy-schedules": "trade_off.npz",
+}
+RUN_FILES = {"run.json", "environment.json", "metrics.csv", "timing.csv", "divergences.json", "checkpoints"}
+
+
+def call(*arguments):
+    """Exit code (None: returned), standard output, standard error."""
+    code = None
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+        warnings.catch_warnings(),  # also puts back the way that `main` shows them
+    ):
+        warnings.simplefilter("always")
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as exit_:
+            code = exit_.code
+    return code, out.getvalue(), err.getvalue()
+
+
+def entries_of(path):
+    return {entry.name for entry in path.iterdir()}
+
+
+@pytest.fixture(scope="module", params=EXPERIMENTS)
+def finished(request, tmp_path_factory):
+    """Name, folder and output of a finished run. To be copied, not to be changed."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    code, out, err = call("run", request.param, *ARGUMENTS[request.param], "--folder", folder, "--no-progress")
+    assert code is None, err
+    assert err == ""
+    return request.param, folder, out
+
+
+@pytest.fixture
+def computes_nothing(monkeypatch):
+    """Makes every way to compute fail."""
+
+    def fail(*_, **__):
+        raise AssertionError("something was computed")
+
+    monkeypatch.setattr(importlib.import_module("bilevel_rl.experiments.settings"), "run", fail)
+    for module in (goal_position, goal_placement, entropy_schedules):
+        monkeypatch.setattr(module, "main", fail)
+
+
+# Run, plot, resume, list.
+
+
+def test_run_writes_config_tables_arrays_and_figures(finished):
+    name, folder, _ = finished
+    figures = {f"{figure}{suffix}" for figure in FIGURES[name] for suffix in (".png", "-print.pdf")}
+    assert entries_of(folder / "figures") == figures
+    assert all((folder / "figures" / figure).stat().st_size > 1_000 for figure in figures)
+    if name == "entropy-schedules":
+        assert entries_of(folder) == {"config.json", ARRAYS[name], "figures", "constant", "decaying"}
+        run_folders = [folder / "constant", folder / "decaying"]
+        assert all(entries_of(path) == RUN_FILES for path in run_folders)
+    else:
+        assert entries_of(folder) == {"config.json", ARRAYS[name], "figures"} | RUN_FILES
+        run_folders = [folder]
+    for path in run_folders:
+        rows = RunFolder(path).read_rows("metrics")
+        assert [(row["num_iterations"], row["seed"]) for row in rows] == [(k, i) for k in (0, 25, 40) for i in (0, 1)]
+
+
+def test_run_keeps_its_options(finished):
+    name, folder, _ = finished
+    config = RunFolder(folder).config()
+    assert config["experiment"] == name
+    assert config["options"]["run"] == dataclasses.asdict(RunSettings(num_seeds=2, num_iterations=40, log_every=25))
+    assert config["options"].items() >= OPTIONS[name].items()
+
+
+def test_run_says_where_it_writes_and_what_came_out(finished):
+    name, folder, out = finished
+    assert out.startswith(f"{name} → {folder}\n")
+    for figure in FIGURES[name]:
+        assert f"figure  {folder / 'figures' / figure}.png\n" in out
+    assert EXPERIMENTS[name][1].summarize(RunFolder(folder)) in out
+
+
+@pytest.mark.parametrize("finished", ["goal-position"], indirect=True)
+def test_the_summary_of_goal_position_is_the_gap_to_the_optimum(finished):
+    _, folder, _ = finished
+    rows = RunFolder(folder).read_rows("metrics")
+    problem = problems.goal_position(size=3, target=(2, 0), initial_x=(0, 2), width=2.0)
+    optimum = exact.solve(problem, entropy_weight=0.01, starts=[(2.0, 0.0), (1.5, 0.5)]).objective
+    gaps = [row["upper_objective"] - optimum for row in rows[-2:]]
+    expected = f"Φ* = {optimum:.4f}; final Φ − Φ*: largest {max(gaps):.4f}, median {np.mean(gaps):.4f} of 2 seeds"
+    assert goal_position.summarize(RunFolder(folder)) == expected
+
+
+def test_plot_draws_the_same_figures_again_and_runs_nothing(finished, tmp_path, computes_nothing):
+    name, folder, _ = finished
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    shutil.rmtree(copy / "figures")
+
+    code, out, _ = call("plot", copy)
+
+    assert code is None
+    assert out == f"{name}: figures in {copy / 'figures'}\n"
+    assert entries_of(copy / "figures") == entries_of(folder / "figures")
+    for pdf in (copy / "figures").glob("*.pdf"):
+        assert pdf.read_bytes() == (folder / "figures" / pdf.name).read_bytes()
+    assert entries_of(copy) == entries_of(folder)
+
+
+def test_an_unfinished_run_is_listed_with_how_to_resume_it(finished, tmp_path, monkeypatch, computes_nothing):
+    name, folder, out = finished
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder, tmp_path / "runs" / "whole")
+    cut = Path(shutil.copytree(folder, tmp_path / "runs" / "cut"))
+    (cut / ARRAYS[name]).unlink()
+    monkeypatch.setenv("COLUMNS", "300")
+
+    for arguments in (["list"], ["list", tmp_path / "runs"]):
+        code, out, _ = call(*arguments)
+        assert code is None
+        lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+        assert set(EXPERIMENTS) <= set(lines)
+        assert EXPERIMENTS[name][1].summarize(RunFolder(folder)) in lines["whole"]
+        assert "unfinished: bilevel-rl resume runs/cut" in lines["cut"]
+        if name != "entropy-schedules":
+            assert "40 of 40" in lines["cut"]
+
+    code, _, err = call("plot", cut)
+    assert code == 2
+    assert f"has no {ARRAYS[name]}: the run has not come that far; `bilevel-rl resume` it" in err
+
+
+def test_list_without_runs(tmp_path):
+    code, out, _ = call("list", tmp_path / "nowhere")
+    assert code is None
+    assert f"no runs in {tmp_path / 'nowhere'}" in out
+    assert "Move a goal across a slippery grid" in out
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("finished", ["goal-position"], indirect=True)
+def test_resume_finishes_a_run_that_was_cut_off(finished, tmp_path):
+    _, folder, _ = finished
+    cut = Path(shutil.copytree(folder, tmp_path / "cut"))
+    (cut / "landscape.npz").unlink()
+    shutil.rmtree(cut / "figures")
+    shutil.rmtree(cut / "checkpoints" / "40")
+
+    code, out, _ = call("resume", cut, "--no-progress")
+
+    assert code is None
+    assert goal_position.summarize(RunFolder(folder)) in out
+    assert entries_of(cut / "figures") == entries_of(folder / "figures")
+    assert (cut / "metrics.csv").read_bytes() == (folder / "metrics.csv").read_bytes()
+
+
+def test_progress_is_shown_unless_told_otherwise(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(goal_position, "main", lambda config, folder, progress: shown.append(progress))
+    monkeypatch.setattr(goal_position, "summarize", lambda folder: "well done")
+    call("run", "goal-position", "--folder", tmp_path / "a")
+    call("run", "goal-position", "--folder", tmp_path / "b", "--no-progress")
+    call("resume", tmp_path / "a")
+    call("resume", tmp_path / "a", "--no-progress")
+    assert shown == [True, False, True, False]
+
+
+def test_a_run_gets_a_dated_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(goal_position, "main", lambda config, folder, progress: None)
+    monkeypatch.setattr(goal_position, "summarize", lambda folder: "well done")
+    code, out, _ = call("run", "goal-position")
+    assert code is None
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(r"goal-position-\d{8}-\d{6}", folder.name)
+    assert out == f"goal-position → runs/{folder.name}\nwell done\n"
+
+
+def test_tensorboard_is_written_when_asked_for_also_by_resume(tmp_path, monkeypatch):
+    def write(config, folder, progress):
+        folder.append_rows("metrics", [{"seed": 0, "num_iterations": 0, "upper_objective": 0.5}])
+
+    monkeypatch.setattr(goal_position, "main", write)
+    monkeypatch.setattr(goal_position, "summarize", lambda folder: "")
+    for flag in ("--tensorboard", "--no-tensorboard"):
+        call("run", "goal-position", flag, "--folder", tmp_path / flag)
+        assert (tmp_path / flag / "tensorboard").exists() == (flag == "--tensorboard")
+    shutil.rmtree(tmp_path / "--tensorboard" / "tensorboard")
+    call("resume", tmp_path / "--tensorboard")
+    assert (tmp_path / "--tensorboard" / "tensorboard" / "seed-0").is_dir()
+
+
+def test_stopped_seeds_are_reported(tmp_path, monkeypatch):
+    divergence = {"seed": 3, "num_iterations": 17, "quantity": "x", "likely_cause": "a cause"}
+    monkeypatch.setattr(goal_position, "main", lambda config, folder, progress: folder.write_divergences([divergence]))
+    monkeypatch.setattr(goal_position, "summarize", lambda folder: "well done")
+    _, out, _ = call("run", "goal-position", "--folder", tmp_path / "run")
+    assert out.endswith("well done\nseed 3 stopped at iteration 17\n")
+
+
+# Bad input.
+
+BAD_OPTIONS = [
+    ("goal-position", ["--num-seeds", "0"], "num_seeds must be at least 1, got 0"),
+    ("goal-position", ["--num-iterations", "0"], "num_iterations must be at least 1, got 0"),
+    ("goal-position", ["--log-every", "-3"], "log_every must be at least 1, got -3"),
+    ("goal-position", ["--seed", "-1"], "seed must lie in 0..4294967295, got -1"),
+    ("goal-position", ["--seed", "4294967296"], "seed must lie in 0..4294967295, got 4294967296"),
+    (
+        "goal-position",
+        ["--evaluation-entropy-weight", "0"],
+        "evaluation_entropy_weight must be finite and positive, got 0.0",
+    ),
+    ("goal-position", ["--size", "1"], "size must be at least 2, got 1"),
+    ("goal-position", ["--slip", "1.5"], "slip must be a probability in [0, 1], got 1.5"),
+    ("goal-position", ["--slip", "nan"], "slip must be a probability in [0, 1], got nan"),
+    ("goal-position", ["--discount", "1.0"], "discount must lie in [0, 1), got 1.0"),
+    ("goal-position", ["--discount", "nan"], "discount must lie in [0, 1), got nan"),
+    ("goal-position", ["--target", "-1", "0"], "target must be (row, col) with both in 0..9, got (-1.0, 0.0)"),
+    ("goal-position", ["--initial-x", "20", "3"], "initial_x must be (row, col) with both in 0..9, got (20.0, 3.0)"),
+    ("goal-position", ["--home", "0", "nan"], "home must be (row, col) with both in 0..9, got (0.0, nan)"),
+    ("goal-position", ["--width", "0"], "width must be positive (in cells), got 0.0"),
+    ("goal-position", ["--walls", "1", "1", "12", "0"], "walls must be (row, col) with both in 0..9, got (12, 0)"),
+    ("goal-position", ["--installation-cost", "-1"], "installation_cost must be finite and not negative, got -1.0"),
+    ("goal-position", ["--upper", "-1"], "step sizes, upper: initial of a step-size sequence must be finite and"),
+    ("goal-position", ["--actor", "inf"], "got inf"),
+    ("goal-position", ["--critic", "nan"], "step sizes, critic: initial"),
+    ("goal-position", ["--penalty", "0"], "step sizes, penalty: initial must be positive, got 0.0"),
+    ("goal-position", ["--entropy-weight", "0"], "step sizes, entropy: initial must be positive, got 0.0"),
+    ("goal-position", ["--offset", "0"], "offset of a step-size sequence must be finite and positive, got 0.0"),
+    ("goal-position", ["--num-chains", "0"], "num_chains must be at least 1, got 0"),
+    ("goal-placement", ["--num-seeds", "-2"], "num_seeds must be at least 1, got -2"),
+    ("goal-placement", ["--size", "5"], "walls must be (row, col) with both in 0..4, got (5, 1)"),
+    ("goal-placement", ["--delivery", "10", "0"], "delivery must be (row, col) with both in 0..9, got (10, 0)"),
+    ("goal-placement", ["--home", "0", "-1"], "home must be (row, col) with both in 0..9, got (0, -1)"),
+    ("goal-placement", ["--hazards", "5", "1"], "hazards must not be walls, got [(5, 1)] as both"),
+    ("goal-placement", ["--scale", "0"], "scale must be finite and positive, got 0.0"),
+    ("goal-placement", ["--price", "-1"], "price must be finite and not negative, got -1.0"),
+    ("goal-placement", ["--splitting-fee", "nan"], "splitting_fee must be finite and not negative, got nan"),
+    ("entropy-schedules", ["--log-every", "0"], "log_every must be at least 1, got 0"),
+    ("entropy-schedules", ["--entropy-weight", "0"], "step sizes, entropy: initial must be positive, got 0.0"),
+    ("entropy-schedules", ["--entropy-exponent", "nan"], "step sizes, entropy: exponent of a step-size sequence"),
+    ("entropy-schedules", ["--penalty-exponent", "-1"], "step sizes, penalty: exponent of a step-size sequence"),
+    ("entropy-schedules", ["--upper", "nan"], "step sizes, upper: initial of a step-size sequence must be finite"),
+    ("entropy-schedules", ["--offset", "-1"], "must be finite and positive, got -1.0"),
+    ("entropy-schedules", ["--num-chains", "0"], "num_chains must be at least 1, got 0"),
+    ("entropy-schedules", ["--installation-cost", "inf"], "installation_cost must be finite and not negative, got inf"),
+]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "options", "message"), BAD_OPTIONS, ids=[" ".join([e, *options]) for e, options, _ in BAD_OPTIONS]
+)
+def test_bad_values_are_refused_before_anything_happens(
+    experiment, options, message, tmp_path, monkeypatch, computes_nothing
+):
+    monkeypatch.chdir(tmp_path)
+    for folder in ([], ["--folder", tmp_path / "run"]):
+        code, out, err = call("run", experiment, *options, *folder)
+        assert code == 2
+        assert out == ""
+        assert message in err.removeprefix("error: ")
+        assert len(err.splitlines()) == 1
+    assert not entries_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Expected one of {run, resume, plot, list}"),
+        (["walk"], "walk"),
+        (["run"], "goal-position"),
+        (["run", "nothing"], "nothing"),
+        (["run", "goal-position", "--bogus", "3"], "Unrecognized options: --bogus"),
+        (["run", "entropy-schedules", "--size", "3"], "--size"),
+        (["run", "goal-position", "--num-seeds", "two"], "--num-seeds"),
+        (["run", "goal-position", "--num-seeds", "1.5"], "--num-seeds"),
+        (["run", "goal-position", "--target", "1"], "--target"),
+        (["run", "goal-position", "--walls", "1"], "--walls"),
+        (["run", "goal-position", "--schedule", "steep"], "--schedule"),
+        (["resume"], "PATH"),
+        (["plot"], "PATH"),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_parsed_is_refused(arguments, message, tmp_path, monkeypatch, computes_nothing):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(*arguments)
+    assert code == 2
+    assert message in err
+    assert out == ""
+    assert not entries_of(tmp_path)
+
+
+def test_a_folder_that_is_not_empty_is_refused(tmp_path, computes_nothing):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "full", tmp_path / "file"):
+        code, _, err = call("run", "goal-position", "--folder", path)
+        assert code == 2
+        expected = f"error: --folder {path} is not empty; name a new folder, or `bilevel-rl resume {path}`\n"
+        assert err == expected
+    assert entries_of(tmp_path / "full") == {"notes.txt"}
+
+
+def test_an_empty_folder_is_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(goal_position, "main", lambda config, folder, progress: None)
+    monkeypatch.setattr(goal_position, "summarize", lambda folder: "")
+    assert call("run", "goal-position", "--folder", tmp_path)[0] is None
+    assert RunFolder.open(tmp_path).config()["experiment"] == "goal-position"
+
+
+@pytest.mark.parametrize("command", ["resume", "plot"])
+def test_only_run_folders_are_resumed_and_drawn(command, tmp_path, computes_nothing):
+    for path in (tmp_path / "nowhere", tmp_path):
+        code, out, err = call(command, path)
+        assert (code, out) == (2, "")
+        assert err == f"error: {path} is not a run folder: it has no config.json\n"
+    assert not entries_of(tmp_path)
+
+    RunFolder(tmp_path).write_config({"experiment": "of-the-future", "options": {}})
+    code, _, err = call(command, tmp_path)
+    assert code == 2
+    assert f"{tmp_path} holds a run of 'of-the-future', which this version does not know" in err
+
+
+def test_step_sizes_out_of_order_are_warned_about(tmp_path):
+    (tmp_path / "full").write_text("")
+    _, _, err = call("run", "goal-position", "--actor", "5", "--critic", "4", "--folder", tmp_path)
+    assert err.startswith("warning: step sizes violate actor <= critic at the start")
+    _, _, err = call("run", "goal-position", "--critic", "17", "--folder", tmp_path)
+    assert err.startswith("warning: critic steps of one sample exceed 1 (critic=17 over num_chains=16)")
+
+
+# Configs.
+
+CONFIGS = [RunSettings, ScheduleSettings, *(kind for kind, _ in EXPERIMENTS.values())]
+
+
+def attribute_docstrings(kind):
+    """The string below each field, None where there is none."""
+    (definition,) = ast.parse(inspect.getsource(kind)).body
+    documented = {}
+    for statement, below in zip(definition.body, [*definition.body[1:], None], strict=True):
+        if isinstance(statement, ast.AnnAssign):
+            is_string = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+            documented[statement.target.id] = below.value.value if is_string else None
+    return documented
+
+
+def options_of(kind):
+    """Flag and help text of every option, those of nested settings included."""
+    documented = attribute_docstrings(kind)
+    assert list(documented) == [field.name for field in dataclasses.fields(kind)]
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(field.type):
+            yield from options_of(field.type)
+        else:
+            yield "--" + field.name.replace("_", "-"), documented[field.name]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_option_has_help(name):
+    code, out, _ = call("run", name, "--help")
+    assert code == 0
+    shown = " ".join(re.sub(r"[│╭╮╰╯─]", " ", out).split())
+    options = dict(options_of(EXPERIMENTS[name][0]))
+    assert len(options) > 10
+    for flag, text in {**options, "--folder": "run folder, new or empty", "--progress": "show a progress bar"}.items():
+        assert re.search(rf"{flag}\b.*? {re.escape(text)}", shown), f"{flag}: {text}"
+    assert " ".join(EXPERIMENTS[name][0].__doc__.split()) in shown
+
+
+def test_help_names_every_command():
+    code, out, _ = call("--help")
+    assert code == 0
+    for command in ("run", "resume", "plot", "list"):
+        assert re.search(rf"^\W+{command} +[A-Z]", out, re.MULTILINE)
+
+
+def defaults_of(function):
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+
+
+def fields_of(config):
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {name: value for name, value in values.items() if not dataclasses.is_dataclass(value)}
+
+
+@pytest.mark.parametrize(
+    ("config", "function"),
+    [
+        (goal_position.GoalPosition(), problems.goal_position),
+        (goal_placement.GoalPlacement(), problems.goal_placement),
+    ],
+)
+def test_defaults_of_a_config_are_those_of_its_problem(config, function):
+    assert fields_of(config) == defaults_of(function)
+
+
+@pytest.mark.parametrize("build", [StepSizes.decaying, StepSizes.constant_entropy])
+def test_defaults_of_the_schedule_are_those_of_the_step_sizes(build):
+    fields = fields_of(ScheduleSettings())
+    expected = defaults_of(build)
+    del expected["exponents"]
+    expected["entropy_weight"] = expected.pop("entropy")
+    assert fields.pop("schedule") == "decaying"
+    assert fields == {**expected, "num_chains": defaults_of(SingleLoopActorCritic.__init__)["num_chains"]}
+
+
+def test_default_entropy_weight_of_the_evaluation_is_that_of_run():
+    run = importlib.import_module("bilevel_rl.run").run
+    assert RunSettings().evaluation_entropy_weight == defaults_of(run)["evaluation_entropy_weight"]
+
+
+def test_options_reach_the_problem_and_the_algorithm():
+    schedule = ScheduleSettings("constant-entropy", 0.1, 0.2, 0.3, 0.4, 0.5, 60.0, 7)
+    algorithm = goal_position.GoalPosition(
+        schedule=schedule, size=3, slip=0.4, discount=0.8, target=(2, 0), width=3.0, initial_x=(0, 1)
+    ).algorithm()
+    expected = StepSizes.constant_entropy(upper=0.1, actor=0.2, critic=0.3, penalty=0.4, entropy=0.5, offset=60.0)
+    for k in (0, 100):
+        assert algorithm.step_sizes(k) == expected(k)
+    assert algorithm.num_chains == 7
+    reference = problems.goal_position(3, slip=0.4, discount=0.8, target=(2, 0), width=3.0, initial_x=(0, 1))
+    assert algorithm.problem.environment.discount == 0.8
+    np.testing.assert_array_equal(algorithm.problem.environment.probabilities, reference.environment.probabilities)
+    states = np.arange(9)
+    for function in ("rewards", "costs"):
+        values = (
+            getattr(p, function)(np.array([0.5, 1.5]), states, 0 * states) for p in (algorithm.problem, reference)
+        )
+        np.testing.assert_array_equal(*values)
+
+
+def test_the_two_schedules_of_the_comparison_differ_in_the_entropy_weight_alone_at_first():
+    config = entropy_schedules.EntropySchedules(entropy_weight=0.7, upper=0.04, num_chains=5)
+    constant, decaying = config.algorithms().values()
+    assert list(config.algorithms()) == ["constant", "decaying"]
+    assert constant.step_sizes(0) == decaying.step_sizes(0)
+    assert constant.step_sizes(10**6).entropy == pytest.approx(0.7)
+    assert decaying.step_sizes(10**6).entropy < 0.5
+    assert constant.num_chains == decaying.num_chains == 5
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        goal_position.GoalPosition(),
+        goal_position.GoalPosition(
+            run=RunSettings(seed=5, tensorboard=True),
+            schedule=ScheduleSettings(schedule="constant-entropy", offset=1.0),
+            walls=((1, 2), (3, 4)),
+            target=(0.1, 2.5),
+        ),
+        goal_placement.GoalPlacement(),
+        goal_placement.GoalPlacement(walls=(), hazards=((0, 1),)),
+        entropy_schedules.EntropySchedules(entropy_exponent=0.15),
+    ],
+)
+def test_a_config_is_read_back_from_json(config):
+    name = next(name for name, (kind, _) in EXPERIMENTS.items() if isinstance(config, kind))
+    written = json.loads(json.dumps(to_json(name, config)))
+    assert written["experiment"] == name
+    assert from_json(type(config), written["options"]) == config

@@ -1,0 +1,186 @@
+"""Metric rows: exact where they are measured, complete, documented, and never silently NaN."""
+
+import functools
+import warnings
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bilevel_rl import diagnostics, exact
+from bilevel_rl.algorithms import SingleLoopInfo
+from bilevel_rl.diagnostics import Measurement, metric_rows
+from garnets import random_problem
+from small_runs import NUM_CHAINS, NUM_SEEDS, small_algorithm, small_run
+
+DOCUMENTATION = Path(__file__).parents[1] / "docs" / "metrics.md"
+TAU = 0.02
+"""Entropy weight of the evaluation."""
+
+
+@functools.cache
+def states():
+    return small_run(num_iterations=75).states
+
+
+def info():
+    """Every entry another number."""
+    values = 1.0 + jnp.arange(8 * NUM_SEEDS, dtype=float).reshape(4, NUM_SEEDS, 2)
+    return SingleLoopInfo(*values)
+
+
+def rows(algorithm=None, states_=None, is_running=(True,) * NUM_SEEDS, tau=TAU, info_=None):
+    algorithm = small_algorithm() if algorithm is None else algorithm
+    states_ = states() if states_ is None else states_
+    return metric_rows(algorithm, states_, info() if info_ is None else info_, np.array(is_running), tau)
+
+
+def doubles(array):
+    return np.asarray(array, np.float64)
+
+
+def policies_of(algorithm, state):
+    """Both policies in double precision, normalized there."""
+    logits = doubles(algorithm.log_policies(state))
+    policies = np.exp(logits - logits.max(-1, keepdims=True))
+    return policies / policies.sum(-1, keepdims=True)
+
+
+def expected_measurement(algorithm, state, tau):
+    problem, sizes = algorithm.problem, algorithm.step_sizes(state.num_iterations)
+    x = jax.tree.map(doubles, state.x)
+    weight, penalty = doubles(sizes.entropy), doubles(sizes.penalty)
+    lower, penalized = policies_of(algorithm, state)
+    gradient = exact.hyper_gradient(problem, x, entropy_weight=weight)
+    return {
+        "upper_objective": exact.hyper_objective(problem, x, entropy_weight=tau),
+        "regularized_objective": exact.hyper_objective(problem, x, entropy_weight=weight),
+        "hyper_gradient_norm": np.sqrt(sum(np.sum(leaf**2) for leaf in jax.tree.leaves(gradient))),
+        "upper_value": exact.upper_value(problem, x, lower),
+        "lower_residual": exact.lower_residual(problem, x, lower, entropy_weight=weight),
+        "penalized_residual": exact.lower_residual(problem, x, penalized, entropy_weight=weight, penalty=penalty),
+    }
+
+
+def test_measurements_are_those_of_the_oracles():
+    algorithm = small_algorithm()
+    for seed, row in enumerate(rows()):
+        state = jax.tree.map(lambda leaf, i=seed: leaf[i], states())
+        for name, value in expected_measurement(algorithm, state, TAU).items():
+            assert row[name] == pytest.approx(float(value), rel=1e-12, abs=1e-12), name
+
+
+def test_the_measurements_tell_seeds_and_quantities_apart():
+    values = np.array([[row[name] for name in Measurement._fields] for row in rows()])
+    assert np.ptp(values, axis=0).min() > 1e-6
+    for row in values:
+        assert len(np.unique(row.round(9))) == len(row)
+    assert np.all(values[:, Measurement._fields.index("lower_residual")] > 0)
+    assert np.all(values[:, Measurement._fields.index("penalized_residual")] > 0)
+
+
+def test_columns_that_are_not_measured():
+    sizes = small_algorithm().step_sizes(75)
+    for seed, row in enumerate(rows()):
+        assert row["seed"] == seed
+        assert row["num_iterations"] == 75
+        assert row["num_transitions"] == 75 * 2 * NUM_CHAINS
+        for name in ("upper", "actor", "critic"):
+            assert row[f"{name}_step"] == float(np.float32(getattr(sizes, name)))
+        assert row["penalty"] == float(sizes.penalty)
+        assert row["entropy_weight"] == float(sizes.entropy)
+        assert [row[f"x{i}"] for i in range(3)] == states().x[seed].tolist()
+        assert "x3" not in row
+        for name, values in info()._asdict().items():
+            assert [row[f"lower_{name}"], row[f"penalized_{name}"]] == values[seed].tolist()
+
+
+def test_a_row_holds_plain_numbers():
+    assert {type(value) for row in rows() for value in row.values()} == {int, float}
+    assert [name for name, value in rows()[0].items() if type(value) is int] == [
+        "seed",
+        "num_iterations",
+        "num_transitions",
+    ]
+
+
+def test_transitions_do_not_overflow():
+    late = states()._replace(num_iterations=jnp.full(NUM_SEEDS, 2**30, jnp.int32))
+    assert rows(states_=late)[0]["num_transitions"] == 2**30 * 2 * NUM_CHAINS
+
+
+def test_only_running_seeds_are_reported():
+    assert rows(is_running=(False, True, False)) == rows()[1:2]
+    assert rows(is_running=(False,) * NUM_SEEDS) == []
+
+
+def test_a_diagnostic_without_roles_keeps_its_name():
+    class Diagnostics(SingleLoopInfo):
+        def _asdict(self):
+            return {"norm": self.mean_reward[:, 0]}
+
+    row = rows(info_=Diagnostics(*info()))[2]
+    assert row["norm"] == float(info().mean_reward[2, 0])
+    assert "lower_norm" not in row
+
+
+def test_long_upper_variables_are_left_out(monkeypatch):
+    monkeypatch.setattr(diagnostics, "MAX_LOGGED_COMPONENTS", 3)
+    assert "x2" in rows()[0]
+    monkeypatch.setattr(diagnostics, "MAX_LOGGED_COMPONENTS", 2)
+    assert not any(name.startswith("x") for name in rows()[0])
+    assert "upper_objective" in rows()[0]
+
+
+def test_an_upper_variable_that_is_a_tree_is_measured_and_logged_leaf_by_leaf():
+    problem = random_problem(3, 4, 2, 2, as_dict=True)
+    algorithm = eqx.tree_at(lambda a: a.problem, small_algorithm(), problem)
+    tree = {"shift": jnp.array([1.0, 2.0, 3.0]), "tilt": jnp.array([[0.5, 1.5], [2.5, 3.5], [4.5, 5.5]])}
+
+    got = rows(algorithm, states()._replace(x=tree))
+
+    assert [[row[f"x{i}"] for i in range(3)] for row in got] == [[1.0, 0.5, 1.5], [2.0, 2.5, 3.5], [3.0, 4.5, 5.5]]
+    for row, shift, tilt in zip(got, tree["shift"], tree["tilt"], strict=True):
+        x = {"shift": doubles(shift), "tilt": doubles(tilt)}
+        gradient = exact.hyper_gradient(problem, x, entropy_weight=row["entropy_weight"])
+        expected = np.hypot(gradient["shift"], np.linalg.norm(gradient["tilt"]))
+        assert row["hyper_gradient_norm"] == pytest.approx(float(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("is_running", [(True, True, True), (True, True, False)])
+def test_a_measurement_that_is_nan_is_never_silent(is_running):
+    # Only the last seed's x lies beyond the edge.
+    edge = float(jnp.sort(states().x[:, 0])[-2])
+    last = int(jnp.argmax(states().x[:, 0]))
+    order = [seed for seed in range(NUM_SEEDS) if seed != last] + [last]
+    turned = jax.tree.map(lambda leaf: leaf[np.array(order)], states())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        got = rows(small_algorithm(cost_edge=edge), turned, is_running)
+    messages = [str(warning.message) for warning in caught]
+    if is_running[-1]:
+        assert np.isnan(got[-1]["upper_objective"])
+        assert "upper_objective is NaN: its exact computation does not converge at this state" in messages
+        assert not any(message.startswith("lower_mean_reward") for message in messages)
+    else:
+        assert messages == []
+    assert all(np.isfinite(value) for row in got[:2] for value in row.values())
+
+
+def test_measuring_leaves_the_precision_as_it_was():
+    rows()
+    assert not jax.config.jax_enable_x64
+    assert jnp.zeros(()).dtype == jnp.float32
+
+
+def test_every_column_is_documented():
+    text = DOCUMENTATION.read_text()
+    columns = [name for name in rows()[0] if name not in ("x1", "x2")]
+    assert [name for name in columns if f"`{name}`" not in text] == []
+
+
+def test_every_attribute_of_a_measurement_is_a_column():
+    assert set(Measurement._fields) <= set(rows()[0])
