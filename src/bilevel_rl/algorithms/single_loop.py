@@ -174,8 +174,8 @@ class SingleLoopActorCritic(eqx.Module):
         for limit, count in (("num_chains", self.num_chains), ("the number of states", num_states)):
             if critic_step > count:
                 warnings.warn(
-                    f"critic={critic_step:g} exceeds {limit}, {count}: the steps of an iteration on one state add up to "
-                    "more than a whole one, and critics overshoot; lower critic and actor",
+                    f"critic={critic_step:g} exceeds {limit}, {count}: the steps of an iteration on one state add up "
+                    "to more than a whole one, and critics overshoot; lower critic and actor",
                     ScheduleWarning,
                     stacklevel=4,
                 )
