@@ -1,5 +1,6 @@
 """Figures: what is drawn is what the run folder holds, also where a seed stopped early."""
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.quiver import Quiver
@@ -95,7 +96,8 @@ def drawn(monkeypatch):
         figures = {}
         for module in (curves, grids):
             monkeypatch.setattr(module, "save_figure", lambda _, name, make: figures.setdefault(name, make(style)))
-        draw(*arguments)
+        with mpl.rc_context(rc=style.parameters):
+            draw(*arguments)
         (figure,) = figures.values()
         return figure
 

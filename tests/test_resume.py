@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import itertools
 import json
 import random
 import shutil
@@ -121,6 +122,38 @@ def test_a_run_killed_before_its_first_checkpoint_starts_afresh(whole, copy, kep
 
     assert_same_bits(result.states, whole[0].states)
     assert metrics_of(copy) == metrics_of(whole[1])
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("log_point", [0, 2])
+@pytest.mark.parametrize(
+    ("method", "calls_per_log_point", "call"),
+    [("append_rows", 2, 0), ("append_rows", 2, 1), ("write_divergences", 1, 0), ("save_checkpoint", 1, 0)],
+    ids=["metrics", "timing", "divergences", "checkpoint"],
+)
+def test_an_interrupt_around_any_write_is_healed(
+    whole, tmp_path, monkeypatch, method, calls_per_log_point, call, log_point, when
+):
+    write, calls = getattr(RunFolder, method), itertools.count()
+
+    def interrupted(*arguments):
+        is_the_one = next(calls) == calls_per_log_point * log_point + call
+        if is_the_one and when == "before":
+            raise KeyboardInterrupt
+        write(*arguments)
+        if is_the_one:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, method, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        small_run(folder=tmp_path)
+    monkeypatch.undo()
+    result = small_run(folder=tmp_path)
+
+    assert_same_bits(result.states, whole[0].states)
+    assert_same_bits(result.metrics, whole[0].metrics)
+    assert metrics_of(tmp_path) == metrics_of(whole[1])
+    assert [row["num_iterations"] for row in RunFolder(tmp_path).read_rows("timing")] == [0, 50, 100, 150, 200]
 
 
 def test_a_stopped_seed_stays_stopped(tmp_path):

@@ -549,6 +549,13 @@ def test_a_critic_step_above_one_per_sample_warns():
     SingleLoopActorCritic(problem, StepSizes.decaying(critic=4.0), num_chains=4)  # warnings are errors in these tests
 
 
+def test_a_critic_step_above_the_number_of_states_warns():
+    problem = random_problem(seed=0, num_states=3)
+    with pytest.warns(ScheduleWarning, match=r"critic=4 exceeds the number of states, 3"):
+        SingleLoopActorCritic(problem, StepSizes.decaying(critic=4.0))
+    SingleLoopActorCritic(problem, StepSizes.decaying(critic=3.0))
+
+
 @pytest.mark.parametrize("num_chains", [0, -2])
 def test_there_must_be_a_chain(num_chains):
     with pytest.raises(ValueError, match=f"num_chains must be at least 1, got {num_chains}"):

@@ -229,3 +229,8 @@ def test_dense_rows_are_checked_like_sparse_ones():
         TabularMDP.from_dense(np.zeros((2, 1, 2)), initial=[1, 0], discount=0.9)
     with pytest.raises(ValueError, match=r"^probabilities must be finite"):
         TabularMDP.from_dense(np.full((2, 1, 2), np.nan), initial=[1, 0], discount=0.9)
+
+
+def test_successors_must_be_integers():
+    with pytest.raises(ValueError, match="successors must hold integers, got float64"):
+        TabularMDP.from_successors([[[0.7]]], [[[1.0]]], initial=[1.0], discount=0.9)

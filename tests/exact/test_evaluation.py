@@ -89,15 +89,23 @@ def test_discounted_inflow_is_the_adjoint_of_policy_values(mdp):
 
 
 @pytest.mark.parametrize("name", ["policy_values", "discounted_inflow"])
-def test_sparse_solves_agree_with_dense_ones(name, monkeypatch):
+def test_sparse_solves_and_their_derivatives_agree_with_dense_ones(name, monkeypatch):
     mdp, policy, right_hand_side = garnet(11, num_terminal=2), jnp.asarray(random_policy(10)), vector(11, 5)
-    dense = globals()[name](mdp, policy, right_hand_side)
 
+    def solve_and_derive() -> list[jax.Array]:
+        def norm(*of: jax.Array) -> tuple[jax.Array, jax.Array]:
+            solution = getattr(evaluation, name)(mdp, *of)
+            return jnp.sum(solution**2), solution
+
+        gradients, solution = jax.jit(jax.grad(norm, argnums=(0, 1), has_aux=True))(policy, right_hand_side)
+        return [solution, *gradients]
+
+    dense = solve_and_derive()
     monkeypatch.setattr(evaluation, "DENSE_LIMIT", mdp.num_states - 1)
     monkeypatch.setattr(evaluation, "_solve_dense", None)
-    sparse = jax.jit(lambda *of: getattr(evaluation, name)(mdp, *of))(policy, right_hand_side)
 
-    np.testing.assert_allclose(sparse, dense, rtol=1e-9)
+    for sparse_part, dense_part in zip(solve_and_derive(), dense, strict=True):
+        np.testing.assert_allclose(sparse_part, dense_part, rtol=1e-9, atol=1e-9)
 
 
 def test_a_sparse_solve_that_misses_its_tolerance_is_nan(monkeypatch):

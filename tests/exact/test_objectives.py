@@ -402,19 +402,14 @@ def test_without_ties_little_entropy_tends_to_none():
 
 
 def test_the_sparse_branch_agrees_with_the_dense_one(monkeypatch):
-    x = np.array([2.0, 9.5])
-    problem = goal_position(size=12, discount=0.99)
-    objective, gradient = (f(problem, x, entropy_weight=0.1) for f in (hyper_objective, hyper_gradient))
+    x = np.array([2.0, 6.5])
+    gradient = hyper_gradient(goal_position(size=8), x, entropy_weight=0.1)
 
-    monkeypatch.setattr(evaluation, "DENSE_LIMIT", 143)
+    monkeypatch.setattr(evaluation, "DENSE_LIMIT", 63)
     monkeypatch.setattr(evaluation, "_solve_dense", None)
-    problem = goal_position(size=12, discount=0.99)  # new functions, so that nothing compiled before is used again
+    problem = goal_position(size=8)  # new functions, so that nothing compiled before is used again
 
     np.testing.assert_allclose(hyper_gradient(problem, x, entropy_weight=0.1), gradient, rtol=1e-8)
-    with jax.enable_x64(True):
-        automatic = jax.jit(jax.value_and_grad(lambda x: hyper_objective(problem, x, entropy_weight=0.1)))(x)
-    np.testing.assert_allclose(automatic[0], objective, rtol=1e-9)
-    np.testing.assert_allclose(automatic[1], gradient, rtol=1e-8)
 
 
 def test_a_batch_of_objectives_is_the_objectives_one_by_one():

@@ -100,6 +100,8 @@ class TabularMDP(eqx.Module):
                 or `discount` lies outside [0, 1).
         """
         successors, probabilities = np.array(successors), np.array(probabilities, dtype=np.float64)
+        if not np.issubdtype(successors.dtype, np.integer):
+            raise ValueError(f"successors must hold integers, got {successors.dtype}; convert the states to int")
         if terminal is not None and np.shape(terminal) == successors.shape[:1] == probabilities.shape[:1]:
             ends = np.flatnonzero(terminal)
             successors[ends] = ends[:, None, None]

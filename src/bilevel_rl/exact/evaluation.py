@@ -55,7 +55,10 @@ def discounted_inflow(mdp: TabularMDP, policy: Float[Array, "S A"], sources: Flo
 
 
 def occupancy(mdp: TabularMDP, policy: Float[Array, "S A"]) -> Float[Array, "S A"]:
-    """d^π(s, a) = (1−γ) Σ_t γ^t Pr(s_t = s, a_t = a) from ρ; sums to 1 (terminal states included)."""
+    """d^π(s, a) = (1−γ) Σ_t γ^t Pr(s_t = s, a_t = a) from ρ; sums to 1 (terminal states included).
+
+    A plain JAX function: it follows the precision of `policy`.
+    """
     states = discounted_inflow(mdp, policy, (1 - mdp.discount) * jnp.asarray(mdp.initial, policy.dtype))
     return states[:, None] * policy
 

@@ -46,7 +46,7 @@ def oracle(function: Function) -> Function:
             return function(problem, x, *args, **kwargs)
         arguments = as_upper_variable(problem, x), *jax.tree.map(_to_double, args)
         result = in_double_precision(compiled, problem, *arguments, **jax.tree.map(_to_double, kwargs))
-        check_finite(function.__name__, result)
+        check_finite(function.__name__.lstrip("_"), result)
         return result
 
     return call  # pyright: ignore[reportReturnType]

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from bilevel_rl import exact, plots
 from bilevel_rl.algorithms import SingleLoopActorCritic
@@ -71,13 +72,19 @@ def main(config: GoalPlacement, folder: RunFolder, *, progress: bool = True):
     optimum = exact.goal_placement_optimum(problem, entropy_weight=τ)
     folder.write_arrays(
         "placement",
-        final=np.asarray(jax.nn.softmax(result.x)),
+        final=np.stack([_placement(problem, x) for x in np.asarray(result.x)]) / config.scale,
         one_cell_objectives=exact.one_cell_objectives(problem, entropy_weight=τ),
-        optimal=np.asarray(jax.nn.softmax(optimum.x)),
+        optimal=_placement(problem, optimum.x) / config.scale,
         optimal_objective=np.array(optimum.objective),
         end_policy=np.exp(algorithm.log_policies(jax.tree.map(lambda leaf: leaf[0], result.states))[0]),
     )
     plot(folder)
+
+
+def _placement(problem: BilevelProblem, x: Float[np.ndarray, " cells"]) -> Float[np.ndarray, " cells"]:
+    """Reward per step in every cell."""
+    cells = np.arange(len(x))
+    return np.asarray(problem.rewards(x, cells, np.zeros_like(cells)))
 
 
 def plot(folder: RunFolder):
