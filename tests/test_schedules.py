@@ -149,9 +149,10 @@ def test_an_impossible_sequence_is_refused(field, value, sign):
     assert str(value) in str(error.value)
 
 
-@pytest.mark.parametrize("field", ["initial", "exponent"])
-def test_zero_is_allowed(field):
-    PowerDecay(**{"initial": 1.0, "exponent": 0.5, field: 0.0})
+@pytest.mark.parametrize(("field", "value"), [("initial", 0.0), ("exponent", 2.0)])
+def test_zero_is_allowed(field, value):
+    decay = PowerDecay(**{"initial": 2.0, "exponent": 0.5, field: 0.0})
+    assert float(decay(3)) == value
 
 
 def test_errors_name_the_sequence():

@@ -213,7 +213,8 @@ def test_tables_that_are_no_mdp_are_refused(changes, message):
 
 def test_the_valid_tables_of_the_error_cases_are_accepted():
     arguments = dict(VALID)
-    TabularMDP.from_successors(arguments.pop("successors"), arguments.pop("probabilities"), **arguments)
+    mdp = TabularMDP.from_successors(arguments.pop("successors"), arguments.pop("probabilities"), **arguments)
+    np.testing.assert_allclose(mdp.initial, VALID["initial"])
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (2, 1, 3)])
