@@ -524,3 +524,11 @@ def test_a_config_is_read_back_from_json(config):
     written = json.loads(json.dumps(to_json(name, config)))
     assert written["experiment"] == name
     assert from_json(type(config), written["options"]) == config
+
+
+def test_list_names_a_foreign_folder_and_goes_on(tmp_path, capsys):
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}\n")
+    main(["list", str(tmp_path)])
+    assert "holds a run of None" in " ".join(capsys.readouterr().out.split())

@@ -126,10 +126,11 @@ def _resume(command: Resume, console: Console):
 
 def _open(folder: RunFolder) -> tuple[str, Any, ModuleType]:
     config = folder.config()
-    if config["experiment"] not in EXPERIMENTS:
-        raise RunFolderError(f"{folder.path} holds a run of {config['experiment']!r}, which this version does not know")
-    kind, module = EXPERIMENTS[config["experiment"]]
-    return config["experiment"], from_json(kind, config["options"]), module
+    name = config.get("experiment")
+    if name not in EXPERIMENTS:
+        raise RunFolderError(f"{folder.path} holds a run of {name!r}, which this version does not know")
+    kind, module = EXPERIMENTS[name]
+    return name, from_json(kind, config["options"]), module
 
 
 def _finish(name: str, module: ModuleType, config: Any, folder: RunFolder, console: Console, *, progress: bool):
@@ -155,7 +156,11 @@ def _list(runs: Path, console: Console):
         return
     table = Table("run", "iterations", "outcome", box=None, title="\nruns", title_justify="left")
     for folder in folders:
-        _, config, module = _open(folder)
+        try:
+            _, config, module = _open(folder)
+        except RunFolderError as error:
+            table.add_row(folder.path.name, "?", str(error))
+            continue
         rows = folder.read_rows("metrics")
         done = f"{rows[-1]['num_iterations']:,} of {config.run.num_iterations:,}" if rows else "–"
         try:

@@ -103,3 +103,14 @@ def test_a_function_that_names_itself_is_left_alone():
         return x if x <= 0 else countdown(x - 1)
 
     assert open_function(countdown) is countdown
+
+
+def test_functions_that_name_each_other_are_left_alone():
+    def even(n):
+        return n == 0 or odd(n - 1)
+
+    def odd(n):
+        return n != 0 and even(n - 1)
+
+    assert open_function(even) is even
+    assert open_function(even)(4)

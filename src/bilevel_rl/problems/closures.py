@@ -38,9 +38,12 @@ class OpenFunction(eqx.Module):
         return copy(*args)
 
 
-def open_function(function: Any) -> Any:
-    """The function itself where it captures no NumPy arrays, otherwise its `OpenFunction`."""
-    if not isinstance(function, types.FunctionType):
+def open_function(function: Any, *, enclosing: tuple[Any, ...] = ()) -> Any:
+    """The function itself where it captures no NumPy arrays, otherwise its `OpenFunction`.
+
+    Functions that call each other recursively (`enclosing` holds those being opened) stay as they are.
+    """
+    if not isinstance(function, types.FunctionType) or function in enclosing:
         return function
     code, cells = function.__code__, {}
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
@@ -50,7 +53,7 @@ def open_function(function: Any) -> Any:
             continue
         if isinstance(content, np.ndarray):
             cells[name] = content
-        elif content is not function and isinstance(opened := open_function(content), OpenFunction):
+        elif isinstance(opened := open_function(content, enclosing=(*enclosing, function)), OpenFunction):
             cells[name] = opened
     arrays = {name: value for name in code.co_names if isinstance(value := function.__globals__.get(name), np.ndarray)}
     return OpenFunction(function, cells, arrays) if cells or arrays else function
