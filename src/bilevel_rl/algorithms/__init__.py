@@ -1,6 +1,6 @@
 """How it is solved: one file per method."""
 
-from bilevel_rl.algorithms.algorithm import Algorithm as Algorithm, AlgorithmState as AlgorithmState
+from bilevel_rl.algorithms.algorithm import Algorithm as Algorithm
 from bilevel_rl.algorithms.single_loop import (
     SingleLoopActorCritic as SingleLoopActorCritic,
     SingleLoopInfo as SingleLoopInfo,

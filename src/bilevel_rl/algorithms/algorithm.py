@@ -2,25 +2,10 @@
 
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float
 
 from bilevel_rl.problems import BilevelProblem
 from bilevel_rl.schedules import StepSizes
-
-
-@runtime_checkable
-class AlgorithmState(Protocol):
-    """A pytree of arrays of fixed shapes: all that the next iteration needs, and no more."""
-
-    @property
-    def num_iterations(self) -> Int[Array, ""]:
-        """k, iterations done."""
-        ...
-
-    @property
-    def x(self) -> PyTree:
-        """x_k."""
-        ...
 
 
 @runtime_checkable
@@ -43,7 +28,10 @@ class Algorithm(Protocol):
         ...
 
     def init(self, key: Array) -> Any:
-        """The state at iteration 0."""
+        """The state at iteration 0: a named tuple of arrays of fixed shapes, all that the next iteration needs.
+
+        It has `num_iterations` (k, a scalar) and `x` among its fields.
+        """
         ...
 
     def step(self, key: Array, state: Any) -> tuple[Any, Any]:
