@@ -39,22 +39,17 @@ MAX_LOGGED_COMPONENTS = 16
 """x is written to the metric rows where it has at most this many numbers."""
 
 
-def metric_rows(
-    algorithm: Algorithm,
-    states: PyTree,
-    info: PyTree,
-    is_running: Bool[np.ndarray, " seeds"],
-    evaluation_entropy_weight: float,
-) -> list[dict[str, float]]:
-    """One row a running seed; every column is described in docs/metrics.md.
+def metric_columns(
+    algorithm: Algorithm, states: PyTree, info: PyTree, evaluation_entropy_weight: float
+) -> dict[str, np.ndarray]:
+    """Columns of the metric rows, one entry a seed; every column is described in docs/metrics.md.
 
     Args:
-        states: the algorithm's states, leading axis the seeds.
-        info: mean of the algorithm's Info since the last log point.
-        is_running: seeds to report.
+        states: the algorithm's states as NumPy arrays, leading axis the seeds.
+        info: mean of the algorithm's Info since the last log point, likewise.
         evaluation_entropy_weight: τ_eval.
     """
-    step_sizes = jax.vmap(algorithm.step_sizes)(states.num_iterations)
+    step_sizes = jax.tree.map(np.asarray, jax.vmap(algorithm.step_sizes)(states.num_iterations))
     measurement = measure(
         algorithm.problem,
         states.x,
@@ -71,7 +66,7 @@ def metric_rows(
         "entropy_weight": step_sizes.entropy,
         **measurement._asdict(),
     }
-    num_seeds = len(is_running)
+    num_seeds = len(states.num_iterations)
     components = np.concatenate([np.reshape(leaf, (num_seeds, -1)) for leaf in jax.tree.leaves(states.x)], axis=1)
     if components.shape[1] <= MAX_LOGGED_COMPONENTS:
         columns |= {f"x{i}": components[:, i] for i in range(components.shape[1])}
@@ -80,12 +75,16 @@ def metric_rows(
             columns[name] = values
         else:
             columns |= {f"{role}_{name}": values[:, i] for i, role in enumerate(("lower", "penalized"))}
-    table = {name: np.asarray(column) for name, column in columns.items()}
-    for name, column in table.items():
+    return {name: np.asarray(column) for name, column in columns.items()}
+
+
+def metric_rows(columns: dict[str, np.ndarray], is_running: Bool[np.ndarray, " seeds"]) -> list[dict[str, float]]:
+    """One row a running seed."""
+    for name, column in columns.items():
         if np.any(np.isnan(column[is_running])):
             warnings.warn(f"{name} is NaN: its exact computation does not converge at this state", stacklevel=3)
     return [
-        {"seed": int(seed), **{name: column[seed].item() for name, column in table.items()}}
+        {"seed": int(seed), **{name: column[seed].item() for name, column in columns.items()}}
         for seed in np.flatnonzero(is_running)
     ]
 

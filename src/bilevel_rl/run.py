@@ -1,16 +1,10 @@
-"""Runs an algorithm: compiled chunks over all seeds, metric rows, checkpoints, exact resume, divergence as a result.
+"""Runs an algorithm: metric rows, checkpoints, exact resume, divergence as a result. The iterations are in `loop`."""
 
-Between two log points everything happens inside one compiled loop. Step k of seed i uses the key
-`fold_in(fold_in(key, i), k)`, so a seed's path depends neither on the other seeds nor on where the run was interrupted.
-Only rounding may depend on how many seeds run side by side: a batch of sums may be added in another order than one.
-"""
-
-import bisect
 import hashlib
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,42 +12,20 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, PyTree
+from jaxtyping import Array, Bool, PyTree
 
+from bilevel_rl import processes
 from bilevel_rl.algorithms import Algorithm
-from bilevel_rl.diagnostics import metric_rows
+from bilevel_rl.diagnostics import metric_columns, metric_rows
+from bilevel_rl.divergence import Divergence, locate
+from bilevel_rl.loop import Layout, Loop, choose
 from bilevel_rl.progress import Progress
 from bilevel_rl.results import RunFolder, RunFolderError
 
-LIKELY_CAUSES = {
-    "x": "the upper step is too large for its noise, which grows like 1/penalty: lower `upper`, raise `penalty` or "
-    "`num_chains`, or bound x by `project`; or the regularizer or the reward has no finite gradient at the last x",
-    "followers": "the policies outrun their critics: lower `actor` and `critic`, keeping actor <= critic; or the "
-    "reward or cost is not finite at the last x: check both, and clip the critics by `reward_bound` and `cost_bound`",
-}
+NO_CHECKPOINT, REFUSED = -1, -2
 
-
-@dataclass(frozen=True)
-class Divergence:
-    """A seed that was stopped because its next iteration would have left the finite numbers.
-
-    Attributes:
-        seed: which.
-        num_iterations: iterations done; the state kept is that one, the last finite.
-        quantity: the part of the state that the next iteration would have spoiled.
-        likely_cause: what usually does that, and what to change.
-    """
-
-    seed: int
-    num_iterations: int
-    quantity: str
-    likely_cause: str
-
-    def __str__(self) -> str:
-        return (
-            f"seed {self.seed} diverged: {self.quantity} is not finite after iteration {self.num_iterations}; the last "
-            f"finite state is kept. Likely cause: {self.likely_cause}."
-        )
+SNAPSHOT_BYTES = 2**26
+"""States that take less are copied at every log point, so that a divergence is found without going far back."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +46,33 @@ class RunResult:
     divergences: Sequence[Divergence]
 
 
+@dataclass(frozen=True)
+class _LogPoint:
+    """All seeds between two chunks of iterations. Stopped ones stay what they were when they stopped."""
+
+    num_iterations: int
+    states: PyTree
+    info: PyTree
+    is_stopped: Bool[np.ndarray, " seeds"]
+    divergences: tuple[Divergence, ...]
+
+    def is_last(self, num_iterations: int) -> bool:
+        return self.num_iterations >= num_iterations or bool(self.is_stopped.all())
+
+    def next(self, states: PyTree, info: PyTree, num_iterations: int) -> "_LogPoint":
+        if self.is_stopped.any():
+            states = choose(self.is_stopped, self.states, states)
+        return replace(self, num_iterations=num_iterations, states=states, info=info)
+
+    def checkpoint(self) -> dict[str, PyTree]:
+        return {"states": self.states, "is_stopped": self.is_stopped}
+
+    def restored(self, folder: RunFolder, num_iterations: int) -> "_LogPoint":
+        saved = folder.restore_checkpoint(num_iterations, self.checkpoint())
+        divergences = [Divergence(**e) for e in folder.read_divergences() if e["num_iterations"] < num_iterations]
+        return _LogPoint(num_iterations, saved["states"], None, np.array(saved["is_stopped"]), tuple(divergences))
+
+
 def run(
     algorithm: Algorithm,
     key: Array,
@@ -82,28 +81,35 @@ def run(
     log_every: int = 1_000,
     *,
     folder: RunFolder | Path | str | None = None,
+    checkpoint_every: float = 10.0,
     evaluation_entropy_weight: float = 0.01,
+    seeds_per_group: int | None = None,
     progress: bool = True,
 ) -> RunResult:
-    """Runs `num_seeds` independent copies of an algorithm.
+    """Runs `num_seeds` independent copies of an algorithm on all devices of all processes.
 
-    With a folder, every log point appends the metric rows and then saves a checkpoint. A folder that holds a checkpoint
-    of the same run is continued from it (also to more iterations than first asked for), and ends with the same bits as
-    if it had never been interrupted.
+    With a folder, every log point appends the metric rows, and checkpoints are saved now and then. A folder that holds
+    a checkpoint of the same run is continued from it (also to more iterations than first asked for, and on another
+    number of devices), and ends with the same bits as if it had never been interrupted.
 
     Args:
         algorithm: what runs.
-        key: from `jax.random.key`.
+        key: from `jax.random.key`; its implementation generates all random numbers.
         num_seeds: independent copies, run side by side.
         num_iterations: iterations of each.
         log_every: iterations between two log points.
-        folder: where to keep metrics and checkpoints; nothing is written by default.
+        folder: where to keep metrics and checkpoints; nothing is written by default. Processes share it.
+        checkpoint_every: seconds between two checkpoints; 0 saves one at every log point.
         evaluation_entropy_weight: τ at which the `upper_objective` Φ_τ(x_k) is measured.
+        seeds_per_group: seeds that are compiled together; they decide the last bits. By default as many as fill the
+            vector units, whatever the number of devices.
         progress: show a progress bar.
 
     Raises:
-        ValueError: a count is not positive, or `evaluation_entropy_weight` is not.
+        ValueError: a count is not positive, `evaluation_entropy_weight` is not, `checkpoint_every` is negative, or the
+            devices cannot share the seeds evenly.
         RunFolderError: the folder holds another run, or one that has gone further.
+        LostProcessError: another process of the job stopped answering.
 
     Example:
         >>> import jax, bilevel_rl as brl
@@ -114,54 +120,98 @@ def run(
         ((2, 2), [0, 0, 100, 100, 200, 200])
     """
     check_run_arguments(num_seeds, num_iterations, log_every, evaluation_entropy_weight)
+    if not checkpoint_every >= 0:
+        raise ValueError(f"checkpoint_every must be a number of seconds, got {checkpoint_every}")
     folder = RunFolder(folder) if isinstance(folder, Path | str) else folder
-    seed_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_seeds))
-    # Steps fold in 0, 1, 2, …, so the last value that can be folded in is free for the start.
-    states = jax.vmap(lambda key: algorithm.init(jax.random.fold_in(key, np.uint32(2**32 - 1))))(seed_keys)
-    is_stopped = np.zeros(num_seeds, bool)
-    divergences: list[Divergence] = []
+    layout = Layout.plan(algorithm, num_seeds, seeds_per_group)
+    loop = Loop(algorithm, key, layout)
+    started = saved_at = time.perf_counter()
     rows: list[dict[str, float]] = []
-    num_done = 0
 
-    def log(info: PyTree):
-        new_rows = metric_rows(algorithm, states, info, ~is_stopped, evaluation_entropy_weight)
+    def log(point: _LogPoint):
+        nonlocal saved_at
+        states, info = processes.local((point.states, point.info))
+        columns = processes.gather(metric_columns(algorithm, states, info, evaluation_entropy_weight))
+        new_rows, now = metric_rows(columns, ~point.is_stopped), time.perf_counter()
         rows.extend(new_rows)
         if folder is not None:
-            folder.append_rows("metrics", new_rows)
-            folder.append_rows("timing", [{"num_iterations": num_done, "seconds": time.perf_counter() - started}])
-            folder.write_divergences([asdict(divergence) for divergence in divergences])
-            folder.save_checkpoint(num_done, {"states": states, "is_stopped": is_stopped})
-        bar.update(num_done, num_done * algorithm.num_transitions_per_iteration * num_seeds, new_rows)
+            if processes.is_writer():
+                folder.append_rows("metrics", new_rows)
+                folder.append_rows("timing", [{"num_iterations": point.num_iterations, "seconds": now - started}])
+                folder.write_divergences([asdict(divergence) for divergence in point.divergences])
+            if processes.agree(now - saved_at >= checkpoint_every) or point.is_last(num_iterations):
+                folder.save_checkpoint(point.num_iterations, point.checkpoint())
+                saved_at = time.perf_counter()
+        num_transitions = point.num_iterations * algorithm.num_transitions_per_iteration * num_seeds
+        bar.update(point.num_iterations, num_transitions, new_rows)
 
-    started = time.perf_counter()
-    with Progress(num_iterations, is_shown=progress) as bar:
+    def restored(checkpoint: int | None) -> _LogPoint:
+        point = _LogPoint(0, loop.start(), None, np.zeros(num_seeds, bool), ())
+        return point if folder is None or checkpoint is None else point.restored(folder, checkpoint)
+
+    with Progress(num_iterations, is_shown=progress and processes.is_writer()) as bar, processes.stop_together(folder):
+        checkpoint = None
         if folder is not None:
-            identity = _identity(algorithm, key, num_seeds, log_every, evaluation_entropy_weight)
+            identity = _identity(algorithm, key, layout, log_every, evaluation_entropy_weight)
             checkpoint = _find_checkpoint(folder, identity, num_iterations)
-            if checkpoint is not None:
-                saved = folder.restore_checkpoint(checkpoint, {"states": states, "is_stopped": is_stopped})
-                states, is_stopped, num_done = saved["states"], np.array(saved["is_stopped"]), checkpoint
-                divergences = [Divergence(**e) for e in folder.read_divergences() if e["num_iterations"] < num_done]
             rows = folder.read_rows("metrics")
-        if not rows:
+        point, is_logged = restored(checkpoint), bool(rows)
+        if not is_logged:
             # The first row shows the first iteration's Info, from a step that is taken again below.
-            log(_advance(algorithm, states, seed_keys, is_stopped, jnp.int32(1))[1])
-        while num_done < num_iterations and not is_stopped.all():
-            num_steps = min(log_every - num_done % log_every, num_iterations - num_done)
-            last_states = states
-            states, info, is_finite = _advance(algorithm, states, seed_keys, is_stopped, jnp.int32(num_steps))
-            for seed in np.flatnonzero(~np.asarray(is_finite)):
-                state, divergence = _locate_divergence(
-                    algorithm, last_states, seed_keys, is_stopped, num_steps, int(seed)
-                )
-                warnings.warn(str(divergence), RuntimeWarning, stacklevel=2)
-                states = jax.tree.map(lambda all_seeds, one, i=seed: all_seeds.at[i].set(one), states, state)
-                divergences.append(divergence)
-                is_stopped[seed] = True
-            num_done += num_steps
-            log(info)
+            point = replace(point, info=loop.advance(_copy(point.states), 0, 1)[1])
+        while not point.is_last(num_iterations):
+            first = point.num_iterations
+            last = min(first - first % log_every + log_every, num_iterations)
+            is_kept = _num_bytes(point.states) <= SNAPSHOT_BYTES or bool(point.is_stopped.any())
+            if not is_kept and not is_logged:
+                log(point)
+            states, info, is_finite = loop.advance(_copy(point.states) if is_kept else point.states, first, last)
+            if is_kept and not is_logged:
+                log(point)  # While the devices are at work.
+            is_bad = ~_all_finite(is_finite) & ~point.is_stopped
+            if is_bad.any() and not is_kept:
+                origin = restored(checkpoint)
+                point = replace(point, states=loop.advance(origin.states, origin.num_iterations, first)[0])
+            previous, is_logged = point, False
+            point = previous.next(states, info, last)
+            for seed in np.flatnonzero(is_bad):
+                point = _stop_seed(loop, previous, point, int(seed))
+        if not is_logged:
+            log(point)
+        states = processes.gather(processes.local(point.states))
     metrics = {name: np.array([row[name] for row in rows]) for name in rows[-1]}
-    return RunResult(states.x, states, metrics, divergences)
+    return RunResult(states.x, states, metrics, point.divergences)
+
+
+def _stop_seed(loop: Loop, previous: _LogPoint, point: _LogPoint, seed: int) -> _LogPoint:
+    """The log point with a seed, which left the finite numbers since the previous one, as it was just before."""
+
+    def advanced(num_iterations: int) -> tuple[PyTree, PyTree]:
+        states, _, is_finite = loop.advance(_copy(previous.states), previous.num_iterations, num_iterations)
+        return states, processes.gather(processes.local(is_finite))
+
+    divergence = locate(lambda k: advanced(k)[1], seed, previous.num_iterations, point.num_iterations)
+    warnings.warn(str(divergence), RuntimeWarning, stacklevel=3)
+    is_seed = np.arange(len(point.is_stopped)) == seed
+    return replace(
+        point,
+        states=choose(is_seed, advanced(divergence.num_iterations)[0], point.states),
+        is_stopped=point.is_stopped | is_seed,
+        divergences=(*point.divergences, divergence),
+    )
+
+
+def _all_finite(is_finite: PyTree[Bool[Array, " seeds"]]) -> Bool[np.ndarray, " seeds"]:
+    return np.logical_and.reduce(jax.tree.leaves(processes.gather(processes.local(is_finite))))
+
+
+def _copy(states: PyTree) -> PyTree:
+    """The same states in buffers of their own, which `advance` may then take."""
+    return jax.tree.map(jnp.copy, states)
+
+
+def _num_bytes(states: PyTree) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(states))
 
 
 def check_run_arguments(num_seeds: int, num_iterations: int, log_every: int, evaluation_entropy_weight: float):
@@ -176,61 +226,8 @@ def check_run_arguments(num_seeds: int, num_iterations: int, log_every: int, eva
         )
 
 
-@eqx.filter_jit
-def _advance(
-    algorithm: Algorithm, states: PyTree, seed_keys: Array, is_stopped: Bool[ArrayLike, " seeds"], num_steps: Array
-) -> tuple[PyTree, PyTree, Bool[Array, " seeds"]]:
-    """All seeds' states after `num_steps` iterations (stopped ones unchanged), mean Infos, and which stayed finite."""
-
-    def one_seed(state: PyTree, key: Array) -> tuple[PyTree, PyTree]:
-        def step(_: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
-            state, total = carry
-            state, info = algorithm.step(jax.random.fold_in(key, state.num_iterations), state)
-            return state, jax.tree.map(jnp.add, total, info)
-
-        _, info_shapes = jax.eval_shape(algorithm.step, key, state)
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), info_shapes)
-        state, total = jax.lax.fori_loop(0, num_steps, step, (state, zeros))
-        return state, jax.tree.map(lambda leaf: leaf / num_steps, total)
-
-    new_states, info = jax.vmap(one_seed)(states, seed_keys)
-    states = jax.vmap(lambda stop, old, new: jax.tree.map(lambda o, n: jnp.where(stop, o, n), old, new))(
-        is_stopped, states, new_states
-    )
-    return states, info, jax.vmap(_is_finite)(states)
-
-
-def _is_finite(state: PyTree) -> Bool[Array, ""]:
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]))
-
-
-def _locate_divergence(
-    algorithm: Algorithm,
-    states: PyTree,
-    seed_keys: Array,
-    is_stopped: Bool[np.ndarray, " seeds"],
-    num_steps: int,
-    seed: int,
-) -> tuple[PyTree, Divergence]:
-    """Halves the chunk that one seed left the finite numbers in; the same compiled loop leads to the same bits."""
-
-    def advance(steps: int) -> tuple[PyTree, bool]:
-        new_states, _, is_finite = _advance(algorithm, states, seed_keys, is_stopped, jnp.int32(steps))
-        return jax.tree.map(lambda leaf: leaf[seed], new_states), bool(is_finite[seed])
-
-    num_finite = bisect.bisect_left(range(1, num_steps), True, key=lambda steps: not advance(steps)[1])
-    last, spoiled = advance(num_finite)[0], advance(num_finite + 1)[0]
-    names = [
-        jax.tree_util.keystr(path).lstrip(".")
-        for path, leaf in jax.tree.leaves_with_path(spoiled)
-        if not np.all(np.isfinite(leaf))
-    ]
-    cause = next((cause for name, cause in LIKELY_CAUSES.items() if names[0].startswith(name)), LIKELY_CAUSES["x"])
-    return last, Divergence(seed, int(last.num_iterations), " and ".join(names), cause)
-
-
 def _identity(
-    algorithm: Algorithm, key: Array, num_seeds: int, log_every: int, evaluation_entropy_weight: float
+    algorithm: Algorithm, key: Array, layout: Layout, log_every: int, evaluation_entropy_weight: float
 ) -> dict[str, Any]:
     """What must not change between the parts of an interrupted run."""
     digest = hashlib.sha256()
@@ -242,7 +239,9 @@ def _identity(
         "arrays_of_algorithm_and_problem": digest.hexdigest(),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "discount": algorithm.problem.environment.discount,
-        "num_seeds": num_seeds,
+        "num_seeds": layout.num_seeds,
+        "seeds_per_group": layout.seeds_per_group,
+        "iterations_per_block": layout.iterations_per_block,
         "num_transitions_per_iteration": algorithm.num_transitions_per_iteration,
         "log_every": log_every,
         "evaluation_entropy_weight": evaluation_entropy_weight,
@@ -251,6 +250,21 @@ def _identity(
 
 def _find_checkpoint(folder: RunFolder, identity: dict[str, Any], num_iterations: int) -> int | None:
     """Iteration to continue from; files are cut back to it. None for a new run, whose identity is noted."""
+    if not processes.is_writer():
+        checkpoint = processes.agree(NO_CHECKPOINT)
+        if checkpoint == REFUSED:
+            raise RunFolderError(f"process 0 cannot continue {folder.path}; it says why")
+        return None if checkpoint == NO_CHECKPOINT else checkpoint
+    try:
+        checkpoint = _cut_back(folder, identity, num_iterations)
+    except RunFolderError:
+        processes.agree(REFUSED)
+        raise
+    processes.agree(NO_CHECKPOINT if checkpoint is None else checkpoint)
+    return checkpoint
+
+
+def _cut_back(folder: RunFolder, identity: dict[str, Any], num_iterations: int) -> int | None:
     noted = folder.note_identity(identity)
     for name, value in identity.items():
         if noted.get(name) != value:

@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from bilevel_rl.problems import BilevelProblem
 from bilevel_rl.schedules import StepSizes
@@ -10,7 +10,7 @@ from bilevel_rl.schedules import StepSizes
 
 @runtime_checkable
 class Algorithm(Protocol):
-    """A pytree whose `init` and `step` are pure, un-jitted functions, so that seeds and step sizes vmap."""
+    """A pytree whose `init`, `draw` and `step` are pure, un-jitted functions, so that seeds and step sizes vmap."""
 
     @property
     def problem(self) -> BilevelProblem:
@@ -34,9 +34,17 @@ class Algorithm(Protocol):
         """
         ...
 
-    def step(self, key: Array, state: Any) -> tuple[Any, Any]:
-        """The next state, and an Info: a named tuple of diagnostics of this iteration.
+    def draw(self, key: Array, num_iterations: int) -> PyTree[Array]:
+        """All randomness of a block of iterations: arrays whose leading axis is the iteration.
 
+        Drawn ahead, a block at a time, because a generator is fastest when it fills long arrays.
+        """
+        ...
+
+    def step(self, noise: PyTree[Array], state: Any) -> tuple[Any, Any]:
+        """The next state, and an Info: a named tuple of diagnostics of this iteration. Deterministic.
+
+        `noise` is one iteration's entry of `draw`. `num_iterations` is the same for all seeds that run side by side.
         Entries of an Info are scalars, or pairs for (lower, penalized); their means over iterations are logged.
         """
         ...

@@ -24,6 +24,7 @@ Deviations from the paper:
 4. Terminal states accrue neither reward, cost nor entropy, as in the environment.
 """
 
+import math
 import warnings
 from typing import NamedTuple
 
@@ -34,7 +35,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
-from bilevel_rl.policies import TabularActorCritic
+from bilevel_rl.policies import TabularActorCritic, over_samples
 from bilevel_rl.problems import BilevelProblem
 from bilevel_rl.schedules import ScheduleWarning, StepSizes
 
@@ -75,7 +76,8 @@ class SingleLoopActorCritic(eqx.Module):
         >>> import jax, bilevel_rl as brl
         >>> algorithm = brl.SingleLoopActorCritic(brl.problems.goal_position(size=5, target=(3, 1), initial_x=(1, 3)))
         >>> state = algorithm.init(jax.random.key(0))
-        >>> state, info = algorithm.step(jax.random.key(1), state)
+        >>> uniforms = algorithm.draw(jax.random.key(1), num_iterations=10)
+        >>> state, info = algorithm.step(uniforms[0], state)
         >>> int(state.num_iterations), algorithm.num_transitions_per_iteration
         (1, 32)
     """
@@ -112,7 +114,12 @@ class SingleLoopActorCritic(eqx.Module):
             chain_states=self.problem.environment.reset(jax.random.uniform(key, (2, self.num_chains))),
         )
 
-    def step(self, key: Array, state: SingleLoopState) -> tuple[SingleLoopState, SingleLoopInfo]:
+    def draw(self, key: Array, num_iterations: int) -> Float[Array, "iterations 4 2 B"]:
+        """All randomness of a block of iterations: uniforms for every chain's action, transition, restart and start."""
+        shape = (num_iterations, 4, 2, self.num_chains)
+        return jax.random.uniform(key, (math.prod(shape),)).reshape(shape)  # One long axis is fast to fill.
+
+    def step(self, uniforms: Float[Array, "4 2 B"], state: SingleLoopState) -> tuple[SingleLoopState, SingleLoopInfo]:
         """One iteration: one transition per chain, then (U), (A), (C), (AL), (CL), all from iteration k's values."""
         problem, environment = self.problem, self.problem.environment
         step_size = self.step_sizes(state.num_iterations)
@@ -120,12 +127,10 @@ class SingleLoopActorCritic(eqx.Module):
         x, s = state.x, state.chain_states
 
         # One transition of every chain: a ~ π_θ(·|s), s' ~ P(·|s,a), and the same under θᴸ.
-        uniforms = jax.random.uniform(key, (4, 2, self.num_chains))
         logits, values = jax.vmap(self.policy.read)(state.followers, s)
-        log_policy = jax.nn.log_softmax(logits)
-        policy = jnp.exp(log_policy)
-        a = _inverse_cdf(policy, uniforms[0])
+        a, policy, log_policy, entropy = jax.vmap(_act)(logits, uniforms[0])
         next_s = environment.step(s, a, uniforms[1])
+        next_values = jax.vmap(self.policy.values)(state.followers, next_s)
 
         def upper_estimate(x: PyTree) -> tuple[Array, tuple[Array, Array]]:
             rewards, costs = problem.rewards(x, s, a), problem.costs(x, s, a)
@@ -136,22 +141,16 @@ class SingleLoopActorCritic(eqx.Module):
         upper_gradient, (r, c) = jax.grad(upper_estimate, has_aux=True)(x)
         x = problem.project(jax.tree.map(lambda x, g: x - step_size.upper * g, x, upper_gradient))  # (U)
 
-        learned_reward = jnp.stack([r[LOWER], r[PENALIZED] - w * c[PENALIZED]])
         accrues = ~environment.is_terminal(s)
-        entropy = accrues * -jnp.sum(policy * log_policy, axis=-1)
-        _, next_values = jax.vmap(self.policy.read)(state.followers, next_s)
+        entropy, τ = entropy * accrues, τ * accrues
+        learned_reward = jnp.stack([r[LOWER], r[PENALIZED] - w * c[PENALIZED]])
         δ = learned_reward + τ * entropy + γ * next_values - values
-
-        score = jax.nn.one_hot(a, environment.num_actions) - policy
-        entropy_gradient = -policy * (log_policy - jnp.sum(policy * log_policy, axis=-1, keepdims=True))
-        direction = δ[..., None] * score + τ * accrues[..., None] * entropy_gradient
-
-        bound = self._value_bound(w, τ)
+        bound = self._value_bound(w, step_size.entropy)
         clipped_values = jnp.clip(values + step_size.critic * δ, -bound, bound)
         followers = jax.vmap(self.policy.ascend)(
             state.followers,
             s,
-            step_size.actor / self.num_chains * direction,  # (A), (AL)
+            step_size.actor / self.num_chains * jax.vmap(_direction)(δ, a, policy, log_policy, τ),  # (A), (AL)
             (clipped_values - values) / self.num_chains,  # (C), (CL)
         )
 
@@ -187,7 +186,27 @@ class SingleLoopActorCritic(eqx.Module):
         return (reward_bound + entropy_weight * jnp.log(num_actions)) / (1 - discount)
 
 
-def _inverse_cdf(probabilities: Float[Array, "*batch A"], uniforms: Float[Array, "*batch"]) -> Int[Array, "*batch"]:
-    """Outcome drawn from each distribution by one uniform in [0, 1)."""
-    thresholds = jnp.cumsum(probabilities, axis=-1)[..., :-1]
-    return jnp.sum(uniforms[..., None] >= thresholds, axis=-1, dtype=jnp.int32)
+@over_samples
+def _act(
+    logits: Float[Array, "B A"], uniforms: Float[Array, " B"]
+) -> tuple[Int[Array, " B"], Float[Array, "B A"], Float[Array, "B A"], Float[Array, " B"]]:
+    """a ~ π by inverse CDF of one uniform in [0, 1), with π(·|s), log π(·|s) and the entropy H(π(·|s))."""
+    policy, log_policy = jax.nn.softmax(logits), jax.nn.log_softmax(logits)
+    thresholds = jnp.cumsum(policy, axis=-1)[:, :-1]
+    a = jnp.sum(uniforms[:, None] >= thresholds, axis=-1, dtype=jnp.int32)
+    return a, policy, log_policy, -jnp.sum(policy * log_policy, axis=-1)
+
+
+@over_samples
+def _direction(
+    δ: Float[Array, " B"],
+    a: Int[Array, " B"],
+    policy: Float[Array, "B A"],
+    log_policy: Float[Array, "B A"],
+    τ: Float[Array, " B"],
+) -> Float[Array, "B A"]:
+    """δ ∇_θ log π(a|s) + τ ∇_θ H(π(·|s)), with respect to the logits θ(s, ·)."""
+    score = jax.nn.one_hot(a, policy.shape[-1]) - policy
+    mean_log_policy = jnp.sum(policy * log_policy, axis=-1, keepdims=True)
+    entropy_gradient = -policy * (log_policy - mean_log_policy)
+    return δ[:, None] * score + τ[:, None] * entropy_gradient

@@ -26,15 +26,17 @@ def _cumulative(probabilities: np.ndarray) -> np.ndarray:
 class TabularMDP(eqx.Module):
     """States 0…S−1, actions 0…A−1 and at most K successors of each pair. Rewards are the problem's business.
 
-    Memory is O(S·A·K) and a step is O(K), so neither grows with S². Tables are kept as NumPy arrays in double
-    precision: a compiled loop casts them to its own precision, an oracle reads them exactly.
+    Memory is O(S·A·K) and a step is O(K), so neither grows with S². Where all actions of a state have the same possible
+    successors, or all states the same outcome probabilities, that axis of the table may have length 1: a grid of 10⁶
+    cells then takes 20 MB. Tables are kept as NumPy arrays in double precision: a compiled loop casts them to its own
+    precision, an oracle reads them exactly.
 
     Terminal states are absorbing: nothing (reward, cost, entropy) accrues in them. Build one with `from_dense`,
     `from_successors` or `from_gymnasium`; all three raise `ValueError` for tables that are not an MDP.
 
     Attributes:
-        successors: state reached by the k-th outcome of (s, a).
-        probabilities: its probability; sums to 1 over k.
+        successors: state reached by the k-th outcome of (s, a), of shape (S or 1, A or 1, K).
+        probabilities: its probability, of shape (S or 1, A or 1, K); sums to 1 over k.
         initial: start distribution ρ; sums to 1.
         terminal: whether a state ends the episode.
         discount: γ, in [0, 1).
@@ -47,13 +49,14 @@ class TabularMDP(eqx.Module):
         (2, 2, 1)
     """
 
-    successors: Int[np.ndarray, "S A K"]
-    probabilities: Float[np.ndarray, "S A K"]
+    successors: Int[np.ndarray, "#S #A K"]
+    probabilities: Float[np.ndarray, "#S #A K"]
     initial: Float[np.ndarray, " S"]
     terminal: Bool[np.ndarray, " S"]
     discount: float = eqx.field(static=True)
-    cumulative_probabilities: Float[np.ndarray, "S A K"]
-    cumulative_initial: Float[np.ndarray, " S"]
+    cumulative_probabilities: Float[np.ndarray, "#S #A K"]
+    start_states: Int[np.ndarray, " starts"]
+    cumulative_start: Float[np.ndarray, " starts"] | None
 
     def __init__(
         self,
@@ -66,14 +69,16 @@ class TabularMDP(eqx.Module):
         self.successors = np.asarray(successors, dtype=np.int32)
         self.probabilities = np.asarray(probabilities, dtype=np.float64)
         self.initial = np.asarray(initial, dtype=np.float64)
-        num_states = len(self.successors)
+        num_states = len(self.initial)
         self.terminal = np.zeros(num_states, bool) if terminal is None else np.asarray(terminal, dtype=bool)
         self.discount = float(discount)
         self._validate()
         self.probabilities = self.probabilities / self.probabilities.sum(-1, keepdims=True)
         self.initial = self.initial / self.initial.sum()
         self.cumulative_probabilities = _cumulative(self.probabilities)
-        self.cumulative_initial = _cumulative(self.initial)
+        self.start_states = np.flatnonzero(self.initial).astype(np.int32)
+        chances = self.initial[self.start_states]
+        self.cumulative_start = None if np.ptp(chances) <= 1e-12 * chances.max() else _cumulative(chances)
 
     @classmethod
     def from_successors(
@@ -88,8 +93,8 @@ class TabularMDP(eqx.Module):
         """From the K successor states of each pair and their probabilities (pad with probability 0).
 
         Args:
-            successors: shape (S, A, K), states.
-            probabilities: shape (S, A, K), sums to 1 over the last axis.
+            successors: shape (S, A, K), states; (S, 1, K) where all actions share them.
+            probabilities: shape (S, A, K), sums to 1 over the last axis; (1, A, K) where all states share them.
             initial: shape (S,), start distribution ρ.
             discount: γ.
             terminal: shape (S,), whether a state ends the episode. Rows of such states are overwritten: they lead to
@@ -102,10 +107,11 @@ class TabularMDP(eqx.Module):
         successors, probabilities = np.array(successors), np.array(probabilities, dtype=np.float64)
         if not np.issubdtype(successors.dtype, np.integer):
             raise ValueError(f"successors must hold integers, got {successors.dtype}; convert the states to int")
-        if terminal is not None and np.shape(terminal) == successors.shape[:1] == probabilities.shape[:1]:
+        if terminal is not None and np.shape(terminal) == successors.shape[:1]:
             ends = np.flatnonzero(terminal)
             successors[ends] = ends[:, None, None]
-            probabilities[ends] = np.eye(probabilities.shape[-1])[0]
+            if probabilities.shape[:1] == successors.shape[:1]:
+                probabilities[ends] = np.eye(probabilities.shape[-1])[0]
         return cls(successors, probabilities, initial, discount, terminal)
 
     @classmethod
@@ -159,38 +165,52 @@ class TabularMDP(eqx.Module):
     @property
     def num_states(self) -> int:
         """S."""
-        return self.successors.shape[0]
+        return self.initial.shape[0]
 
     @property
     def num_actions(self) -> int:
         """A."""
-        return self.successors.shape[1]
+        return max(self.successors.shape[1], self.probabilities.shape[1])
 
     def reset(self, uniform: Float[ArrayLike, "*#batch"]) -> Int[Array, "*batch"]:
-        """Start state drawn from ρ by inverse CDF of a uniform in [0, 1)."""
-        cumulative = jnp.asarray(self.cumulative_initial)
-        states = jnp.searchsorted(cumulative, jnp.asarray(uniform), side="right", method="scan_unrolled")
-        return states.astype(jnp.int32)
+        """Start state drawn from ρ by inverse CDF of a uniform in [0, 1).
+
+        In single precision a uniform has 2²³ values, which is also how finely ρ is resolved.
+        """
+        starts, uniform = jnp.asarray(self.start_states), jnp.asarray(uniform)
+        if self.cumulative_start is None:
+            # Where ρ is uniform its inverse CDF is a product; rounding may reach the number of starts itself.
+            draws = jnp.minimum((uniform * len(starts)).astype(jnp.int32), len(starts) - 1)
+        else:
+            thresholds = jnp.asarray(self.cumulative_start)
+            draws = jnp.searchsorted(thresholds, uniform, side="right", method="scan_unrolled")
+        return starts.at[draws].get(mode="promise_in_bounds")
 
     def step(
         self, state: Int[ArrayLike, "*#batch"], action: Int[ArrayLike, "*#batch"], uniform: Float[ArrayLike, "*#batch"]
     ) -> Int[Array, "*batch"]:
         """Next state drawn from P(·|s, a) by inverse CDF of a uniform in [0, 1)."""
-        thresholds = jnp.asarray(self.cumulative_probabilities)[state, action, :-1]
+        thresholds = _entries(self.cumulative_probabilities, state, action, slice(None, -1))
         outcome = jnp.sum(jnp.asarray(uniform)[..., None] >= thresholds, axis=-1, dtype=jnp.int32)
-        return jnp.asarray(self.successors)[state, action, outcome]
+        return _entries(self.successors, state, action, outcome)
 
     def is_terminal(self, state: Int[ArrayLike, "*#batch"]) -> Bool[Array, "*batch"]:
         """Whether nothing accrues in these states any more."""
-        return jnp.asarray(self.terminal)[state]
+        return jnp.asarray(self.terminal).at[jnp.asarray(state)].get(mode="promise_in_bounds")
 
     def _validate(self):
-        if self.successors.ndim != 3 or self.successors.shape != self.probabilities.shape:
+        shapes = reached, chances = self.successors.shape, self.probabilities.shape
+        num_states = len(self.successors)
+        if not (
+            len(reached) == len(chances) == 3
+            and reached[2] == chances[2]
+            and chances[0] in (1, num_states)
+            and (reached[1] == chances[1] or 1 in (reached[1], chances[1]))
+        ):
             raise ValueError(
-                "successors and probabilities must both have shape (S, A, K), got "
-                f"{self.successors.shape} and {self.probabilities.shape}"
+                "successors and probabilities must both have shape (S, A, K), where successors may have 1 in the place "
+                f"of A and probabilities 1 in the place of S or A, got {shapes[0]} and {shapes[1]}"
             )
-        num_states = self.num_states
         for name, table in (("initial", self.initial), ("terminal", self.terminal)):
             if table.shape != (num_states,):
                 raise ValueError(f"{name} must have shape ({num_states},), got {table.shape}")
@@ -212,3 +232,11 @@ def _check_distribution(name: str, table: np.ndarray):
     if abs(sums[worst] - 1) > 1e-6:
         where = f" at {tuple(map(int, worst))}" if worst else ""
         raise ValueError(f"{name} must sum to 1 along the last axis, got {sums[worst]}{where}; normalize the table")
+
+
+def _entries(table: ArrayLike, state: ArrayLike, action: ArrayLike, outcome: ArrayLike | slice) -> Array:
+    """Entries of a table that may have length 1 in the place of S or A; indices are trusted, which saves a check."""
+    table = jnp.asarray(table)
+    state = jnp.asarray(state) if table.shape[0] > 1 else jnp.zeros_like(state)
+    action = jnp.asarray(action) if table.shape[1] > 1 else jnp.zeros_like(action)
+    return table.at[state, action, outcome].get(mode="promise_in_bounds")

@@ -31,7 +31,13 @@ def expected_next(mdp: TabularMDP, values: Float[Array, " S"]) -> Float[Array, "
 
 def inflow(mdp: TabularMDP, weights: Float[Array, "S A"]) -> Float[Array, " S"]:
     """(Pᵀ m)(s') = Σ_{s,a} P(s'|s, a) m(s, a), the adjoint of `expected_next`."""
-    return jnp.zeros(mdp.num_states, weights.dtype).at[mdp.successors].add(weights[..., None] * mdp.probabilities)
+    return jnp.zeros(mdp.num_states, weights.dtype).at[mdp.successors].add(_outcome_weights(mdp, weights))
+
+
+def _outcome_weights(mdp: TabularMDP, weights: Float[Array, "S A"]) -> Float[Array, "S #A K"]:
+    """m(s, a) P(k-th outcome), summed over the actions where they share their successors."""
+    products = weights[..., None] * mdp.probabilities
+    return jnp.sum(products, axis=1, keepdims=True) if mdp.successors.shape[1] == 1 else products
 
 
 def policy_values(
@@ -71,7 +77,7 @@ def _solve(
         return jax.lax.custom_linear_solve(flow, right_hand_side, _solve_sparse, _solve_sparse)
     rows = jnp.arange(mdp.num_states)[:, None, None]
     kernel = jnp.zeros((mdp.num_states, mdp.num_states), policy.dtype)
-    kernel = kernel.at[rows, mdp.successors].add(policy[..., None] * mdp.probabilities)
+    kernel = kernel.at[rows, mdp.successors].add(_outcome_weights(mdp, policy))
     system = jnp.eye(mdp.num_states) - mdp.discount * kernel
     system = system.T if adjoint else system
     return jax.lax.custom_linear_solve(

@@ -91,12 +91,20 @@ class Grid:
 
         num_actions = len(MOVES)
         outcome = (1 - self.slip) * np.eye(num_actions) + self.slip / 4 * (np.arange(num_actions) < 4)
-        num_outcomes = max(num_actions, len(starts) if self.hazards else 0)
-        successors = np.zeros((self.num_cells, num_actions, num_outcomes), np.int32)
-        probabilities = np.zeros(successors.shape)
-        successors[..., :num_actions] = destinations[:, None, :]
-        probabilities[..., :num_actions] = outcome
+        successors, probabilities = destinations[:, None, :], outcome[None]
+        if self.hazards:
+            successors, probabilities = self._with_hazards(successors, probabilities, starts)
+        return TabularMDP.from_successors(successors, probabilities, initial=initial, discount=discount)
+
+    def _with_hazards(
+        self, successors: Int[np.ndarray, "S 1 K"], probabilities: Float[np.ndarray, "1 A K"], starts: np.ndarray
+    ) -> tuple[Int[np.ndarray, "S 1 N"], Float[np.ndarray, "S A N"]]:
+        """The same tables with as many outcomes as there are starts, to which hazards lead."""
+        num_outcomes = max(successors.shape[-1], len(starts))
+        padding = ((0, 0), (0, 0), (0, num_outcomes - successors.shape[-1]))
+        successors, probabilities = np.pad(successors, padding), np.pad(probabilities, padding)
+        probabilities = np.repeat(probabilities, self.num_cells, axis=0)
         for hazard in self.hazards:
             successors[self.state(hazard)] = np.resize(starts, num_outcomes)
             probabilities[self.state(hazard)] = np.where(np.arange(num_outcomes) < len(starts), 1 / len(starts), 0.0)
-        return TabularMDP.from_successors(successors, probabilities, initial=initial, discount=discount)
+        return successors, probabilities

@@ -1,0 +1,87 @@
+"""Several processes as one job: who writes, what each holds, and what happens when one is lost.
+
+A job of one process takes the same way; every function here is then trivial.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import PyTree
+
+HEARTBEAT_SECONDS = 30
+"""A process that is silent for so long counts as lost."""
+
+
+class LostProcessError(RuntimeError):
+    """Another process of the job stopped answering."""
+
+
+def connect(coordinator: str, num_processes: int, process_id: int):
+    """Joins the job; blocks until all processes have. Call before anything is computed.
+
+    Args:
+        coordinator: HOST:PORT that process 0 opens and all others reach.
+        num_processes: processes of the job.
+        process_id: this one, 0 … num_processes − 1.
+
+    Raises:
+        ValueError: an argument is not of that form.
+        LostProcessError: not all processes came within five minutes.
+    """
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"--coordinator must be HOST:PORT, got {coordinator!r}")
+    if not 0 <= process_id < num_processes:
+        raise ValueError(
+            f"--process-id must lie in 0..{num_processes - 1} for {num_processes} processes, got {process_id}"
+        )
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+    except RuntimeError as error:
+        raise LostProcessError(f"process {process_id} could not join the job at {coordinator}: {error}") from error
+
+
+def is_writer() -> bool:
+    """Whether this process writes the run folder and speaks on the terminal."""
+    return jax.process_index() == 0
+
+
+def local(tree: PyTree) -> PyTree:
+    """This process's seeds of arrays that are sharded by seed, copied to NumPy, in the order of the seeds."""
+
+    def of_leaf(leaf: Any) -> np.ndarray:
+        pieces = {shard.index[0].start or 0: shard.data for shard in leaf.addressable_shards}
+        return np.concatenate([np.array(pieces[begin]) for begin in sorted(pieces)])
+
+    return jax.tree.map(of_leaf, tree)
+
+
+def gather(tree: PyTree) -> PyTree:
+    """All processes' parts of NumPy arrays, one after the other, on every process."""
+    if jax.process_count() == 1:
+        return tree
+    return jax.tree.map(np.asarray, multihost_utils.process_allgather(tree, tiled=True))
+
+
+def agree(value: int) -> int:
+    """Process 0's value, on every process."""
+    return int(multihost_utils.broadcast_one_to_all(np.int64(value))) if jax.process_count() > 1 else value
+
+
+@contextlib.contextmanager
+def stop_together(saved_in: Any) -> Iterator[None]:
+    """Turns the failure of an exchange with another process into a `LostProcessError` that says how to go on."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        remedy = "nothing was saved" if saved_in is None else f"resume {saved_in.path} with the same processes"
+        raise LostProcessError(
+            f"process {jax.process_index()} lost another process of the job and stops; {remedy} ({error})"
+        ) from error
