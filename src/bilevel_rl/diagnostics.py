@@ -9,10 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from bilevel_rl import exact
 from bilevel_rl.algorithms import Algorithm
+from bilevel_rl.exact.evaluation import policy_values, start_mean
+from bilevel_rl.exact.objectives import cost_table, implicit_gradient, reward_table
 from bilevel_rl.exact.oracle import in_double_precision
+from bilevel_rl.exact.soft_mdp import soft_optimal, soft_values
 from bilevel_rl.problems import BilevelProblem
+from bilevel_rl.schedules import StepSizeValues
 
 
 class Measurement(NamedTuple):
@@ -49,11 +52,11 @@ def metric_columns(
         info: mean of the algorithm's Info since the last log point, likewise.
         evaluation_entropy_weight: τ_eval.
     """
-    step_sizes = jax.tree.map(np.asarray, jax.vmap(algorithm.step_sizes)(states.num_iterations))
+    step_sizes, log_policies = jax.tree.map(np.asarray, _of_states(algorithm, states))
     measurement = measure(
         algorithm.problem,
         states.x,
-        jax.vmap(algorithm.log_policies)(states),
+        log_policies,
         penalty=step_sizes.penalty,
         entropy_weight=step_sizes.entropy,
         evaluation_entropy_weight=evaluation_entropy_weight,
@@ -76,6 +79,11 @@ def metric_columns(
         else:
             columns |= {f"{role}_{name}": values[:, i] for i, role in enumerate(("lower", "penalized"))}
     return {name: np.asarray(column) for name, column in columns.items()}
+
+
+@eqx.filter_jit
+def _of_states(algorithm: Algorithm, states: PyTree) -> tuple[StepSizeValues, Array]:
+    return jax.vmap(algorithm.step_sizes)(states.num_iterations), jax.vmap(algorithm.log_policies)(states)
 
 
 def metric_rows(columns: dict[str, np.ndarray], is_running: Bool[np.ndarray, " seeds"]) -> list[dict[str, float]]:
@@ -118,17 +126,30 @@ def _measure(
     entropy_weight: Array,
     evaluation_entropy_weight: Array,
 ) -> Measurement:
+    mdp = problem.environment
+
     def one_seed(x: PyTree, log_policies: Array, w: Array, τ: Array) -> Measurement:
+        reward, cost, price = reward_table(problem, x), cost_table(problem, x), problem.upper.regularizer(x)
         # Normalized again: single-precision logits miss a sum of one by more than an exact residual may be.
-        lower, penalized = jax.nn.softmax(log_policies)
-        gradient = exact.hyper_gradient(problem, x, entropy_weight=τ)
+        lower, penalized = jax.nn.log_softmax(log_policies)
+        # Every optimal policy is sought from the values of one that is close to it.
+        lower_values = soft_values(mdp, reward, lower, τ)
+        answer = soft_optimal(mdp, reward, τ, start_values=lower_values)
+        evaluated = soft_optimal(mdp, reward, evaluation_entropy_weight, start_values=answer.values)
+        penalized_values = soft_values(mdp, reward - w * cost, penalized, τ)
+        penalized_answer = soft_optimal(mdp, reward - w * cost, τ, start_values=penalized_values)
+        regularized_objective, gradient = implicit_gradient(problem, x, answer.policy, τ)
+
+        def upper_value(policy: Array) -> Array:
+            return start_mean(mdp, policy_values(mdp, policy, jnp.sum(policy * cost, axis=-1))) + price
+
         return Measurement(
-            upper_objective=jnp.asarray(exact.hyper_objective(problem, x, entropy_weight=evaluation_entropy_weight)),
-            regularized_objective=jnp.asarray(exact.hyper_objective(problem, x, entropy_weight=τ)),
+            upper_objective=upper_value(evaluated.policy),
+            regularized_objective=regularized_objective,
             hyper_gradient_norm=jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))),
-            upper_value=exact.upper_value(problem, x, lower),
-            lower_residual=exact.lower_residual(problem, x, lower, entropy_weight=τ),
-            penalized_residual=exact.lower_residual(problem, x, penalized, entropy_weight=τ, penalty=w),
+            upper_value=upper_value(jnp.exp(lower)),
+            lower_residual=start_mean(mdp, answer.values - lower_values),
+            penalized_residual=start_mean(mdp, penalized_answer.values - penalized_values),
         )
 
     return jax.vmap(one_seed)(x, log_policies, penalty, entropy_weight)

@@ -4,6 +4,7 @@ import hashlib
 import time
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,11 @@ def run(
         point = _LogPoint(0, loop.start(), None, np.zeros(num_seeds, bool), ())
         return point if folder is None or checkpoint is None else point.restored(folder, checkpoint)
 
-    with Progress(num_iterations, is_shown=progress and processes.is_writer()) as bar, processes.stop_together(folder):
+    with (
+        Progress(num_iterations, is_shown=progress and processes.is_writer()) as bar,
+        ThreadPoolExecutor(max_workers=1) as background,
+        processes.stop_together(folder),
+    ):
         checkpoint = None
         if folder is not None:
             identity = _identity(algorithm, key, layout, log_every, evaluation_entropy_weight)
@@ -165,9 +170,11 @@ def run(
             is_kept = _num_bytes(point.states) <= SNAPSHOT_BYTES or bool(point.is_stopped.any())
             if not is_kept and not is_logged:
                 log(point)
-            states, info, is_finite = loop.advance(_copy(point.states) if is_kept else point.states, first, last)
+            taken = _copy(point.states) if is_kept else point.states
+            future = background.submit(loop.advance, taken, first, last)
             if is_kept and not is_logged:
                 log(point)  # While the devices are at work.
+            states, info, is_finite = future.result()
             is_bad = ~_all_finite(is_finite) & ~point.is_stopped
             if is_bad.any() and not is_kept:
                 origin = restored(checkpoint)

@@ -40,6 +40,11 @@ def _outcome_weights(mdp: TabularMDP, weights: Float[Array, "S A"]) -> Float[Arr
     return jnp.sum(products, axis=1, keepdims=True) if mdp.successors.shape[1] == 1 else products
 
 
+def start_mean(mdp: TabularMDP, values: Float[Array, " S"]) -> Float[Array, ""]:
+    """(1−γ) ρᵀV: what unnormalized values amount to from the start, normalized."""
+    return (1 - mdp.discount) * jnp.asarray(mdp.initial, values.dtype) @ values
+
+
 def policy_values(
     mdp: TabularMDP, policy: Float[Array, "S A"], state_rewards: Float[Array, " S"]
 ) -> Float[Array, " S"]:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from bilevel_rl.exact.evaluation import discounted_inflow, expected_next, inflow, occupancy, policy_values
+from bilevel_rl.exact.evaluation import discounted_inflow, expected_next, inflow, occupancy, policy_values, start_mean
 from bilevel_rl.exact.oracle import oracle
 from bilevel_rl.exact.soft_mdp import SoftSolution, optimal_limit, soft_optimal, soft_return
 from bilevel_rl.problems import BilevelProblem
@@ -97,8 +97,14 @@ def hyper_gradient(problem: BilevelProblem, x: PyTree, *, entropy_weight: Float[
 
     The cost-advantage A_c is that of the unnormalized values; ∂_x Q is unnormalized too, d is normalized.
     """
+    return implicit_gradient(problem, x, soft_answer(problem, x, entropy_weight).policy, entropy_weight)[1]
+
+
+def implicit_gradient(
+    problem: BilevelProblem, x: PyTree, policy: Float[Array, "S A"], entropy_weight: Float[ArrayLike, ""]
+) -> tuple[Float[Array, ""], PyTree]:
+    """Φ_τ(x) and ∇Φ_τ(x), given the follower's answer π_τ*(x)."""
     mdp = problem.environment
-    policy = soft_answer(problem, x, entropy_weight).policy
     state_action_occupancy = occupancy(mdp, policy)
     cost = cost_table(problem, x)
     cost_values = policy_values(mdp, policy, jnp.sum(policy * cost, axis=-1))
@@ -106,7 +112,8 @@ def hyper_gradient(problem: BilevelProblem, x: PyTree, *, entropy_weight: Float[
     sensitivity = state_action_occupancy * cost_advantage / entropy_weight
     flow = discounted_inflow(mdp, policy, mdp.discount * inflow(mdp, sensitivity))
     (through_policy,) = jax.vjp(lambda x: reward_table(problem, x), x)[1](sensitivity + flow[:, None] * policy)
-    return jax.tree.map(jnp.add, _direct_gradient(problem, x, state_action_occupancy), through_policy)  # (IG)
+    gradient = jax.tree.map(jnp.add, _direct_gradient(problem, x, state_action_occupancy), through_policy)  # (IG)
+    return start_mean(mdp, cost_values) + problem.upper.regularizer(x), gradient
 
 
 @oracle

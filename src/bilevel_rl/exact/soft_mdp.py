@@ -57,6 +57,7 @@ def soft_optimal(
     reward: Float[Array, "S A"],
     entropy_weight: Float[ArrayLike, ""],
     allowed: Bool[Array, "S A"] | None = None,
+    start_values: Float[Array, " S"] | None = None,
 ) -> SoftSolution:
     """Soft policy iteration: evaluate by a linear solve, improve by softmax(Q / τ), until the values stand still.
 
@@ -64,13 +65,15 @@ def soft_optimal(
         reward: r(s, a); 0 in terminal states.
         entropy_weight: τ > 0.
         allowed: actions that the policy may take; all by default.
+        start_values: values to start from; ones close to the solution save improvements. 0 by default.
 
     Returns:
         The solution; its values are NaN where `MAX_IMPROVEMENTS` did not suffice.
     """
     may_take = jnp.ones(reward.shape, bool) if allowed is None else allowed
     entropy_weight = jnp.asarray(entropy_weight, reward.dtype)
-    values = _soft_optimal_values(reward, entropy_weight, mdp=mdp, may_take=may_take)
+    start_values = jnp.zeros(mdp.num_states, reward.dtype) if start_values is None else start_values
+    values = _soft_optimal_values(reward, entropy_weight, mdp=mdp, may_take=may_take, start_values=start_values)
     return _improved(mdp, reward, entropy_weight, may_take, values)
 
 
@@ -81,7 +84,9 @@ def _improved(mdp: TabularMDP, reward: Array, entropy_weight: Array, may_take: A
 
 
 @eqx.filter_custom_jvp
-def _soft_optimal_values(reward: Array, entropy_weight: Array, *, mdp: TabularMDP, may_take: Array) -> Array:
+def _soft_optimal_values(
+    reward: Array, entropy_weight: Array, *, mdp: TabularMDP, may_take: Array, start_values: Array
+) -> Array:
     tolerance = values_tolerance(mdp, reward.dtype)
 
     def improve(carry):
@@ -94,17 +99,18 @@ def _soft_optimal_values(reward: Array, entropy_weight: Array, *, mdp: TabularMD
         count, _, change = carry
         return (count < MAX_IMPROVEMENTS) & (change > tolerance)
 
-    uninformed = _improved(mdp, reward, entropy_weight, may_take, jnp.zeros(mdp.num_states, reward.dtype))
-    start = (0, uninformed, jnp.asarray(jnp.inf, reward.dtype))
+    start = (0, _improved(mdp, reward, entropy_weight, may_take, start_values), jnp.asarray(jnp.inf, reward.dtype))
     _, solution, change = jax.lax.while_loop(is_unfinished, improve, start)
     return jnp.where(change <= tolerance, solution.values, jnp.nan)
 
 
 @_soft_optimal_values.def_jvp
-def _soft_optimal_values_jvp(primals, tangents, *, mdp: TabularMDP, may_take: Array) -> tuple[Array, Array]:
+def _soft_optimal_values_jvp(
+    primals, tangents, *, mdp: TabularMDP, may_take: Array, start_values: Array
+) -> tuple[Array, Array]:
     """Envelope theorem: ∂V = (I − γP^π)^{-1} (E_π[∂r] + H ∂τ), with no derivative of the iteration."""
     reward, entropy_weight = primals
-    values = _soft_optimal_values(reward, entropy_weight, mdp=mdp, may_take=may_take)
+    values = _soft_optimal_values(reward, entropy_weight, mdp=mdp, may_take=may_take, start_values=start_values)
     log_policy = _improved(mdp, reward, entropy_weight, may_take, values).log_policy
     reward_tangent, weight_tangent = (
         jnp.zeros_like(primal) if tangent is None else tangent

@@ -23,7 +23,7 @@ class RunSettings:
     """independent copies, run side by side"""
     num_iterations: int = 60_000
     """iterations of each copy; one costs 2 · num_chains environment transitions"""
-    log_every: int = 500
+    log_every: int = 2_000
     """iterations between two log points; each writes metrics and a checkpoint"""
     seed: int = 0
     """root of all randomness: the same seed gives the same bits"""
