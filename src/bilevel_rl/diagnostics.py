@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from bilevel_rl.algorithms import Algorithm
 from bilevel_rl.exact.evaluation import policy_values, start_mean
@@ -100,10 +100,10 @@ def metric_rows(columns: dict[str, np.ndarray], is_running: Bool[np.ndarray, " s
 def measure(
     problem: BilevelProblem,
     x: PyTree,
-    log_policies: Float[Array, "seeds 2 S A"],
+    log_policies: Float[ArrayLike, "seeds 2 S A"],
     *,
-    penalty: Float[Array, " seeds"],
-    entropy_weight: Float[Array, " seeds"],
+    penalty: Float[ArrayLike, " seeds"],
+    entropy_weight: Float[ArrayLike, " seeds"],
     evaluation_entropy_weight: float,
 ) -> Measurement:
     """Measures every seed in double precision. Leading axis of all arrays, and of every leaf of x: the seeds.

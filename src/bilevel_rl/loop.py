@@ -1,8 +1,8 @@
 """The compiled loop: iterations of many seeds, with no word from the host in between.
 
 Seeds are spread over devices; on a device they run in groups, one group after the other, and the seeds of a group side
-by side under `vmap`. A group is compiled on its own, so what a seed computes does not depend on how many groups a device
-has: the same bits on any number of devices.
+by side under `vmap`. A group is compiled on its own, so what a seed computes does not depend on how many groups a
+device has: the same bits on any number of devices.
 
 Iteration k of seed i draws from the key `fold_in(fold_in(key, i), k // block)`, entry `k % block`, so a seed's path
 depends neither on the other seeds nor on where a run was interrupted.
