@@ -21,6 +21,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, ArrayLike, Bool, PyTree
 
+from bilevel_rl import processes
 from bilevel_rl.algorithms import Algorithm
 from bilevel_rl.compiler import loop_options
 
@@ -30,7 +31,7 @@ TRANSITIONS_PER_GROUP = 64
 NUMBERS_PER_BLOCK = 2048
 """Random numbers that a seed draws at a time: enough to make a call of the generator cheap, few enough for a cache."""
 
-SEEDS = "seeds"
+SEEDS, CHAINS = "seeds", "chains"
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Layout:
     """How seeds lie on devices and iterations in blocks.
 
     Attributes:
-        mesh: devices, along the axis "seeds".
+        mesh: devices. Those along the axis "seeds" have seeds of their own, those along "chains" share theirs.
         num_seeds: seeds on all devices.
         seeds_per_group: seeds that run side by side; they decide the last bits.
         iterations_per_block: iterations whose randomness is drawn at once.
@@ -54,28 +55,28 @@ class Layout:
         """A layout over all devices of all processes.
 
         Raises:
-            ValueError: `seeds_per_group` does not divide `num_seeds`, or the devices cannot share the groups evenly.
+            ValueError: `seeds_per_group` does not divide `num_seeds`, or the devices cannot share the work evenly.
         """
         if seeds_per_group is None:
             limit = max(1, TRANSITIONS_PER_GROUP // algorithm.num_transitions_per_iteration)
             seeds_per_group = max(size for size in range(1, limit + 1) if num_seeds % size == 0)
         if seeds_per_group < 1 or num_seeds % seeds_per_group:
             raise ValueError(f"seeds_per_group must divide num_seeds, {num_seeds}, got {seeds_per_group}")
-        num_devices, num_groups = jax.device_count(), num_seeds // seeds_per_group
-        if num_groups % num_devices:
+        num_devices = jax.device_count()
+        seed_devices = math.gcd(num_devices, num_seeds // seeds_per_group)
+        try:
+            algorithm.shared_by(CHAINS, num_devices // seed_devices)
+        except ValueError as error:
             raise ValueError(
-                f"num_seeds, {num_seeds}, make {num_groups} groups of {seeds_per_group}, which {num_devices} devices "
-                f"cannot share evenly; run a multiple of {seeds_per_group * num_devices} seeds, or set seeds_per_group"
-            )
+                f"{num_seeds} seeds in groups of {seeds_per_group} cannot be shared evenly by {num_devices} devices "
+                f"({error}); run a multiple of {seeds_per_group * num_devices} seeds, or set seeds_per_group"
+            ) from error
+        shape = seed_devices, num_devices // seed_devices
+        mesh = jax.make_mesh(shape, (SEEDS, CHAINS), axis_types=(AxisType.Auto, AxisType.Auto))
         noise = jax.eval_shape(lambda key: algorithm.draw(key, 1), jax.random.key(0))
         numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(noise))
         iterations_per_block = 2 ** max(0, int(math.log2(NUMBERS_PER_BLOCK / max(1, numbers))))
-        return cls(
-            jax.make_mesh((num_devices,), (SEEDS,), axis_types=(AxisType.Auto,)),
-            num_seeds,
-            seeds_per_group,
-            iterations_per_block,
-        )
+        return cls(mesh, num_seeds, seeds_per_group, iterations_per_block)
 
     def put(self, algorithm: Algorithm) -> Algorithm:
         """The algorithm with its arrays on every device, in working precision."""
@@ -98,7 +99,8 @@ class Loop:
 
     def __init__(self, algorithm: Algorithm, key: Array, layout: Layout):
         self.layout = layout
-        self._algorithm = layout.put(algorithm)
+        sharers = layout.mesh.shape[CHAINS]
+        self._algorithm = layout.put(algorithm.shared_by(CHAINS, sharers) if sharers > 1 else algorithm)
         self._seed_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, np.arange(layout.num_seeds))
 
     def start(self) -> PyTree:
@@ -106,13 +108,17 @@ class Loop:
         return _start(self.layout, self._algorithm, self._seed_keys)
 
     def advance(self, states: PyTree, first: int, last: int) -> tuple[PyTree, PyTree, PyTree[Bool[Array, " seeds"]]]:
-        """All seeds' states after iterations first … last−1, the means of their Infos, and which leaves are finite.
+        """All seeds' states after iterations first … last−1, the sums of their Infos, and which leaves are finite.
 
         Returns before they are computed. The buffers of `states` are given to the result, which is computed in their
         place.
         """
         fixed = self.layout, self._algorithm, self._seed_keys, jnp.int32(first), jnp.int32(last)
         return _compiled_advance()(fixed, states)
+
+    def gather(self, columns: PyTree) -> PyTree:
+        """All seeds of NumPy arrays of which every process has those of its own devices."""
+        return processes.gather(columns, self.layout.mesh, SEEDS)
 
 
 @jax.jit
@@ -184,7 +190,7 @@ def _in_groups(run_group: Any, size: int, seed_keys: Array, states: PyTree) -> t
 def _run_group(
     algorithm: Algorithm, length: int, seed_keys: Array, first: Array, last: Array, states: PyTree
 ) -> tuple[PyTree, PyTree]:
-    """Iterations first … last−1 of the seeds of one group, in blocks of `length`, and the means of their Infos."""
+    """Iterations first … last−1 of the seeds of one group, in blocks of `length`, and the sums of their Infos."""
     side_by_side = jax.tree.map(lambda _: 0, states)._replace(num_iterations=None)
     step = jax.vmap(algorithm.step, in_axes=(0, side_by_side), out_axes=(side_by_side, 0))
 
@@ -205,7 +211,7 @@ def _run_group(
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(step, noise, states)[1])
     states, totals = jax.lax.fori_loop(first // length, -(-last // length), run_block, (states, zeros))
     states = states._replace(num_iterations=jnp.full(seeds, states.num_iterations))
-    return states, jax.tree.map(lambda leaf: leaf / (last - first), totals)
+    return states, totals
 
 
 def _draw(algorithm: Algorithm, seed_keys: Array, block: ArrayLike, length: int) -> PyTree:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 HEARTBEAT_SECONDS = 30
@@ -61,11 +62,20 @@ def local(tree: PyTree) -> PyTree:
     return jax.tree.map(of_leaf, tree)
 
 
-def gather(tree: PyTree) -> PyTree:
-    """All processes' parts of NumPy arrays, one after the other, on every process."""
+def whole(tree: PyTree) -> PyTree:
+    """All seeds of arrays that are sharded by seed, as NumPy arrays, on every process."""
     if jax.process_count() == 1:
-        return tree
+        return jax.tree.map(np.array, tree)
     return jax.tree.map(np.asarray, multihost_utils.process_allgather(tree, tiled=True))
+
+
+def gather(columns: PyTree, mesh: Mesh, axis: str) -> PyTree:
+    """All seeds of NumPy arrays of which every process has those of its devices along a mesh axis."""
+    if jax.process_count() == 1:
+        return columns
+    with jax.enable_x64(True):
+        sharding = NamedSharding(mesh, PartitionSpec(axis))
+        return whole(jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), columns))
 
 
 def agree(value: int) -> int:

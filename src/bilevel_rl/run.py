@@ -53,17 +53,19 @@ class _LogPoint:
 
     num_iterations: int
     states: PyTree
-    info: PyTree
+    info_totals: PyTree
+    num_steps: int
     is_stopped: Bool[np.ndarray, " seeds"]
     divergences: tuple[Divergence, ...]
 
     def is_last(self, num_iterations: int) -> bool:
         return self.num_iterations >= num_iterations or bool(self.is_stopped.all())
 
-    def next(self, states: PyTree, info: PyTree, num_iterations: int) -> "_LogPoint":
+    def next(self, states: PyTree, info_totals: PyTree, num_iterations: int) -> "_LogPoint":
         if self.is_stopped.any():
             states = choose(self.is_stopped, self.states, states)
-        return replace(self, num_iterations=num_iterations, states=states, info=info)
+        num_steps = num_iterations - self.num_iterations
+        return replace(self, num_iterations=num_iterations, states=states, info_totals=info_totals, num_steps=num_steps)
 
     def checkpoint(self) -> dict[str, PyTree]:
         return {"states": self.states, "is_stopped": self.is_stopped}
@@ -71,7 +73,7 @@ class _LogPoint:
     def restored(self, folder: RunFolder, num_iterations: int) -> "_LogPoint":
         saved = folder.restore_checkpoint(num_iterations, self.checkpoint())
         divergences = [Divergence(**e) for e in folder.read_divergences() if e["num_iterations"] < num_iterations]
-        return _LogPoint(num_iterations, saved["states"], None, np.array(saved["is_stopped"]), tuple(divergences))
+        return _LogPoint(num_iterations, saved["states"], None, 0, np.array(saved["is_stopped"]), tuple(divergences))
 
 
 def run(
@@ -131,8 +133,9 @@ def run(
 
     def log(point: _LogPoint):
         nonlocal saved_at
-        states, info = processes.local((point.states, point.info))
-        columns = processes.gather(metric_columns(algorithm, states, info, evaluation_entropy_weight))
+        states, totals = processes.local((point.states, point.info_totals))
+        info = jax.tree.map(lambda total: total / np.float32(point.num_steps), totals)
+        columns = loop.gather(metric_columns(algorithm, states, info, evaluation_entropy_weight))
         new_rows, now = metric_rows(columns, ~point.is_stopped), time.perf_counter()
         rows.extend(new_rows)
         if folder is not None:
@@ -147,7 +150,7 @@ def run(
         bar.update(point.num_iterations, num_transitions, new_rows)
 
     def restored(checkpoint: int | None) -> _LogPoint:
-        point = _LogPoint(0, loop.start(), None, np.zeros(num_seeds, bool), ())
+        point = _LogPoint(0, loop.start(), None, 0, np.zeros(num_seeds, bool), ())
         return point if folder is None or checkpoint is None else point.restored(folder, checkpoint)
 
     with (
@@ -163,7 +166,7 @@ def run(
         point, is_logged = restored(checkpoint), bool(rows)
         if not is_logged:
             # The first row shows the first iteration's Info, from a step that is taken again below.
-            point = replace(point, info=loop.advance(_copy(point.states), 0, 1)[1])
+            point = replace(point, info_totals=loop.advance(_copy(point.states), 0, 1)[1], num_steps=1)
         while not point.is_last(num_iterations):
             first = point.num_iterations
             last = min(first - first % log_every + log_every, num_iterations)
@@ -174,18 +177,18 @@ def run(
             future = background.submit(loop.advance, taken, first, last)
             if is_kept and not is_logged:
                 log(point)  # While the devices are at work.
-            states, info, is_finite = future.result()
+            states, info_totals, is_finite = future.result()
             is_bad = ~_all_finite(is_finite) & ~point.is_stopped
             if is_bad.any() and not is_kept:
                 origin = restored(checkpoint)
                 point = replace(point, states=loop.advance(origin.states, origin.num_iterations, first)[0])
             previous, is_logged = point, False
-            point = previous.next(states, info, last)
+            point = previous.next(states, info_totals, last)
             for seed in np.flatnonzero(is_bad):
                 point = _stop_seed(loop, previous, point, int(seed))
         if not is_logged:
             log(point)
-        states = processes.gather(processes.local(point.states))
+        states = processes.whole(point.states)
     metrics = {name: np.array([row[name] for row in rows]) for name in rows[-1]}
     return RunResult(states.x, states, metrics, point.divergences)
 
@@ -195,7 +198,7 @@ def _stop_seed(loop: Loop, previous: _LogPoint, point: _LogPoint, seed: int) -> 
 
     def advanced(num_iterations: int) -> tuple[PyTree, PyTree]:
         states, _, is_finite = loop.advance(_copy(previous.states), previous.num_iterations, num_iterations)
-        return states, processes.gather(processes.local(is_finite))
+        return states, processes.whole(is_finite)
 
     divergence = locate(lambda k: advanced(k)[1], seed, previous.num_iterations, point.num_iterations)
     warnings.warn(str(divergence), RuntimeWarning, stacklevel=3)
@@ -209,7 +212,7 @@ def _stop_seed(loop: Loop, previous: _LogPoint, point: _LogPoint, seed: int) -> 
 
 
 def _all_finite(is_finite: PyTree[Bool[Array, " seeds"]]) -> Bool[np.ndarray, " seeds"]:
-    return np.logical_and.reduce(jax.tree.leaves(processes.gather(processes.local(is_finite))))
+    return np.logical_and.reduce(jax.tree.leaves(processes.whole(is_finite)))
 
 
 def _copy(states: PyTree) -> PyTree:

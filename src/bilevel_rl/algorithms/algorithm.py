@@ -27,6 +27,10 @@ class Algorithm(Protocol):
         """Environment transitions of one iteration, all chains and inner loops included."""
         ...
 
+    def shared_by(self, axis: str, num_devices: int) -> "Algorithm":
+        """The same algorithm, with each seed's work shared by the devices of a mesh axis; `ValueError` if it cannot."""
+        ...
+
     def init(self, key: Array) -> Any:
         """The state at iteration 0: a named tuple of arrays of fixed shapes, all that the next iteration needs.
 

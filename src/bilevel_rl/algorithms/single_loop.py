@@ -35,6 +35,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
+from bilevel_rl.algorithms.devices import shared_by_devices
 from bilevel_rl.policies import TabularActorCritic, over_samples
 from bilevel_rl.problems import BilevelProblem
 from bilevel_rl.schedules import ScheduleWarning, StepSizes
@@ -68,6 +69,7 @@ class SingleLoopActorCritic(eqx.Module):
         step_sizes: the five sequences (ζ, α, β, w, τ). A schedule that violates a validity condition is used, with a
             `ScheduleWarning` that names the condition.
         num_chains: B, parallel Markov chains per policy; an iteration costs 2 B environment transitions.
+        chain_axis: mesh axis whose devices share the chains; none by default (`shared_by`).
 
     Raises:
         ValueError: `num_chains` < 1.
@@ -85,13 +87,21 @@ class SingleLoopActorCritic(eqx.Module):
     problem: BilevelProblem
     step_sizes: StepSizes
     num_chains: int = eqx.field(static=True)
+    chain_axis: str | None = eqx.field(static=True)
 
-    def __init__(self, problem: BilevelProblem, step_sizes: StepSizes | None = None, num_chains: int = 16):
+    def __init__(
+        self,
+        problem: BilevelProblem,
+        step_sizes: StepSizes | None = None,
+        num_chains: int = 16,
+        chain_axis: str | None = None,
+    ):
         if num_chains < 1:
             raise ValueError(f"num_chains must be at least 1, got {num_chains}; the paper's setting is 1")
         self.problem = problem
         self.step_sizes = StepSizes.decaying() if step_sizes is None else step_sizes
         self.num_chains = num_chains
+        self.chain_axis = chain_axis
         if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(self.step_sizes)):
             self._warn_of_step_sizes()
 
@@ -99,6 +109,19 @@ class SingleLoopActorCritic(eqx.Module):
     def num_transitions_per_iteration(self) -> int:
         """Environment transitions of one iteration: one per chain, 2 B chains."""
         return 2 * self.num_chains
+
+    def shared_by(self, axis: str, num_devices: int) -> "SingleLoopActorCritic":
+        """The same algorithm, each of whose chains runs on one of the devices of a mesh axis.
+
+        Raises:
+            ValueError: the devices cannot share the chains evenly.
+        """
+        if self.num_chains % num_devices:
+            raise ValueError(
+                f"num_chains, {self.num_chains}, must be a multiple of {num_devices}, the devices that share a seed"
+            )
+        with warnings.catch_warnings(action="ignore", category=ScheduleWarning):  # They were shown for this one.
+            return SingleLoopActorCritic(self.problem, self.step_sizes, self.num_chains, axis)
 
     @property
     def policy(self) -> TabularActorCritic:
@@ -126,11 +149,16 @@ class SingleLoopActorCritic(eqx.Module):
         τ, w, γ = step_size.entropy, step_size.penalty, environment.discount
         x, s = state.x, state.chain_states
 
-        # One transition of every chain: a ~ π_θ(·|s), s' ~ P(·|s,a), and the same under θᴸ.
-        logits, values = jax.vmap(self.policy.read)(state.followers, s)
-        a, policy, log_policy, entropy = jax.vmap(_act)(logits, uniforms[0])
-        next_s = environment.step(s, a, uniforms[1])
-        next_values = jax.vmap(self.policy.values)(state.followers, next_s)
+        def transition(s: Array, uniforms: Array) -> tuple[Array, ...]:
+            """One transition of every chain: a ~ π_θ(·|s), s' ~ P(·|s,a), and the same under θᴸ."""
+            logits, values = jax.vmap(self.policy.read)(state.followers, s)
+            a, policy, log_policy, entropy = jax.vmap(_act)(logits, uniforms[0])
+            next_s = environment.step(s, a, uniforms[1])
+            next_values = jax.vmap(self.policy.values)(state.followers, next_s)
+            return a, policy, log_policy, entropy, values, next_s, next_values
+
+        act = shared_by_devices(self.chain_axis, transition)
+        a, policy, log_policy, entropy, values, next_s, next_values = act(s, uniforms)
 
         def upper_estimate(x: PyTree) -> tuple[Array, tuple[Array, Array]]:
             rewards, costs = problem.rewards(x, s, a), problem.costs(x, s, a)

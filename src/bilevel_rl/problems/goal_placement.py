@@ -73,7 +73,8 @@ def goal_placement(
     is_wall = np.isin(np.arange(grid.num_cells), [grid.state(cell) for cell in walls])
 
     def placement(x: Float[ArrayLike, " cells"]) -> Float[Array, " cells"]:
-        return jax.nn.softmax(jnp.where(is_wall, -jnp.inf, x))
+        # No softmax: XLA rounds its division in another way on several devices than on one.
+        return jnp.exp(jax.nn.log_softmax(jnp.where(is_wall, -jnp.inf, x)))
 
     def ground_price(x: Float[ArrayLike, " cells"]) -> Float[Array, ""]:
         p = placement(x)
