@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from bilevel_rl import compiler, processes
 from bilevel_rl.experiments import entropy_schedules, goal_placement, goal_position
 from bilevel_rl.experiments.settings import from_json, to_json
 from bilevel_rl.results import RunFolder, RunFolderError
@@ -33,12 +33,41 @@ RUNS = Path("runs")
 
 
 @dataclasses.dataclass(frozen=True)
+class Job:
+    """Which processes and devices share the work; one process with one device by default."""
+
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where several processes of one job meet; all share the run folder"""
+    num_processes: int = 1
+    """processes of the job"""
+    process_id: int = 0
+    """this process, from 0"""
+    cpu_devices: int = 1
+    """CPU devices of this process; the bits of the results do not depend on them"""
+
+    def join(self, folder: Path | None):
+        """Prepares the devices, and waits for the other processes."""
+        if self.cpu_devices < 1:
+            raise ValueError(f"--cpu-devices must be at least 1, got {self.cpu_devices}")
+        if self.coordinator is None and (self.num_processes, self.process_id) != (1, 0):
+            raise ValueError("--num-processes and --process-id need --coordinator HOST:PORT, the address of process 0")
+        if self.coordinator is not None and folder is None:
+            raise ValueError("--coordinator needs --folder, one that all processes share")
+        compiler.fuse_small_loops(None)
+        compiler.cache_compilations()
+        compiler.split_cpu(self.cpu_devices)
+        if self.coordinator is not None:
+            processes.connect(self.coordinator, self.num_processes, self.process_id)
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
     """Run an experiment into a new run folder, and draw its figures."""
 
     experiment: AnyExperiment
     folder: Path | None = None
     """run folder, new or empty; by default runs/EXPERIMENT-DATE-TIME"""
+    job: Job = dataclasses.field(default_factory=Job)
     progress: bool = True
     """show a progress bar"""
 
@@ -49,6 +78,7 @@ class Resume:
 
     run: Annotated[Path, tyro.conf.Positional]
     """run folder"""
+    job: Job = dataclasses.field(default_factory=Job)
     progress: bool = True
     """show a progress bar"""
 
@@ -102,25 +132,31 @@ def main(arguments: Sequence[str] | None = None):
                 _list(command.runs, console)
     except (ValueError, RunFolderError) as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
-        sys.exit(2)
+        processes.leave(2)
+    except processes.LostProcessError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
+        processes.leave(3)
 
 
 def _run(command: Run, console: Console):
     config = command.experiment
     name, module = next((name, module) for name, (kind, module) in EXPERIMENTS.items() if isinstance(config, kind))
     config.run.check()
-    config.algorithm()  # Raises for every bad option, before a folder is made or anything runs.
     path = command.folder or RUNS / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if command.job.process_id == 0 and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"--folder {path} is not empty; name a new folder, or `bilevel-rl resume {path}`")
+    command.job.join(command.folder)
+    config.algorithm()  # Raises for every bad option, before a folder is made or anything runs.
     folder = RunFolder(path, tensorboard=config.run.tensorboard)
-    folder.write_config(to_json(name, config))
+    if processes.is_writer():
+        folder.write_config(to_json(name, config))
     _finish(name, module, config, folder, console, progress=command.progress)
 
 
 def _resume(command: Resume, console: Console):
-    name, config, module = _open(folder := RunFolder.open(command.run))
+    name, config, module = _open(RunFolder.open(command.run))
     folder = RunFolder.open(command.run, tensorboard=config.run.tensorboard)
+    command.job.join(command.run)
     _finish(name, module, config, folder, console, progress=command.progress)
 
 
@@ -134,8 +170,12 @@ def _open(folder: RunFolder) -> tuple[str, Any, ModuleType]:
 
 
 def _finish(name: str, module: ModuleType, config: Any, folder: RunFolder, console: Console, *, progress: bool):
+    if not processes.is_writer():
+        console.quiet = True
     console.print(f"{name} → {_shown(folder.path)}")
     module.main(config, folder, progress=progress)
+    if not processes.is_writer():
+        return
     console.print(module.summarize(folder))
     for divergence in folder.read_divergences():
         console.print(

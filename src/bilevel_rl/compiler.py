@@ -6,6 +6,7 @@ what an iteration of a group of seeds touches. Measured: 1.4 µs an iteration be
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,20 @@ SMALL_LOOP_BYTES = 2**20
 _OPTION = "xla_cpu_small_while_loop_byte_threshold"
 
 
-def fuse_small_loops():
+def fuse_small_loops(limit: int | None = SMALL_LOOP_BYTES):
     """Sets the option in `XLA_FLAGS`, which XLA reads when the first program of the process is compiled.
 
-    It has no other form. A value that is already set stays.
+    It has no other form, so it holds for all programs of the process. A value that somebody else set stays.
+
+    Args:
+        limit: bytes that a loop may touch in an iteration, where a table counts with its whole size; None: any number.
+            Importing the library sets 1 MB, its command line none.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
+    ours = re.compile(rf"--xla_backend_extra_options={_OPTION}=\d+")
+    flags = ours.sub("", os.environ.get("XLA_FLAGS", "")).strip()
     if "xla_backend_extra_options" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_extra_options={_OPTION}={SMALL_LOOP_BYTES}".strip()
+        limit = 2**62 if limit is None else limit
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_extra_options={_OPTION}={limit}".strip()
 
 
 def loop_options() -> dict[str, Any]:
@@ -33,8 +40,15 @@ def loop_options() -> dict[str, Any]:
     return {"xla_cpu_use_fusion_emitters": False} if jax.default_backend() == "cpu" else {}
 
 
-def cache_compilations(folder: Path):
-    """Keeps compiled programs in a folder, where the next process finds them, unless a folder is set already."""
+def cache_compilations():
+    """Keeps compiled programs where the next process finds them: `JAX_COMPILATION_CACHE_DIR` or the user's cache."""
     if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(caches / "bilevel-rl" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+
+
+def split_cpu(num_devices: int):
+    """Makes this process's CPU several devices, before it is first used."""
+    if num_devices > 1:
+        jax.config.update("jax_num_cpu_devices", num_devices)

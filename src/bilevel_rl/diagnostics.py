@@ -152,4 +152,5 @@ def _measure(
             penalized_residual=start_mean(mdp, penalized_answer.values - penalized_values),
         )
 
-    return jax.vmap(one_seed)(x, log_policies, penalty, entropy_weight)
+    # One after the other: under vmap the last bits would depend on how many seeds this process has.
+    return jax.lax.map(lambda arguments: one_seed(*arguments), (x, log_policies, penalty, entropy_weight))

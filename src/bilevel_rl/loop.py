@@ -116,8 +116,8 @@ class Loop:
         fixed = self.layout, self._algorithm, self._seed_keys, jnp.int32(first), jnp.int32(last)
         return _compiled_advance()(fixed, states)
 
-    def gather(self, columns: PyTree) -> PyTree:
-        """All seeds of NumPy arrays of which every process has those of its own devices."""
+    def gather(self, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """All seeds of columns of which every process has those of its own devices."""
         return processes.gather(columns, self.layout.mesh, SEEDS)
 
 

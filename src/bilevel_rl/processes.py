@@ -4,6 +4,8 @@ A job of one process takes the same way; every function here is then trivial.
 """
 
 import contextlib
+import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,13 +71,14 @@ def whole(tree: PyTree) -> PyTree:
     return jax.tree.map(np.asarray, multihost_utils.process_allgather(tree, tiled=True))
 
 
-def gather(columns: PyTree, mesh: Mesh, axis: str) -> PyTree:
-    """All seeds of NumPy arrays of which every process has those of its devices along a mesh axis."""
+def gather(columns: dict[str, np.ndarray], mesh: Mesh, axis: str) -> dict[str, np.ndarray]:
+    """All seeds of columns of which every process has those of its devices along a mesh axis."""
     if jax.process_count() == 1:
         return columns
     with jax.enable_x64(True):
         sharding = NamedSharding(mesh, PartitionSpec(axis))
-        return whole(jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), columns))
+        arrays = [jax.make_array_from_process_local_data(sharding, column) for column in columns.values()]
+        return dict(zip(columns, whole(arrays), strict=True))
 
 
 def agree(value: int) -> int:
@@ -83,15 +86,27 @@ def agree(value: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int64(value))) if jax.process_count() > 1 else value
 
 
+SIGNS_OF_LOSS = ("Gloo", "NCCL", "heartbeat", "barrier", "coordination", "DEADLINE_EXCEEDED", "UNAVAILABLE")
+
+
 @contextlib.contextmanager
 def stop_together(saved_in: Any) -> Iterator[None]:
     """Turns the failure of an exchange with another process into a `LostProcessError` that says how to go on."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+    except (RuntimeError, ValueError) as error:  # JAX raises either, with XLA's text.
+        if jax.process_count() == 1 or not any(sign in str(error) for sign in SIGNS_OF_LOSS):
             raise
-        remedy = "nothing was saved" if saved_in is None else f"resume {saved_in.path} with the same processes"
+        remedy = "nothing was saved" if saved_in is None else f"continue with `bilevel-rl resume {saved_in.path}`"
         raise LostProcessError(
-            f"process {jax.process_index()} lost another process of the job and stops; {remedy} ({error})"
+            f"process {jax.process_index()} of {jax.process_count()} stops: another process of the job is lost. "
+            f"Checkpoints are intact; {remedy} on all processes ({error})"
         ) from error
+
+
+def leave(status: int):
+    """Ends this process with an exit status; at once where it belongs to a job, whose other processes may be gone."""
+    if jax.distributed.is_initialized():
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bilevel_rl import exact, plots
+from bilevel_rl import exact, plots, processes
 from bilevel_rl.algorithms import SingleLoopActorCritic
 from bilevel_rl.experiments.settings import RunSettings
 from bilevel_rl.problems import BilevelProblem, goal_position
@@ -79,6 +79,8 @@ def main(config: EntropySchedules, folder: RunFolder, *, progress: bool = True):
         for objective, τ in weights.items():
             objectives = exact.hyper_objectives(problem, path.reshape(-1, 2), entropy_weight=τ)
             arrays[f"{name} {objective} gap"] = objectives.reshape(path.shape[:2]) - optima[objective].objective
+    if not processes.is_writer():
+        return
     folder.write_arrays("trade_off", **arrays)
     plot(folder)
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from bilevel_rl import exact, plots
+from bilevel_rl import exact, plots, processes
 from bilevel_rl.algorithms import SingleLoopActorCritic
 from bilevel_rl.experiments.settings import RunSettings, ScheduleSettings
 from bilevel_rl.problems import BilevelProblem, goal_placement
@@ -67,6 +67,8 @@ def main(config: GoalPlacement, folder: RunFolder, *, progress: bool = True):
     """Runs the experiment, finds the known optimum, and draws the figures."""
     algorithm = config.algorithm()
     result = config.run.run(algorithm, folder, progress=progress)
+    if not processes.is_writer():
+        return
 
     problem, τ = algorithm.problem, config.run.evaluation_entropy_weight
     optimum = exact.goal_placement_optimum(problem, entropy_weight=τ)

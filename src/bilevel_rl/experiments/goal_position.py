@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import jax
 import numpy as np
 
-from bilevel_rl import exact, plots
+from bilevel_rl import exact, plots, processes
 from bilevel_rl.algorithms import SingleLoopActorCritic
 from bilevel_rl.experiments.settings import RunSettings, ScheduleSettings
 from bilevel_rl.problems import BilevelProblem, goal_position
@@ -65,6 +65,8 @@ def main(config: GoalPosition, folder: RunFolder, *, progress: bool = True):
     """Runs the experiment, measures the landscape of Φ around it, and draws the figures."""
     algorithm = config.algorithm()
     result = config.run.run(algorithm, folder, progress=progress)
+    if not processes.is_writer():
+        return
 
     problem, τ = algorithm.problem, config.run.evaluation_entropy_weight
     axis = np.linspace(0.0, config.size - 1.0, LANDSCAPE_RESOLUTION)
