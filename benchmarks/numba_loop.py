@@ -9,54 +9,62 @@ import math
 import numba
 import numpy as np
 
-from benchmarks.workload import Workload
+from benchmarks.workload import DISCOUNT, OFFSET, STEP_SIZES, TARGET, WIDTH, Workload
+
+State = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-def make_state(workload: Workload, start_states: np.ndarray) -> dict[str, np.ndarray]:
-    """State at iteration 0, with chains (2, B) at `start_states`."""
-    dtype = workload.dtype
-    return {
-        "x": np.array(workload.initial_x, dtype),
-        "logits": np.zeros((2, workload.num_states, workload.num_actions), dtype),
-        "values": np.zeros((2, workload.num_states), dtype),
-        "chains": np.array(start_states, np.int32),
-    }
+def advance(workload: Workload, state: State, uniforms: np.ndarray, first: int):
+    """Takes len(uniforms) iterations in place, starting with iteration `first`."""
+    real = workload.dtype
+    successors, thresholds = workload.tables()
+    parameters = np.array([*TARGET, WIDTH, DISCOUNT, OFFSET], real)
+    _advance(real(first), uniforms, *state, successors, thresholds, np.array(STEP_SIZES, real), parameters)
 
 
-@numba.njit(fastmath=False, cache=False)
-def advance(
-    first_iteration, uniforms, x, logits, values, chains, successors, thresholds, step_sizes, target, size, width, γ
-):
-    """Takes len(uniforms) iterations in place. `uniforms`: (iterations, 4, 2, B); `step_sizes`: (5, 3)."""
-    num_chains, num_actions = chains.shape[1], logits.shape[2]
-    num_states = logits.shape[1]
-    one = x.dtype.type(1)
-    policy, log_policy = np.empty(num_actions, x.dtype), np.empty(num_actions, x.dtype)
-    new_logits = np.empty((2, num_chains, num_actions), x.dtype)
-    new_values = np.empty((2, num_chains), x.dtype)
-    old_chains = np.empty_like(chains)
-    now = np.empty(5, x.dtype)
+def advancer(workload: Workload):
+    """`advance` with the tables made once: from (state, uniforms, first)."""
+    real = workload.dtype
+    fixed = (*workload.tables(), np.array(STEP_SIZES, real), np.array([*TARGET, WIDTH, DISCOUNT, OFFSET], real))
+    return lambda state, uniforms, first: _advance(real(first), uniforms, *state, *fixed)
+
+
+@numba.njit
+def _advance(first, uniforms, x, logits, values, chains, successors, thresholds, step_sizes, parameters):
+    real = x.dtype.type
+    one, zero, two = real(1), real(0), real(2)
+    num_chains, num_states, num_actions = chains.shape[1], logits.shape[1], logits.shape[2]
+    size = int(math.sqrt(num_states) + 0.5)
+    per_chain, per_area, per_width = one / real(num_chains), one / real(num_states), one / parameters[2] ** 2
+    target_row, target_col, γ, offset = parameters[0], parameters[1], parameters[3], parameters[4]
+    far_row = max(target_row, real(size - 1) - target_row)
+    far_col = max(target_col, real(size - 1) - target_col)
+    farthest = (far_row**2 + far_col**2) * per_area
+    most_entropy = real(math.log(num_actions))
+    policy, log_policy, now = np.empty(num_actions, x.dtype), np.empty(num_actions, x.dtype), np.empty(5, x.dtype)
+    logit_steps = np.empty((2, num_chains, num_actions), x.dtype)
+    value_steps = np.empty((2, num_chains), x.dtype)
+    visited = np.empty_like(chains)
     for t in range(len(uniforms)):
         for i in range(5):
-            now[i] = step_sizes[i, 0] * (one + (first_iteration + t) / step_sizes[i, 2]) ** -step_sizes[i, 1]
-        ζ, α, β, w, τ = now[0], now[1] / num_chains, now[2], now[3], now[4]
-        farthest = max(target[0], size - 1 - target[0]) ** 2 + max(target[1], size - 1 - target[1]) ** 2
-        bound = (one + w * farthest / size**2 + τ * math.log(num_actions)) / (one - γ)
-        gradient_row, gradient_col = x.dtype.type(0), x.dtype.type(0)
+            now[i] = step_sizes[i, 0] * (one + (first + real(t)) / offset) ** -step_sizes[i, 1]
+        ζ, α, β, w, τ = now
+        bound = (one + w * farthest + τ * most_entropy) / (one - γ)
+        gradient_row, gradient_col = zero, zero
         for follower in range(2):
             for chain in range(num_chains):
                 s = chains[follower, chain]
                 highest = logits[follower, s, 0]
                 for a in range(1, num_actions):
                     highest = max(highest, logits[follower, s, a])
-                total = x.dtype.type(0)
+                total = zero
                 for a in range(num_actions):
                     policy[a] = math.exp(logits[follower, s, a] - highest)
                     total += policy[a]
-                log_total = math.log(total)
-                entropy = x.dtype.type(0)
+                log_total, per_total = math.log(total), one / total
+                entropy = zero
                 for a in range(num_actions):
-                    policy[a] /= total
+                    policy[a] *= per_total
                     log_policy[a] = logits[follower, s, a] - highest - log_total
                     entropy -= policy[a] * log_policy[a]
 
@@ -69,32 +77,31 @@ def advance(
                     outcome += 1
                 next_s = successors[s, outcome]
 
-                row, col = s // size, s % size
-                reward = math.exp(-((row - x[0]) ** 2 + (col - x[1]) ** 2) / (2 * width**2))
-                sign = one if follower == 0 else -one
-                gradient_row += sign * reward * (row - x[0]) / width**2
-                gradient_col += sign * reward * (col - x[1]) / width**2
+                row, col = real(s // size), real(s % size)
+                reward = math.exp(-((row - x[0]) ** 2 + (col - x[1]) ** 2) * per_width / two)
+                signed = reward * per_width if follower == 0 else -reward * per_width
+                gradient_row += signed * (row - x[0])
+                gradient_col += signed * (col - x[1])
                 learned = reward
                 if follower == 1:
-                    learned -= w * ((row - target[0]) ** 2 + (col - target[1]) ** 2) / size**2
+                    learned -= w * ((row - target_row) ** 2 + (col - target_col) ** 2) * per_area
                 δ = learned + τ * entropy + γ * values[follower, next_s] - values[follower, s]
                 for a in range(num_actions):
-                    step = -δ * policy[a] - τ * policy[a] * (log_policy[a] + entropy)
-                    if a == action:
-                        step += δ
-                    new_logits[follower, chain, a] = α * step
-                value = min(max(values[follower, s] + β * δ, -bound), bound)
-                new_values[follower, chain] = (value - values[follower, s]) / num_chains
-                old_chains[follower, chain] = s
+                    score = one - policy[a] if a == action else -policy[a]
+                    direction = δ * score - τ * policy[a] * (log_policy[a] + entropy)
+                    logit_steps[follower, chain, a] = α * per_chain * direction
+                clipped = min(max(values[follower, s] + β * δ, -bound), bound)
+                value_steps[follower, chain] = (clipped - values[follower, s]) * per_chain
+                visited[follower, chain] = s
                 if uniforms[t, 2, follower, chain] >= γ:
-                    next_s = np.int32(uniforms[t, 3, follower, chain] * num_states)
+                    next_s = min(np.int32(uniforms[t, 3, follower, chain] * real(num_states)), num_states - 1)
                 chains[follower, chain] = next_s
         for follower in range(2):
             for chain in range(num_chains):
-                s = old_chains[follower, chain]
+                s = visited[follower, chain]
                 for a in range(num_actions):
-                    logits[follower, s, a] += new_logits[follower, chain, a]
-                values[follower, s] += new_values[follower, chain]
-        scale = ζ / (w * num_chains)
-        x[0] = min(max(x[0] - scale * gradient_row, 0), size - 1)
-        x[1] = min(max(x[1] - scale * gradient_col, 0), size - 1)
+                    logits[follower, s, a] += logit_steps[follower, chain, a]
+                values[follower, s] += value_steps[follower, chain]
+        scale = ζ / w * per_chain
+        x[0] = min(max(x[0] - scale * gradient_row, zero), real(size - 1))
+        x[1] = min(max(x[1] - scale * gradient_col, zero), real(size - 1))

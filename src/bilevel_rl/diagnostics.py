@@ -83,7 +83,7 @@ def metric_columns(
 
 @eqx.filter_jit
 def _of_states(algorithm: Algorithm, states: PyTree) -> tuple[StepSizeValues, Array]:
-    return jax.vmap(algorithm.step_sizes)(states.num_iterations), jax.vmap(algorithm.log_policies)(states)
+    return jax.lax.map(lambda state: (algorithm.step_sizes(state.num_iterations), algorithm.log_policies(state)), states)
 
 
 def metric_rows(columns: dict[str, np.ndarray], is_running: Bool[np.ndarray, " seeds"]) -> list[dict[str, float]]:

@@ -116,6 +116,13 @@ class Loop:
         fixed = self.layout, self._algorithm, self._seed_keys, jnp.int32(first), jnp.int32(last)
         return _compiled_advance()(fixed, states)
 
+    def reserved_bytes(self, states: PyTree) -> int:
+        """Memory of `advance` on one device: arguments, results that do not take their place, and temporaries."""
+        fixed = self.layout, self._algorithm, self._seed_keys, jnp.int32(0), jnp.int32(1)
+        memory = _compiled_advance().lower(fixed, states).compile().compiled.memory_analysis()
+        results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+        return memory.argument_size_in_bytes + results + memory.temp_size_in_bytes
+
     def gather(self, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """All seeds of columns of which every process has those of its own devices."""
         return processes.gather(columns, self.layout.mesh, SEEDS)
