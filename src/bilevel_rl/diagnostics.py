@@ -1,7 +1,11 @@
-"""Exact measurements of a running algorithm on a known model: the columns of a metric row (docs/metrics.md)."""
+"""Measurements of a running algorithm: the columns of a metric row (docs/metrics.md).
+
+Models that a dense solve can hold are measured exactly at every log point. Larger ones are measured from the samples
+that the algorithm takes anyway, since an exact Φ would take longer than the run between two log points.
+"""
 
 import warnings
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from bilevel_rl.algorithms import Algorithm
-from bilevel_rl.exact.evaluation import policy_values, start_mean
+from bilevel_rl.exact.evaluation import DENSE_LIMIT, policy_values, start_mean
 from bilevel_rl.exact.objectives import cost_table, implicit_gradient, reward_table
 from bilevel_rl.exact.oracle import in_double_precision
 from bilevel_rl.exact.soft_mdp import soft_optimal, soft_values
@@ -38,12 +42,21 @@ class Measurement(NamedTuple):
     penalized_residual: Float[Array, "*seeds"]
 
 
+Diagnostics = Literal["auto", "exact", "sampled"]
+"""How metric rows are measured; "auto" is exact for models with at most `DENSE_LIMIT` states, and sampled above."""
+
+
+def are_exact(diagnostics: Diagnostics, problem: BilevelProblem) -> bool:
+    """Whether metric rows of a problem hold exact measurements."""
+    return diagnostics == "exact" or (diagnostics == "auto" and problem.environment.num_states <= DENSE_LIMIT)
+
+
 MAX_LOGGED_COMPONENTS = 16
 """x is written to the metric rows where it has at most this many numbers."""
 
 
 def metric_columns(
-    algorithm: Algorithm, states: PyTree, info: PyTree, evaluation_entropy_weight: float
+    algorithm: Algorithm, states: PyTree, info: PyTree, evaluation_entropy_weight: float, diagnostics: Diagnostics
 ) -> dict[str, np.ndarray]:
     """Columns of the metric rows, one entry a seed; every column is described in docs/metrics.md.
 
@@ -51,23 +64,29 @@ def metric_columns(
         states: the algorithm's states as NumPy arrays, leading axis the seeds.
         info: mean of the algorithm's Info since the last log point, likewise.
         evaluation_entropy_weight: τ_eval.
+        diagnostics: how they are measured.
     """
-    step_sizes, log_policies = jax.tree.map(np.asarray, _of_states(algorithm, states))
-    measurement = measure(
-        algorithm.problem,
-        states.x,
-        log_policies,
-        penalty=step_sizes.penalty,
-        entropy_weight=step_sizes.entropy,
-        evaluation_entropy_weight=evaluation_entropy_weight,
-    )
+    is_exact = are_exact(diagnostics, algorithm.problem)
+    step_sizes, prices, log_policies = jax.tree.map(np.asarray, _of_states(algorithm, states, is_exact))
+    if is_exact:
+        measured = measure(
+            algorithm.problem,
+            states.x,
+            log_policies,
+            penalty=step_sizes.penalty,
+            entropy_weight=step_sizes.entropy,
+            evaluation_entropy_weight=evaluation_entropy_weight,
+        )._asdict()
+    else:
+        measured = {"upper_value": info.mean_cost[:, 0] + prices}
     columns = {
         "num_iterations": states.num_iterations,
         "num_transitions": np.asarray(states.num_iterations, np.int64) * algorithm.num_transitions_per_iteration,
         **{f"{name}_step": getattr(step_sizes, name) for name in ("upper", "actor", "critic")},
         "penalty": step_sizes.penalty,
         "entropy_weight": step_sizes.entropy,
-        **measurement._asdict(),
+        "is_sampled": np.full(len(states.num_iterations), int(not is_exact)),
+        **measured,
     }
     num_seeds = len(states.num_iterations)
     components = np.concatenate([np.reshape(leaf, (num_seeds, -1)) for leaf in jax.tree.leaves(states.x)], axis=1)
@@ -82,8 +101,18 @@ def metric_columns(
 
 
 @eqx.filter_jit
-def _of_states(algorithm: Algorithm, states: PyTree) -> tuple[StepSizeValues, Array]:
-    return jax.lax.map(lambda state: (algorithm.step_sizes(state.num_iterations), algorithm.log_policies(state)), states)
+def _of_states(algorithm: Algorithm, states: PyTree, with_policies: bool) -> tuple[StepSizeValues, Array, Array | None]:
+    """Of every seed: the step sizes, the price g(x), and log π of both policies."""
+
+    def one_seed(state: PyTree) -> tuple[StepSizeValues, Array, Array | None]:
+        price = jnp.asarray(algorithm.problem.upper.regularizer(state.x), float)
+        return (
+            algorithm.step_sizes(state.num_iterations),
+            price,
+            algorithm.log_policies(state) if with_policies else None,
+        )
+
+    return jax.lax.map(one_seed, states)
 
 
 def metric_rows(columns: dict[str, np.ndarray], is_running: Bool[np.ndarray, " seeds"]) -> list[dict[str, float]]:

@@ -56,9 +56,11 @@ class Progress:
         elif now > self._first[0]:
             rate = (num_transitions - self._first[1]) / (now - self._first[0])
             status.append(f"{rate / 1e6:.2f} M transitions/s")
-        objectives = [row["upper_objective"] for row in rows if "upper_objective" in row]
-        if objectives:
-            status.append(f"Φ = {np.mean(objectives):.4f} ± {np.std(objectives):.4f}")
+        for symbol, metric in (("Φ", "upper_objective"), ("f", "upper_value")):
+            if rows and metric in rows[0]:
+                values = [row[metric] for row in rows]
+                status.append(f"{symbol} = {np.mean(values):.4f} ± {np.std(values):.4f}")
+                break
         text = " · ".join(status)
         self._bar.update(self._task, completed=num_iterations, status=text)
         is_due = num_iterations >= self._next_line or num_iterations == self._num_iterations

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from bilevel_rl import processes
 from bilevel_rl.algorithms import Algorithm
-from bilevel_rl.diagnostics import metric_columns, metric_rows
+from bilevel_rl.diagnostics import Diagnostics, metric_columns, metric_rows
 from bilevel_rl.divergence import Divergence, locate
 from bilevel_rl.loop import Layout, Loop, choose
 from bilevel_rl.progress import Progress
@@ -86,6 +86,7 @@ def run(
     folder: RunFolder | Path | str | None = None,
     checkpoint_every: float = 10.0,
     evaluation_entropy_weight: float = 0.01,
+    diagnostics: Diagnostics = "auto",
     seeds_per_group: int | None = None,
     progress: bool = True,
 ) -> RunResult:
@@ -104,6 +105,8 @@ def run(
         folder: where to keep metrics and checkpoints; nothing is written by default. Processes share it.
         checkpoint_every: seconds between two checkpoints; 0 saves one at every log point.
         evaluation_entropy_weight: τ at which the `upper_objective` Φ_τ(x_k) is measured.
+        diagnostics: whether metric rows are measured exactly on the known model, or from the algorithm's samples;
+            "auto" is exact for models with at most 1,500 states.
         seeds_per_group: seeds that are compiled together; they decide the last bits. By default as many as fill the
             vector units, whatever the number of devices.
         progress: show a progress bar.
@@ -135,7 +138,7 @@ def run(
         nonlocal saved_at
         states, totals = processes.local((point.states, point.info_totals))
         info = jax.tree.map(lambda total: total / np.float32(point.num_steps), totals)
-        columns = loop.gather(metric_columns(algorithm, states, info, evaluation_entropy_weight))
+        columns = loop.gather(metric_columns(algorithm, states, info, evaluation_entropy_weight, diagnostics))
         new_rows, now = metric_rows(columns, ~point.is_stopped), time.perf_counter()
         rows.extend(new_rows)
         if folder is not None:
@@ -160,7 +163,9 @@ def run(
     ):
         checkpoint = None
         if folder is not None:
-            identity = _identity(algorithm, key, layout, log_every, evaluation_entropy_weight)
+            identity = _identity(algorithm, key, layout, log_every, evaluation_entropy_weight) | {
+                "diagnostics": diagnostics
+            }
             checkpoint = _find_checkpoint(folder, identity, num_iterations)
             rows = folder.read_rows("metrics")
         point, is_logged = restored(checkpoint), bool(rows)

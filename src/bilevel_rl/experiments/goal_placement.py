@@ -69,6 +69,9 @@ def main(config: GoalPlacement, folder: RunFolder, *, progress: bool = True):
     result = config.run.run(algorithm, folder, progress=progress)
     if not processes.is_writer():
         return
+    if plots.is_sampled(folder):
+        plot(folder)
+        return
 
     problem, τ = algorithm.problem, config.run.evaluation_entropy_weight
     optimum = exact.goal_placement_optimum(problem, entropy_weight=τ)
@@ -91,14 +94,19 @@ def _placement(problem: BilevelProblem, x: Float[np.ndarray, " cells"]) -> Float
 
 def plot(folder: RunFolder):
     """Draws the figures of a run folder."""
+    plots.draw_step_sizes(folder)
+    if plots.is_sampled(folder):
+        plots.draw_sampled_curves(folder)
+        return
     plots.draw_goal_placement(folder)
     plots.draw_learning_curves(folder, optimal_objective=float(folder.read_arrays("placement")["optimal_objective"]))
-    plots.draw_step_sizes(folder)
     plots.draw_residuals(folder)
 
 
 def summarize(folder: RunFolder) -> str:
     """One line about the outcome."""
+    if plots.is_sampled(folder):
+        return plots.summarize_samples(folder)
     optimal = float(folder.read_arrays("placement")["optimal_objective"])
     initial = plots.initial_values(folder, "upper_objective") - optimal
     shares = (plots.final_values(folder, "upper_objective") - optimal) / initial

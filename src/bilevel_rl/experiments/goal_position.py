@@ -67,6 +67,9 @@ def main(config: GoalPosition, folder: RunFolder, *, progress: bool = True):
     result = config.run.run(algorithm, folder, progress=progress)
     if not processes.is_writer():
         return
+    if plots.is_sampled(folder):
+        plot(folder)
+        return
 
     problem, τ = algorithm.problem, config.run.evaluation_entropy_weight
     axis = np.linspace(0.0, config.size - 1.0, LANDSCAPE_RESOLUTION)
@@ -88,14 +91,19 @@ def main(config: GoalPosition, folder: RunFolder, *, progress: bool = True):
 
 def plot(folder: RunFolder):
     """Draws the figures of a run folder."""
+    plots.draw_step_sizes(folder)
+    if plots.is_sampled(folder):
+        plots.draw_sampled_curves(folder)
+        return
     plots.draw_goal_position(folder)
     plots.draw_learning_curves(folder, optimal_objective=float(folder.read_arrays("landscape")["optimal_objective"]))
-    plots.draw_step_sizes(folder)
     plots.draw_residuals(folder)
 
 
 def summarize(folder: RunFolder) -> str:
     """One line about the outcome."""
+    if plots.is_sampled(folder):
+        return plots.summarize_samples(folder)
     optimal = float(folder.read_arrays("landscape")["optimal_objective"])
     gaps = plots.final_values(folder, "upper_objective") - optimal
     return (

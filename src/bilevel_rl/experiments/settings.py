@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 import jax
 
 from bilevel_rl.algorithms import Algorithm
+from bilevel_rl.diagnostics import Diagnostics
 from bilevel_rl.results import RunFolder
 from bilevel_rl.run import RunResult, check_run_arguments, run
 from bilevel_rl.schedules import StepSizes
@@ -33,6 +34,8 @@ class RunSettings:
     """random number generator; on CPUs threefry2x32 is the fastest, on TPUs the others are"""
     evaluation_entropy_weight: float = 0.01
     """entropy weight at which the logged upper objective is measured exactly"""
+    diagnostics: Diagnostics = "auto"
+    """exact: measured on the known model; sampled: from the algorithm's samples; auto: exact up to 1,500 states"""
     tensorboard: bool = False
     """also write TensorBoard scalars into the run folder"""
 
@@ -55,6 +58,7 @@ class RunSettings:
             folder=folder,
             checkpoint_every=self.checkpoint_every,
             evaluation_entropy_weight=self.evaluation_entropy_weight,
+            diagnostics=self.diagnostics,
             progress=progress,
         )
 

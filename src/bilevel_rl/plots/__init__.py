@@ -3,6 +3,7 @@
 from bilevel_rl.plots.curves import (
     draw_learning_curves as draw_learning_curves,
     draw_residuals as draw_residuals,
+    draw_sampled_curves as draw_sampled_curves,
     draw_step_sizes as draw_step_sizes,
     draw_trade_off as draw_trade_off,
 )
@@ -10,5 +11,7 @@ from bilevel_rl.plots.grids import draw_goal_placement as draw_goal_placement, d
 from bilevel_rl.plots.tables import (
     final_values as final_values,
     initial_values as initial_values,
+    is_sampled as is_sampled,
     read_curves as read_curves,
+    summarize_samples as summarize_samples,
 )

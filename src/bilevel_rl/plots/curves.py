@@ -53,6 +53,27 @@ def draw_learning_curves(folder: RunFolder, optimal_objective: float):
     save_figure(folder, "learning_curves", draw)
 
 
+def draw_sampled_curves(folder: RunFolder):
+    """What the chains showed of the leader's cost, and the critics' errors: for models too large to measure exactly."""
+    value = read_curves(folder, "upper_value")
+    errors = {role: read_curves(folder, f"{role}_mean_squared_td_error") for role in ("lower", "penalized")}
+
+    def draw(style: Style) -> Figure:
+        figure = Figure(figsize=(9.5, 3.8))
+        left, right = figure.subplots(1, 2)
+        _draw_band(left, value, "f(x, π), estimated by the chains")
+        left.set(ylabel="upper objective", title=f"What the leader pays, sampled ({len(value.values)} seeds)")
+        for role, error in errors.items():
+            _draw_band(right, error._replace(values=np.maximum(error.values, SMALLEST_SHOWN)), f"{role} critic")
+        right.set(yscale="log", ylabel="mean δ²", title="Squared temporal-difference errors")
+        for axes in (left, right):
+            axes.legend()
+            label_transitions(axes)
+        return figure
+
+    save_figure(folder, "sampled_curves", draw)
+
+
 def draw_step_sizes(folder: RunFolder):
     """The five step-size sequences, and the ratios that the method keeps small."""
     curves = {name: read_curves(folder, name) for name in STEP_SIZES}

@@ -47,3 +47,18 @@ def final_values(folder: RunFolder, metric: str) -> Float[np.ndarray, " seeds"]:
 def initial_values(folder: RunFolder, metric: str) -> Float[np.ndarray, " seeds"]:
     """A metric at the start of the run, of each seed."""
     return read_curves(folder, metric).values[:, 0]
+
+
+def is_sampled(folder: RunFolder) -> bool:
+    """Whether the metric rows were estimated from samples, because the model is too large to be measured exactly."""
+    rows = folder.read_rows("metrics")
+    return bool(rows and rows[0].get("is_sampled"))
+
+
+def summarize_samples(folder: RunFolder) -> str:
+    """One line about a run that was not measured exactly."""
+    first, last = initial_values(folder, "upper_value"), final_values(folder, "upper_value")
+    return (
+        f"sampled f(x, π), median of {len(last)} seeds: {np.median(first):.4f} in the first iteration, "
+        f"{np.median(last):.4f} at the end (the model is too large for an exact Φ at every log point)"
+    )
