@@ -17,16 +17,9 @@ State = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 def advance(workload: Workload, state: State, uniforms: np.ndarray, first: int):
     """Takes len(uniforms) iterations in place, starting with iteration `first`."""
     real = workload.dtype
-    successors, thresholds = workload.tables()
     parameters = np.array([*TARGET, WIDTH, DISCOUNT, OFFSET], real)
-    _advance(real(first), uniforms, *state, successors, thresholds, np.array(STEP_SIZES, real), parameters)
-
-
-def advancer(workload: Workload):
-    """`advance` with the tables made once: from (state, uniforms, first)."""
-    real = workload.dtype
-    fixed = (*workload.tables(), np.array(STEP_SIZES, real), np.array([*TARGET, WIDTH, DISCOUNT, OFFSET], real))
-    return lambda state, uniforms, first: _advance(real(first), uniforms, *state, *fixed)
+    arguments = real(first), uniforms, *state, *workload.tables(), np.array(STEP_SIZES, real), parameters
+    _advance(*arguments)
 
 
 @numba.njit

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -56,16 +57,15 @@ def median_seconds(advance: Callable[[int, int], Any]) -> tuple[float, int]:
 
 def ours(seeds: int, chains: int, size: int, precision: str, generator: str = "threefry2x32") -> dict[str, float]:
     """The library's loop."""
-    import bilevel_rl as brl
-
-    brl.compiler.fuse_small_loops(None)
     import jax
 
-    jax.config.update("jax_enable_x64", precision == "float64")
-    import warnings
+    import bilevel_rl as brl
+    from bilevel_rl import compiler
 
+    jax.config.update("jax_enable_x64", precision == "float64")
     from bilevel_rl import loop as loops
 
+    compiler.fuse_small_loops(None)
     warnings.simplefilter("ignore")
     algorithm = brl.SingleLoopActorCritic(brl.problems.goal_position(size=size), num_chains=chains)
     loop = loops.Loop(algorithm, jax.random.key(0, impl=generator), loops.Layout.plan(algorithm, seeds))
@@ -102,14 +102,13 @@ def numba(chains: int, size: int, precision: str) -> dict[str, float]:
 
     workload, generator = Workload(size, np.dtype(precision).type), np.random.default_rng(0)
     state = workload.initial_state(generator.integers(0, size**2, (2, chains)))
-    step = numba_loop.advancer(workload)
     block = max(1, 1024 // chains)
     buffer = np.empty((block, 4, 2, chains), workload.dtype)
 
     def advance(first: int, number: int):
         for start in range(first, first + number, block):
             generator.random(out=buffer, dtype=workload.dtype)
-            step(state, buffer[: first + number - start], start)
+            numba_loop.advance(workload, state, buffer[: first + number - start], start)
 
     advance(0, 1)
     seconds, _ = median_seconds(advance)

@@ -145,7 +145,8 @@ def _start(layout: Layout, algorithm: Algorithm, seed_keys: Array) -> PyTree:
 
 @functools.cache
 def _compiled_advance() -> Any:
-    return eqx.filter_jit(_advance, donate="all-except-first", compiler_options=loop_options())
+    options: dict[str, Any] = {"donate": "all-except-first", "compiler_options": loop_options()}
+    return eqx.filter_jit(_advance, **options)
 
 
 def _advance(fixed: tuple, states: PyTree) -> tuple[PyTree, PyTree, PyTree]:

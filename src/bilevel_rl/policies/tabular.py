@@ -72,11 +72,11 @@ def _of_one_table(function: Callable) -> Callable:
     @single.def_vmap
     def stack(size: int, is_batched: list[bool], table: Array, states: Array, *arrays: Array):
         pairs = zip((table, states, *arrays), is_batched, strict=True)
-        table, states, *arrays = (
+        table, states, *others = (
             array if has else jnp.broadcast_to(array, (size, *array.shape)) for array, has in pairs
         )
         rows = states + table.shape[1] * jnp.arange(size, dtype=states.dtype)[:, None]
-        flat = (array.reshape(-1, *array.shape[2:]) for array in arrays)
+        flat = (array.reshape(-1, *array.shape[2:]) for array in others)
         result = single(table.reshape(-1, table.shape[2]), rows.reshape(-1), *flat)
         return result.reshape(size, -1, *result.shape[1:]), True
 
