@@ -42,7 +42,7 @@ def loop_options() -> dict[str, Any]:
 
 def cache_compilations():
     """Keeps compiled programs where the next process finds them: `JAX_COMPILATION_CACHE_DIR` or the user's cache."""
-    if jax.config.read("jax_compilation_cache_dir") is None:
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(caches / "bilevel-rl" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)

@@ -78,6 +78,11 @@ class Layout:
         iterations_per_block = 2 ** max(0, int(math.log2(NUMBERS_PER_BLOCK / max(1, numbers))))
         return cls(mesh, num_seeds, seeds_per_group, iterations_per_block)
 
+    @property
+    def exchanges(self) -> bool:
+        """Whether processes exchange data in every iteration, because they share the chains of a seed."""
+        return jax.process_count() > 1 and self.mesh.shape[CHAINS] > 1
+
     def put(self, algorithm: Algorithm) -> Algorithm:
         """The algorithm with its arrays on every device, in working precision."""
         everywhere = NamedSharding(self.mesh, PartitionSpec())

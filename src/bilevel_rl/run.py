@@ -180,6 +180,8 @@ def run(
                 log(point)
             taken = _copy(point.states) if is_kept else point.states
             future = background.submit(loop.advance, taken, first, last)
+            if layout.exchanges:
+                jax.block_until_ready(future.result())  # Two exchanges at a time could be mistaken for each other.
             if is_kept and not is_logged:
                 log(point)  # While the devices are at work.
             states, info_totals, is_finite = future.result()
