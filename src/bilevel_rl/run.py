@@ -163,9 +163,7 @@ def run(
     ):
         checkpoint = None
         if folder is not None:
-            identity = _identity(algorithm, key, layout, log_every, evaluation_entropy_weight) | {
-                "diagnostics": diagnostics
-            }
+            identity = _identity(algorithm, key, layout, log_every, evaluation_entropy_weight, diagnostics)
             checkpoint = _find_checkpoint(folder, identity, num_iterations)
             rows = folder.read_rows("metrics")
         point, is_logged = restored(checkpoint), bool(rows)
@@ -244,7 +242,12 @@ def check_run_arguments(num_seeds: int, num_iterations: int, log_every: int, eva
 
 
 def _identity(
-    algorithm: Algorithm, key: Array, layout: Layout, log_every: int, evaluation_entropy_weight: float
+    algorithm: Algorithm,
+    key: Array,
+    layout: Layout,
+    log_every: int,
+    evaluation_entropy_weight: float,
+    diagnostics: Diagnostics,
 ) -> dict[str, Any]:
     """What must not change between the parts of an interrupted run."""
     digest = hashlib.sha256()
@@ -262,6 +265,7 @@ def _identity(
         "num_transitions_per_iteration": algorithm.num_transitions_per_iteration,
         "log_every": log_every,
         "evaluation_entropy_weight": evaluation_entropy_weight,
+        "diagnostics": diagnostics,
     }
 
 
