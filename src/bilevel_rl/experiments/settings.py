@@ -36,6 +36,8 @@ class RunSettings:
     """entropy weight at which the logged upper objective is measured exactly"""
     diagnostics: Diagnostics = "auto"
     """exact: measured on the known model; sampled: from the algorithm's samples; auto: exact up to 1,500 states"""
+    seeds_per_group: int | None = None
+    """seeds that are compiled side by side; decides the last bits; by default what fills a CPU's vector units"""
     tensorboard: bool = False
     """also write TensorBoard scalars into the run folder"""
 
@@ -59,6 +61,7 @@ class RunSettings:
             checkpoint_every=self.checkpoint_every,
             evaluation_entropy_weight=self.evaluation_entropy_weight,
             diagnostics=self.diagnostics,
+            seeds_per_group=self.seeds_per_group,
             progress=progress,
         )
 
