@@ -16,7 +16,7 @@ SCHEDULES = ("constant", "decaying")
 
 @dataclass(frozen=True)
 class EntropySchedules:
-    """Constant against decaying entropy weight, where the two lead to different optima (about 40 s)."""
+    """Constant against decaying entropy weight, where the two lead to different optima (about 15 s)."""
 
     run: RunSettings = field(default_factory=lambda: RunSettings(num_iterations=100_000, log_every=2_000))
     entropy_weight: float = 1.0

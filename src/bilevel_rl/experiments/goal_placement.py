@@ -18,7 +18,7 @@ Cell = tuple[int, int]
 
 @dataclass(frozen=True)
 class GoalPlacement:
-    """Spread a reward over the cells of a walled, hazardous grid, and pay for the ground (about 40 s)."""
+    """Spread a reward over the cells of a walled, hazardous grid, and pay for the ground (about 15 s)."""
 
     run: RunSettings = field(default_factory=RunSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)

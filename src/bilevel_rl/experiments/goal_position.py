@@ -19,7 +19,7 @@ Cell = tuple[int, int]
 
 @dataclass(frozen=True)
 class GoalPosition:
-    """Move a goal across a slippery grid so that the follower ends up at the target (about 30 s)."""
+    """Move a goal across a slippery grid so that the follower ends up at the target (about 10 s)."""
 
     run: RunSettings = field(default_factory=RunSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)

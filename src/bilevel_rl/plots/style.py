@@ -7,6 +7,7 @@ import matplotlib as mpl
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from bilevel_rl.results import RunFolder
 
@@ -91,4 +92,5 @@ def save_figure(folder: RunFolder, name: str, draw: Callable[[Style], Figure]):
 def label_transitions(axes: Axes):
     """The horizontal axis of every learning curve."""
     axes.set_xlabel("environment transitions per seed")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g} M" if value >= 1e5 else f"{value:g}")
