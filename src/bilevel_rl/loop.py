@@ -115,8 +115,7 @@ class Loop:
     def advance(self, states: PyTree, first: int, last: int) -> tuple[PyTree, PyTree, PyTree[Bool[Array, " seeds"]]]:
         """All seeds' states after iterations first … last−1, the sums of their Infos, and which leaves are finite.
 
-        Returns before they are computed. The buffers of `states` are given to the result, which is computed in their
-        place.
+        The buffers of `states` are given to the result, which is computed in their place.
         """
         fixed = self.layout, self._algorithm, self._seed_keys, jnp.int32(first), jnp.int32(last)
         return _compiled_advance()(fixed, states)
