@@ -5,11 +5,18 @@ import numpy as np
 from bilevel_rl import TabularMDP
 
 
+def outcomes(mdp: TabularMDP) -> tuple[np.ndarray, np.ndarray]:
+    """Successors and probabilities with an entry for every outcome, where the tables may share them."""
+    shape = mdp.num_states, mdp.num_actions, mdp.successors.shape[2]
+    return np.broadcast_to(mdp.successors, shape), np.broadcast_to(mdp.probabilities, shape)
+
+
 def kernel(mdp: TabularMDP) -> np.ndarray:
     """P[s, a, s'], outcome by outcome."""
+    successors, probabilities = outcomes(mdp)
     dense = np.zeros((mdp.num_states, mdp.num_actions, mdp.num_states))
-    for (s, a, k), successor in np.ndenumerate(mdp.successors):
-        dense[s, a, successor] += mdp.probabilities[s, a, k]
+    for (s, a, k), successor in np.ndenumerate(successors):
+        dense[s, a, successor] += probabilities[s, a, k]
     return dense
 
 

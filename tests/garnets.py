@@ -29,6 +29,31 @@ def garnet(
     )
 
 
+SHARED = {
+    "successors over actions": ((5, 1, 3), (5, 3, 3)),
+    "successors over actions, probabilities over states": ((5, 1, 3), (1, 3, 3)),
+    "probabilities over states": ((5, 3, 3), (1, 3, 3)),
+    "probabilities over actions": ((5, 3, 3), (5, 1, 3)),
+    "probabilities over both": ((5, 3, 3), (1, 1, 3)),
+}
+"""Shapes of successors and probabilities of tables that 5 states or 3 actions share."""
+
+
+def shared_garnet(sharing: str, num_terminal: int = 0) -> tuple[TabularMDP, TabularMDP]:
+    """A garnet whose states or actions share an entry of a table, and the same MDP with every entry written out."""
+    rng = np.random.default_rng(20)
+    of_successors, of_probabilities = SHARED[sharing]
+    successors = np.argsort(rng.random((*of_successors[:2], 5)), axis=-1)[..., :3]
+    probabilities = rng.dirichlet(np.ones(3), size=of_probabilities[:2])
+    rest = {
+        "initial": rng.dirichlet(np.ones(5)),
+        "discount": 0.9,
+        "terminal": np.arange(5) >= 5 - num_terminal if num_terminal else None,
+    }
+    full = (np.broadcast_to(table, (5, 3, 3)) for table in (successors, probabilities))
+    return TabularMDP.from_successors(successors, probabilities, **rest), TabularMDP.from_successors(*full, **rest)
+
+
 def random_policy(seed: int, num_states: int = 5, num_actions: int = 3) -> np.ndarray:
     return np.random.default_rng([seed, 2]).dirichlet(np.ones(num_actions), size=num_states)
 

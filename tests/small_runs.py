@@ -14,12 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel_rl import OccupancyCost, SingleLoopActorCritic, StepSizes, run
+from bilevel_rl.loop import Layout
 from garnets import random_problem
 
 KEY = jax.random.key(0)
 NUM_SEEDS = 3
 NUM_ITERATIONS = 200
 NUM_CHAINS = 4
+
+LONE_SEED, SLOPE_EDGE = 1, 0.3
+"""x[1] of this seed alone goes beyond the edge, half-way."""
+COST_EDGE = 1.31
+"""x[0] of seeds 1 and 2 goes beyond it, in the last quarter."""
 
 
 class NanBeyond(eqx.Module):
@@ -52,8 +58,22 @@ def small_algorithm(*, cost_edge=np.inf, slope_edge=np.inf, upper=0.05, num_chai
 
 
 def small_run(algorithm=None, *, key=KEY, num_seeds=NUM_SEEDS, num_iterations=NUM_ITERATIONS, log_every=50, **options):
+    """With a folder, a checkpoint at every log point."""
     algorithm = small_algorithm() if algorithm is None else algorithm
-    return run(algorithm, key, num_seeds, num_iterations, log_every, progress=False, **options)
+    options = {"progress": False, "checkpoint_every": 0.0} | options
+    return run(algorithm, key, num_seeds, num_iterations, log_every, **options)
+
+
+def start_of(algorithm, seed, key=KEY):
+    """The state that a seed's run starts from, made without the loop."""
+    return algorithm.init(jax.random.fold_in(jax.random.fold_in(key, seed), np.uint32(2**32 - 1)))
+
+
+def noise_of(algorithm, seed, k, key=KEY):
+    """The randomness of a seed's iteration k: entry k % T of the block k // T."""
+    length = Layout.plan(algorithm, 1).iterations_per_block
+    block = algorithm.draw(jax.random.fold_in(jax.random.fold_in(key, seed), k // length), length)
+    return jax.tree.map(lambda leaf: leaf[k % length], block)
 
 
 @functools.cache

@@ -12,10 +12,11 @@ import shutil
 import warnings
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from bilevel_rl import SingleLoopActorCritic, StepSizes, exact, problems
+from bilevel_rl import RunResult, SingleLoopActorCritic, StepSizes, exact, problems, run
 from bilevel_rl.cli import EXPERIMENTS, main
 from bilevel_rl.experiments import entropy_schedules, goal_placement, goal_position
 from bilevel_rl.experiments.settings import RunSettings, ScheduleSettings, from_json, to_json
@@ -260,6 +261,8 @@ BAD_OPTIONS = [
     ("goal-position", ["--num-seeds", "0"], "num_seeds must be at least 1, got 0"),
     ("goal-position", ["--num-iterations", "0"], "num_iterations must be at least 1, got 0"),
     ("goal-position", ["--log-every", "-3"], "log_every must be at least 1, got -3"),
+    ("goal-position", ["--checkpoint-every", "-1"], "checkpoint_every must be a number of seconds, got -1.0"),
+    ("goal-position", ["--checkpoint-every", "nan"], "checkpoint_every must be a number of seconds, got nan"),
     ("goal-position", ["--seed", "-1"], "seed must lie in 0..4294967295, got -1"),
     ("goal-position", ["--seed", "4294967296"], "seed must lie in 0..4294967295, got 4294967296"),
     (
@@ -334,6 +337,9 @@ def test_bad_values_are_refused_before_anything_happens(
         (["run", "goal-position", "--target", "1"], "--target"),
         (["run", "goal-position", "--walls", "1"], "--walls"),
         (["run", "goal-position", "--schedule", "steep"], "--schedule"),
+        (["run", "goal-position", "--generator", "dice"], "--generator"),
+        (["run", "goal-position", "--diagnostics", "some"], "--diagnostics"),
+        (["run", "goal-position", "--checkpoint-every", "often"], "--checkpoint-every"),
         (["resume"], "PATH"),
         (["plot"], "PATH"),
     ],
@@ -381,11 +387,12 @@ def test_only_run_folders_are_resumed_and_drawn(command, tmp_path, computes_noth
     assert f"{tmp_path} holds a run of 'of-the-future', which this version does not know" in err
 
 
-def test_step_sizes_out_of_order_are_warned_about(tmp_path):
-    (tmp_path / "full").write_text("")
-    _, _, err = call("run", "goal-position", "--actor", "5", "--critic", "4", "--folder", tmp_path)
+def test_step_sizes_out_of_order_are_warned_about(tmp_path, monkeypatch):
+    monkeypatch.setattr(goal_position, "main", lambda config, folder, progress: None)
+    monkeypatch.setattr(goal_position, "summarize", lambda folder: "")
+    _, _, err = call("run", "goal-position", "--actor", "5", "--critic", "4", "--folder", tmp_path / "a")
     assert err.startswith("warning: step sizes violate actor <= critic at the start")
-    _, _, err = call("run", "goal-position", "--critic", "17", "--folder", tmp_path)
+    _, _, err = call("run", "goal-position", "--critic", "17", "--folder", tmp_path / "b")
     assert err.startswith("warning: critic=17 exceeds num_chains, 16:")
 
 
@@ -469,9 +476,41 @@ def test_defaults_of_the_schedule_are_those_of_the_step_sizes(build):
     assert fields == {**expected, "num_chains": defaults_of(SingleLoopActorCritic.__init__)["num_chains"]}
 
 
-def test_default_entropy_weight_of_the_evaluation_is_that_of_run():
-    run = importlib.import_module("bilevel_rl.run").run
-    assert RunSettings().evaluation_entropy_weight == defaults_of(run)["evaluation_entropy_weight"]
+def test_defaults_of_the_settings_are_those_of_run():
+    expected = defaults_of(importlib.import_module("bilevel_rl.run").run)
+    for name in ("checkpoint_every", "evaluation_entropy_weight", "diagnostics"):
+        assert getattr(RunSettings(), name) == expected[name]
+
+
+def test_settings_reach_run(tmp_path, monkeypatch):
+    algorithm = goal_position.GoalPosition(size=5, target=(1, 2), initial_x=(3, 3), home=(0, 0)).algorithm()
+    folder, calls = RunFolder(tmp_path), []
+    module = importlib.import_module("bilevel_rl.experiments.settings")
+
+    def note(*arguments, **options):
+        calls.append(inspect.signature(run).bind(*arguments, **options))
+        return result
+
+    result = RunResult(None, None, {}, ())
+    monkeypatch.setattr(module, "run", note)
+    settings = RunSettings(5, 70, 30, 2.5, seed=9, generator="rbg", evaluation_entropy_weight=0.3, diagnostics="exact")
+    assert settings.run(algorithm, folder, progress=False) is result
+
+    (bound,) = calls
+    key = bound.arguments.pop("key")
+    assert str(jax.random.key_impl(key)) == "rbg"
+    np.testing.assert_array_equal(jax.random.key_data(key), jax.random.key_data(jax.random.key(9, impl="rbg")))
+    assert bound.arguments.pop("algorithm") is algorithm
+    assert bound.arguments == {
+        "num_seeds": 5,
+        "num_iterations": 70,
+        "log_every": 30,
+        "folder": folder,
+        "checkpoint_every": 2.5,
+        "evaluation_entropy_weight": 0.3,
+        "diagnostics": "exact",
+        "progress": False,
+    }
 
 
 def test_options_reach_the_problem_and_the_algorithm():

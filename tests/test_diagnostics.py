@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel_rl import diagnostics, exact
-from bilevel_rl.algorithms import SingleLoopInfo
-from bilevel_rl.diagnostics import Measurement, metric_rows
+from bilevel_rl import SingleLoopActorCritic, StepSizes, diagnostics, exact
+from bilevel_rl.algorithms import SingleLoopInfo, SingleLoopState
+from bilevel_rl.diagnostics import Measurement, are_exact, metric_columns, metric_rows
 from garnets import random_problem
 from small_runs import NUM_CHAINS, NUM_SEEDS, small_algorithm, small_run
 
@@ -23,19 +23,22 @@ TAU = 0.02
 
 @functools.cache
 def states():
-    return small_run(num_iterations=75).states
+    """NumPy arrays, as `run` hands them over."""
+    return jax.tree.map(np.asarray, small_run(num_iterations=75).states)
 
 
 def info():
     """Every entry another number."""
-    values = 1.0 + jnp.arange(8 * NUM_SEEDS, dtype=float).reshape(4, NUM_SEEDS, 2)
+    values = 1.0 + np.arange(8 * NUM_SEEDS, dtype=np.float32).reshape(4, NUM_SEEDS, 2)
     return SingleLoopInfo(*values)
 
 
-def rows(algorithm=None, states_=None, is_running=(True,) * NUM_SEEDS, tau=TAU, info_=None):
+def rows(algorithm=None, states_=None, is_running=(True,) * NUM_SEEDS, tau=TAU, info_=None, how="auto"):
     algorithm = small_algorithm() if algorithm is None else algorithm
     states_ = states() if states_ is None else states_
-    return metric_rows(algorithm, states_, info() if info_ is None else info_, np.array(is_running), tau)
+    columns = metric_columns(algorithm, states_, info() if info_ is None else info_, tau, how)
+    assert {(type(column), column.shape) for column in columns.values()} == {(np.ndarray, (NUM_SEEDS,))}
+    return metric_rows(columns, np.array(is_running))
 
 
 def doubles(array):
@@ -73,6 +76,51 @@ def test_measurements_are_those_of_the_oracles():
             assert row[name] == pytest.approx(float(value), rel=1e-12, abs=1e-12), name
 
 
+@pytest.mark.parametrize("options", [{"num_terminal": 1}, {"num_terminal": 2, "as_dict": True}, {"discount": 0.99}])
+def test_measurements_far_from_the_optimum_are_those_of_the_oracles(options):
+    problem, rng = random_problem(seed=15, **options), np.random.default_rng(1)
+    algorithm = SingleLoopActorCritic(problem, StepSizes.decaying(entropy=0.02, penalty=0.7), num_chains=4)
+    states_ = SingleLoopState(
+        num_iterations=np.array([0, 400, 10**6], np.int32),
+        x=jax.tree.map(lambda leaf: (leaf + 2 * rng.normal(size=(3, *leaf.shape))).astype("f"), problem.initial_x),
+        followers=4 * rng.normal(size=(3, 2, 5, 4)).astype("f"),
+        chain_states=np.zeros((3, 2, 4), np.int32),
+    )
+    for seed, row in enumerate(rows(algorithm, states_)):
+        state = jax.tree.map(lambda leaf, i=seed: leaf[i], states_)
+        expected = expected_measurement(algorithm, state, TAU)
+        assert expected["lower_residual"] > 0.01
+        for name, value in expected.items():
+            assert row[name] == pytest.approx(float(value), rel=1e-11, abs=1e-12), name
+
+
+def test_large_models_are_measured_from_samples_unless_told_otherwise(monkeypatch):
+    problem, num_states = small_algorithm().problem, 4
+    exactly = rows()
+    assert {row["is_sampled"] for row in exactly} == {0}
+    assert [are_exact(how, problem) for how in ("auto", "exact", "sampled")] == [True, True, False]
+    assert rows(how="exact") == exactly
+    forced = rows(how="sampled")
+
+    monkeypatch.setattr(diagnostics, "DENSE_LIMIT", num_states - 1)
+    assert [are_exact(how, problem) for how in ("auto", "exact", "sampled")] == [False, True, False]
+    assert rows(how="auto") == forced
+    assert rows(how="exact") == exactly
+    monkeypatch.setattr(diagnostics, "DENSE_LIMIT", num_states)
+    assert are_exact("auto", problem)
+
+
+def test_samples_take_the_place_of_what_is_not_measured():
+    sampled, exactly = rows(how="sampled"), rows()
+    assert set(exactly[0]) - set(sampled[0]) == set(Measurement._fields) - {"upper_value"}
+    for seed, (row, other) in enumerate(zip(sampled, exactly, strict=True)):
+        price = float(small_algorithm().problem.upper.regularizer(jnp.asarray(states().x[seed])))
+        assert row["is_sampled"] == 1
+        assert row["upper_value"] == pytest.approx(float(info().mean_cost[seed, 0]) + price, rel=1e-6)
+        for name in set(row) - {"upper_value", "is_sampled"}:
+            assert row[name] == other[name], name
+
+
 def test_the_measurements_tell_seeds_and_quantities_apart():
     values = np.array([[row[name] for name in Measurement._fields] for row in rows()])
     assert np.ptp(values, axis=0).min() > 1e-6
@@ -104,11 +152,12 @@ def test_a_row_holds_plain_numbers():
         "seed",
         "num_iterations",
         "num_transitions",
+        "is_sampled",
     ]
 
 
 def test_transitions_do_not_overflow():
-    late = states()._replace(num_iterations=jnp.full(NUM_SEEDS, 2**30, jnp.int32))
+    late = states()._replace(num_iterations=np.full(NUM_SEEDS, 2**30, np.int32))
     assert rows(states_=late)[0]["num_transitions"] == 2**30 * 2 * NUM_CHAINS
 
 
@@ -138,7 +187,7 @@ def test_long_upper_variables_are_left_out(monkeypatch):
 def test_an_upper_variable_that_is_a_tree_is_measured_and_logged_leaf_by_leaf():
     problem = random_problem(3, 4, 2, 2, as_dict=True)
     algorithm = eqx.tree_at(lambda a: a.problem, small_algorithm(), problem)
-    tree = {"shift": jnp.array([1.0, 2.0, 3.0]), "tilt": jnp.array([[0.5, 1.5], [2.5, 3.5], [4.5, 5.5]])}
+    tree = {"shift": np.array([1.0, 2.0, 3.0]), "tilt": np.array([[0.5, 1.5], [2.5, 3.5], [4.5, 5.5]])}
 
     got = rows(algorithm, states()._replace(x=tree))
 
@@ -153,8 +202,8 @@ def test_an_upper_variable_that_is_a_tree_is_measured_and_logged_leaf_by_leaf():
 @pytest.mark.parametrize("is_running", [(True, True, True), (True, True, False)])
 def test_a_measurement_that_is_nan_is_never_silent(is_running):
     # Only the last seed's x lies beyond the edge.
-    edge = float(jnp.sort(states().x[:, 0])[-2])
-    last = int(jnp.argmax(states().x[:, 0]))
+    edge = float(np.sort(states().x[:, 0])[-2])
+    last = int(np.argmax(states().x[:, 0]))
     order = [seed for seed in range(NUM_SEEDS) if seed != last] + [last]
     turned = jax.tree.map(lambda leaf: leaf[np.array(order)], states())
     with warnings.catch_warnings(record=True) as caught:

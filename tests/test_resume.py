@@ -19,11 +19,19 @@ import numpy as np
 import pytest
 
 from bilevel_rl import SingleLoopActorCritic, problems
+from bilevel_rl.loop import Loop
 from bilevel_rl.results import RunFolder, RunFolderError
-from small_runs import KEY, NUM_ITERATIONS, NUM_SEEDS, first_beyond, small_algorithm, small_run
-
-COST_EDGE = 1.31
-"""Seeds 1 and 2 diverge between the last two log points (tests/test_run.py)."""
+from small_runs import (
+    COST_EDGE,
+    KEY,
+    LONE_SEED,
+    NUM_ITERATIONS,
+    NUM_SEEDS,
+    SLOPE_EDGE,
+    first_beyond,
+    small_algorithm,
+    small_run,
+)
 
 
 def assert_same_bits(left, right):
@@ -77,7 +85,7 @@ def test_continuing_from_between_two_log_points_changes_no_state(whole, tmp_path
 
 
 def test_a_finished_run_is_read_not_run_again(whole, copy, monkeypatch):
-    monkeypatch.setattr(importlib.import_module("bilevel_rl.run"), "_advance", None)
+    monkeypatch.setattr(Loop, "advance", None)
     result = small_run(folder=copy)
     assert_same_bits(result.states, whole[0].states)
     assert_same_bits(result.metrics, whole[0].metrics)
@@ -156,17 +164,67 @@ def test_an_interrupt_around_any_write_is_healed(
     assert [row["num_iterations"] for row in RunFolder(tmp_path).read_rows("timing")] == [0, 50, 100, 150, 200]
 
 
+@pytest.mark.parametrize("call", [1, 4])
+def test_an_interrupt_of_the_loop_in_the_background_is_healed(whole, tmp_path, monkeypatch, call):
+    advance, calls = Loop.advance, itertools.count()
+
+    def interrupted(*arguments):
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return advance(*arguments)
+
+    monkeypatch.setattr(Loop, "advance", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        small_run(folder=tmp_path)
+    monkeypatch.undo()
+    assert RunFolder(tmp_path).latest_checkpoint() == (call - 1) * 50  # logged while the loop was at work
+    result = small_run(folder=tmp_path)
+
+    assert_same_bits(result.states, whole[0].states)
+    assert metrics_of(tmp_path) == metrics_of(whole[1])
+
+
+@pytest.mark.parametrize(
+    ("checkpoint_every", "expected"), [(0.0, [0, 50, 100, 150, 200]), (1.5, [50, 150, 200]), (1e9, [200])]
+)
+def test_a_checkpoint_is_saved_when_its_time_has_come_and_at_the_end(
+    whole, tmp_path, monkeypatch, checkpoint_every, expected
+):
+    class Clock:
+        """A second passes from look to look."""
+
+        now = -1.0
+
+        def perf_counter(self):
+            self.now += 1.0
+            return self.now
+
+    clock, saved, save = Clock(), [], RunFolder.save_checkpoint
+
+    def instantly(self, num_iterations, tree):
+        saved.append(num_iterations)
+        save(self, num_iterations, tree)
+        clock.now -= 1.0
+
+    monkeypatch.setattr(RunFolder, "save_checkpoint", instantly)
+    monkeypatch.setattr(importlib.import_module("bilevel_rl.run"), "time", clock)
+    result = small_run(folder=tmp_path, checkpoint_every=checkpoint_every)
+
+    assert saved == expected
+    assert_same_bits(result.states, whole[0].states)
+    assert metrics_of(tmp_path) == metrics_of(whole[1])
+
+
 def test_a_stopped_seed_stays_stopped(tmp_path):
-    edge = 0.55
-    algorithm = small_algorithm(slope_edge=edge)
-    stop = first_beyond("x1", edge)[0]
+    algorithm = small_algorithm(slope_edge=SLOPE_EDGE)
+    stop = first_beyond("x1", SLOPE_EDGE)[LONE_SEED]
     assert stop < 150
-    with pytest.warns(RuntimeWarning, match="seed 0 diverged"):
+    with pytest.warns(RuntimeWarning, match=f"seed {LONE_SEED} diverged"):
         uninterrupted = small_run(algorithm, folder=tmp_path / "whole")
-    with pytest.warns(RuntimeWarning, match="seed 0 diverged"):
+    with pytest.warns(RuntimeWarning, match=f"seed {LONE_SEED} diverged"):
         small_run(algorithm, folder=tmp_path / "parts", num_iterations=150)
     (entry,) = RunFolder(tmp_path / "parts").read_divergences()
-    assert (entry["seed"], entry["num_iterations"], entry["quantity"]) == (0, stop, "x")
+    assert (entry["seed"], entry["num_iterations"], entry["quantity"]) == (LONE_SEED, stop, "x")
 
     result = small_run(algorithm, folder=tmp_path / "parts")  # no second warning
 
@@ -205,18 +263,44 @@ def test_a_divergence_beyond_the_checkpoint_is_found_again_and_noted_once(tmp_pa
         ({"algorithm": small_algorithm(upper=0.06)}, "its arrays_of_algorithm_and_problem is "),
         ({"algorithm": small_algorithm(cost_edge=5.0)}, "its arrays_of_algorithm_and_problem is "),
         ({"algorithm": small_algorithm(discount=0.8)}, r"its discount is 0\.9, not 0\.8"),
-        ({"algorithm": small_algorithm(num_chains=2)}, "its num_transitions_per_iteration is 8, not 4"),
+        ({"algorithm": small_algorithm(num_chains=3)}, "its num_transitions_per_iteration is 8, not 6"),
         ({"num_seeds": 2}, "its num_seeds is 3, not 2"),
         ({"log_every": 40}, "its log_every is 50, not 40"),
         ({"evaluation_entropy_weight": 0.5}, r"its evaluation_entropy_weight is 0\.01, not 0\.5"),
+        ({"seeds_per_group": 1}, "its seeds_per_group is 3, not 1"),
+        ({"diagnostics": "sampled"}, "its diagnostics is auto, not sampled"),
+        ({"key": jax.random.key(0, impl="rbg")}, "its key is "),
     ],
-    ids=["key", "step size", "problem", "discount", "chains", "seeds", "log_every", "evaluation"],
+    ids=[
+        "key",
+        "step size",
+        "problem",
+        "discount",
+        "chains",
+        "seeds",
+        "log_every",
+        "evaluation",
+        "group",
+        "diagnostics",
+        "generator",
+    ],
 )
 def test_a_folder_of_another_run_is_refused_and_left_alone(whole, other, difference):
     before = files_of(whole[1])
     with pytest.raises(RunFolderError, match=f"{whole[1]} holds another run: {difference}.*; use another folder"):
         small_run(folder=whole[1], **other)
     assert files_of(whole[1]) == before
+
+
+def test_a_folder_of_the_same_key_for_another_generator_is_refused(tmp_path):
+    # Their keys are the same four numbers, but the random numbers are not.
+    keys = [jax.random.key(0, impl=generator) for generator in ("rbg", "unsafe_rbg")]
+    np.testing.assert_array_equal(*map(jax.random.key_data, keys))
+    small_run(key=keys[0], folder=tmp_path, num_iterations=50)
+    before = files_of(tmp_path)
+    with pytest.raises(RunFolderError, match="holds another run: "):
+        small_run(key=keys[1], folder=tmp_path)
+    assert files_of(tmp_path) == before
 
 
 def test_fewer_iterations_than_done_are_refused(whole):
@@ -246,6 +330,7 @@ COMMAND = [
 PROBLEM = ["goal-position", "--size", "4", "--target", "3", "1", "--initial-x", "0", "2"]
 LENGTH, LOG_EVERY = 1_000, 48
 SETTINGS = ["--num-seeds", "2", "--num-iterations", str(LENGTH), "--log-every", str(LOG_EVERY), "--seed", "7"]
+SETTINGS += ["--checkpoint-every", "0"]
 NUM_LOG_POINTS = 22
 TIMEOUT = 300
 

@@ -1,5 +1,6 @@
 """What `run` promises: rows, seeds that do not see each other, paths that do not see the log points, divergence."""
 
+import importlib
 import warnings
 
 import equinox as eqx
@@ -10,10 +11,25 @@ import pytest
 
 import small_runs
 from bilevel_rl import BilevelProblem, OccupancyCost
+from bilevel_rl.divergence import LIKELY_CAUSES, Divergence
+from bilevel_rl.loop import Layout
 from bilevel_rl.results import RunFolder
-from bilevel_rl.run import LIKELY_CAUSES, Divergence, check_run_arguments, run
+from bilevel_rl.run import check_run_arguments, run
 from garnets import random_problem
-from small_runs import KEY, NUM_CHAINS, NUM_ITERATIONS, NUM_SEEDS, first_beyond, small_algorithm, small_run
+from small_runs import (
+    COST_EDGE,
+    KEY,
+    LONE_SEED,
+    NUM_CHAINS,
+    NUM_ITERATIONS,
+    NUM_SEEDS,
+    SLOPE_EDGE,
+    first_beyond,
+    noise_of,
+    small_algorithm,
+    small_run,
+    start_of,
+)
 
 COLUMNS = [
     "seed",
@@ -24,6 +40,7 @@ COLUMNS = [
     "critic_step",
     "penalty",
     "entropy_weight",
+    "is_sampled",
     "upper_objective",
     "regularized_objective",
     "hyper_gradient_norm",
@@ -40,11 +57,7 @@ COLUMNS = [
     ),
 ]
 INFO_COLUMNS = COLUMNS[-8:]
-
-SLOPE_EDGE = 0.55
-"""x[1] of seed 0 alone goes beyond it, half-way."""
-COST_EDGE = 1.31
-"""x[0] of seeds 1 and 2 goes beyond it, in the last quarter."""
+EXACT_COLUMNS = COLUMNS[9:15]
 
 
 def assert_same_bits(left, right):
@@ -62,10 +75,6 @@ def seed_of(tree, seed):
 
 def rows_of(result, seed):
     return {name: column[result.metrics["seed"] == seed] for name, column in result.metrics.items()}
-
-
-def key_of(seed):
-    return jax.random.fold_in(KEY, seed)
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +130,20 @@ def test_diagnostics_of_a_row_are_means_since_the_last_log_point(whole):
     assert np.ptp(whole.metrics["lower_mean_reward"]) > 0
 
 
+def test_sampled_diagnostics_measure_nothing_exactly_and_change_no_other_number(whole):
+    sampled = small_run(diagnostics="sampled")
+    assert_same_bits(sampled.states, whole.states)
+    assert list(sampled.metrics) == [name for name in COLUMNS if name not in EXACT_COLUMNS or name == "upper_value"]
+    assert set(whole.metrics["is_sampled"]) == {0}
+    assert set(sampled.metrics["is_sampled"]) == {1}
+    for name in {*sampled.metrics} - {"is_sampled", "upper_value"}:
+        np.testing.assert_array_equal(sampled.metrics[name], whole.metrics[name], err_msg=name)
+    x = np.stack([sampled.metrics[f"x{i}"] for i in range(3)], axis=-1)
+    prices = [float(small_algorithm().problem.upper.regularizer(jnp.asarray(row))) for row in x]
+    expected = sampled.metrics["lower_mean_cost"] + np.array(prices)
+    np.testing.assert_allclose(sampled.metrics["upper_value"], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_an_upper_variable_that_is_a_tree_keeps_its_structure():
     algorithm = eqx.tree_at(lambda a: a.problem, small_algorithm(), random_problem(3, 4, 2, 2, as_dict=True))
     result = small_run(algorithm, num_seeds=2, num_iterations=3)
@@ -132,12 +155,21 @@ def test_an_upper_variable_that_is_a_tree_keeps_its_structure():
 # Seeds and keys.
 
 
-def test_a_seed_does_not_depend_on_how_many_run_beside_it(whole):
-    alone = small_run(num_seeds=1)
-    assert_same_bits(seed_of(alone.states, 0), seed_of(whole.states, 0))
-    for name, column in rows_of(whole, 0).items():
-        # The exact measurements of several seeds are one batch, whose rounding may differ in the last bit.
-        np.testing.assert_allclose(alone.metrics[name], column, rtol=1e-12, atol=1e-12, err_msg=name)
+@pytest.mark.parametrize(("seeds_per_group", "counts"), [(1, (1, 3)), (2, (2, 4))])
+def test_a_seed_does_not_depend_on_how_many_groups_run_after_its_own(seeds_per_group, counts):
+    fewer, more = (small_run(num_seeds=count, seeds_per_group=seeds_per_group) for count in counts)
+    for seed in range(counts[0]):
+        assert_same_bits(seed_of(more.states, seed), seed_of(fewer.states, seed))
+        for name, column in rows_of(more, seed).items():
+            # The exact measurements of all seeds are one batch, whose rounding may differ in the last bit.
+            np.testing.assert_allclose(rows_of(fewer, seed)[name], column, rtol=1e-12, atol=1e-12, err_msg=name)
+
+
+def test_groups_of_another_size_give_the_same_path_up_to_rounding(whole):
+    assert Layout.plan(small_algorithm(), NUM_SEEDS).seeds_per_group == NUM_SEEDS
+    one_by_one = small_run(seeds_per_group=1)
+    np.testing.assert_array_equal(one_by_one.states.chain_states, whole.states.chain_states)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one_by_one.states, whole.states)
 
 
 def test_the_path_does_not_depend_on_the_log_points(whole):
@@ -157,13 +189,14 @@ def test_seeds_differ_from_each_other(whole):
         assert differ(seed_of(whole.states.followers, 0), seed_of(whole.states.followers, seed))
 
 
-def test_step_k_of_seed_i_uses_the_key_folded_with_i_and_then_k():
+def test_step_k_of_seed_i_uses_its_entry_of_the_block_drawn_from_the_key_folded_with_i_and_the_block():
     algorithm, step = small_algorithm(), eqx.filter_jit(small_algorithm().step)
-    result = small_run(num_iterations=20)
+    assert Layout.plan(algorithm, 1).iterations_per_block == 64
+    result = small_run(num_iterations=150)
     for seed in range(NUM_SEEDS):
-        state = algorithm.init(jax.random.fold_in(key_of(seed), np.uint32(2**32 - 1)))
-        for k in range(20):
-            state, _ = step(jax.random.fold_in(key_of(seed), k), state)
+        state = start_of(algorithm, seed)
+        for k in range(150):
+            state, _ = step(noise_of(algorithm, seed, k), state)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), seed_of(result.states, seed), state
         )
@@ -192,6 +225,21 @@ def test_numbers_that_cannot_be_run_with_are_refused_before_anything_is_written(
     with pytest.raises(ValueError, match=message):
         check_run_arguments(**(usual | arguments))
     check_run_arguments(**usual)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"checkpoint_every": -1.0}, r"^checkpoint_every must be a number of seconds, got -1\.0$"),
+        ({"checkpoint_every": float("nan")}, "^checkpoint_every must be a number of seconds, got nan$"),
+        ({"seeds_per_group": 2}, f"^seeds_per_group must divide num_seeds, {NUM_SEEDS}, got 2$"),
+        ({"seeds_per_group": 0}, f"^seeds_per_group must divide num_seeds, {NUM_SEEDS}, got 0$"),
+    ],
+)
+def test_options_that_cannot_be_run_with_are_refused_before_anything_is_written(arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        small_run(folder=tmp_path / "run", **arguments)
+    assert not (tmp_path / "run").exists()
 
 
 def test_nothing_is_written_without_a_folder_and_nothing_shown_without_progress(tmp_path, monkeypatch, capsys):
@@ -229,8 +277,8 @@ def test_a_folder_is_a_path_a_string_or_a_run_folder(kind, tmp_path):
 
 def test_the_edges_of_these_tests_lie_where_they_should():
     stops = first_beyond("x1", SLOPE_EDGE)
-    assert 50 < stops[0] < 150
-    assert stops[1:] == [None, None]
+    assert 50 < stops.pop(LONE_SEED) < 150
+    assert stops == [None, None]
     late = first_beyond("x0", COST_EDGE)
     assert late[0] is None
     assert min(late[1:]) > 150
@@ -239,59 +287,84 @@ def test_the_edges_of_these_tests_lie_where_they_should():
 
 @pytest.fixture(scope="module")
 def one_stopped():
-    with pytest.warns(RuntimeWarning, match="seed 0 diverged: x is not finite after iteration") as caught:
+    with pytest.warns(RuntimeWarning, match=f"seed {LONE_SEED} diverged: x is not finite after iteration") as caught:
         result = small_run(small_algorithm(slope_edge=SLOPE_EDGE))
     return result, [str(warning.message) for warning in caught if warning.category is RuntimeWarning]
 
 
 def test_a_divergence_names_seed_iteration_quantity_and_cause(one_stopped):
     result, messages = one_stopped
-    expected = Divergence(0, first_beyond("x1", SLOPE_EDGE)[0], "x", LIKELY_CAUSES["x"])
-    assert result.divergences == [expected]
+    expected = Divergence(LONE_SEED, first_beyond("x1", SLOPE_EDGE)[LONE_SEED], "x", LIKELY_CAUSES["x"])
+    assert list(result.divergences) == [expected]
     assert messages == [str(expected)]
-    for part in ("seed 0", f"after iteration {expected.num_iterations};", "lower `upper`", "last finite state is kept"):
+    for part in (
+        f"seed {LONE_SEED}",
+        f"after iteration {expected.num_iterations};",
+        "lower `upper`",
+        "last finite state is kept",
+    ):
         assert part in messages[0]
 
 
 def test_the_iteration_of_a_divergence_is_the_one_that_single_steps_find():
     algorithm = small_algorithm(slope_edge=SLOPE_EDGE)
     step = eqx.filter_jit(algorithm.step)
-    state = algorithm.init(jax.random.fold_in(key_of(0), np.uint32(2**32 - 1)))
-    while True:
-        after, _ = step(jax.random.fold_in(key_of(0), int(state.num_iterations)), state)
+    state = start_of(algorithm, LONE_SEED)
+    for k in range(NUM_ITERATIONS):
+        after, _ = step(noise_of(algorithm, LONE_SEED, k), state)
         if not np.all(np.isfinite(after.x)):
             break
         state = after
-    assert int(state.num_iterations) == first_beyond("x1", SLOPE_EDGE)[0]
+    assert int(state.num_iterations) == first_beyond("x1", SLOPE_EDGE)[LONE_SEED]
     assert np.all(np.isfinite(after.followers))
 
 
 def test_the_state_kept_is_the_last_finite_one_bit_by_bit(one_stopped):
     result, _ = one_stopped
-    kept = seed_of(result.states, 0)
+    kept = seed_of(result.states, LONE_SEED)
     stop = result.divergences[0].num_iterations
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(kept))
     assert int(kept.num_iterations) == stop
-    assert_same_bits(kept, seed_of(small_run(num_iterations=stop).states, 0))
+    assert_same_bits(kept, seed_of(small_run(num_iterations=stop).states, LONE_SEED))
 
-    next_state, _ = small_algorithm(slope_edge=SLOPE_EDGE).step(jax.random.fold_in(key_of(0), stop), kept)
+    algorithm = small_algorithm(slope_edge=SLOPE_EDGE)
+    next_state, _ = algorithm.step(noise_of(algorithm, LONE_SEED, stop), jax.tree.map(jnp.asarray, kept))
     assert not np.any(np.isfinite(next_state.x))
 
 
 def test_the_other_seeds_go_on_as_if_nothing_had_happened(one_stopped, whole):
     result, _ = one_stopped
-    for seed in (1, 2):
+    for seed in {*range(NUM_SEEDS)} - {LONE_SEED}:
         assert_same_bits(seed_of(result.states, seed), seed_of(whole.states, seed))
         assert_same_bits(rows_of(result, seed), rows_of(whole, seed))
-    np.testing.assert_array_equal(result.states.num_iterations[1:], NUM_ITERATIONS)
+        assert result.states.num_iterations[seed] == NUM_ITERATIONS
 
 
 def test_a_stopped_seed_has_no_rows_from_its_last_finite_state_on(one_stopped, whole):
     result, _ = one_stopped
-    rows = rows_of(result, 0)
+    rows = rows_of(result, LONE_SEED)
     assert rows["num_iterations"].tolist() == [k for k in range(0, 201, 50) if k < result.divergences[0].num_iterations]
     for name, column in rows.items():
-        np.testing.assert_array_equal(column, rows_of(whole, 0)[name][: len(column)], err_msg=name)
+        np.testing.assert_array_equal(column, rows_of(whole, LONE_SEED)[name][: len(column)], err_msg=name)
+
+
+@pytest.mark.parametrize("log_every", [50, 70])
+def test_states_too_large_to_be_copied_at_every_log_point_end_with_the_same_bits(
+    one_stopped, whole, log_every, tmp_path, monkeypatch
+):
+    # Nothing to go back to but the start or the checkpoint, from which the last finite states are computed again.
+    monkeypatch.setattr(importlib.import_module("bilevel_rl.run"), "SNAPSHOT_BYTES", 0)
+    undisturbed = small_run(log_every=log_every)
+    small_run(small_algorithm(slope_edge=SLOPE_EDGE), num_iterations=50, log_every=log_every, folder=tmp_path)
+    for folder in (None, tmp_path):
+        with pytest.warns(RuntimeWarning, match=f"seed {LONE_SEED} diverged"):
+            result = small_run(small_algorithm(slope_edge=SLOPE_EDGE), log_every=log_every, folder=folder)
+        assert result.divergences == one_stopped[0].divergences
+        assert_same_bits(result.states, one_stopped[0].states)
+        assert_same_bits(undisturbed.states, whole.states)
+        if log_every == 50:
+            assert_same_bits(undisturbed.metrics, whole.metrics)
+            assert_same_bits(result.metrics, one_stopped[0].metrics)
 
 
 def test_two_seeds_that_stop_in_one_chunk_are_told_apart():
@@ -300,7 +373,7 @@ def test_two_seeds_that_stop_in_one_chunk_are_told_apart():
 
     stops = first_beyond("x0", COST_EDGE)
     cause = LIKELY_CAUSES["followers"]
-    assert result.divergences == [Divergence(seed, stops[seed], "followers", cause) for seed in (1, 2)]
+    assert list(result.divergences) == [Divergence(seed, stops[seed], "followers", cause) for seed in (1, 2)]
     np.testing.assert_array_equal(result.states.num_iterations, [NUM_ITERATIONS, *stops[1:]])
     for seed in (1, 2):
         assert_same_bits(seed_of(result.states, seed), seed_of(small_run(num_iterations=stops[seed]).states, seed))
@@ -308,7 +381,7 @@ def test_two_seeds_that_stop_in_one_chunk_are_told_apart():
 
 def test_the_place_of_a_divergence_does_not_depend_on_the_log_points(one_stopped):
     for log_every in (7, 1_000):
-        with pytest.warns(RuntimeWarning, match="seed 0 diverged"):
+        with pytest.warns(RuntimeWarning, match=f"seed {LONE_SEED} diverged"):
             result = small_run(small_algorithm(slope_edge=SLOPE_EDGE), log_every=log_every)
         assert result.divergences == one_stopped[0].divergences
         assert_same_bits(result.states, one_stopped[0].states)
@@ -327,20 +400,21 @@ def test_the_state_kept_is_on_the_path_also_where_a_seed_alone_rounds_differentl
         reward_bound=1.0,
     )
     free = eqx.tree_at(lambda a: a.problem, small_algorithm(upper=0.1), problem)
-    broken = eqx.tree_at(lambda a: a.problem.upper.regularizer.edge, free, np.asarray(0.75))
+    broken = eqx.tree_at(lambda a: a.problem.upper.regularizer.edge, free, np.asarray(0.5))
 
     with pytest.warns(RuntimeWarning, match="diverged"):
         result = small_run(broken, log_every=NUM_ITERATIONS)
 
+    assert len(result.divergences) == NUM_SEEDS
     for seed, stop in [(divergence.seed, divergence.num_iterations) for divergence in result.divergences]:
         assert stop > 50
-        assert result.x[seed, 1] > 0.75
+        assert result.x[seed, 1] > 0.5
         unbroken = small_run(free, num_iterations=stop, log_every=NUM_ITERATIONS)
         assert_same_bits(seed_of(result.states, seed), seed_of(unbroken.states, seed))
 
 
 def test_a_run_ends_when_all_seeds_have_stopped(tmp_path):
-    edge = 0.25
+    edge = 0.1
     stops = first_beyond("x1", edge)
     assert all(0 < stop < 150 for stop in stops)
     with pytest.warns(RuntimeWarning, match="diverged"):
@@ -366,7 +440,8 @@ def test_too_large_upper_steps_stop_every_seed_at_once():
         kept = seed_of(result.states, divergence.seed)
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(kept))
         assert int(kept.num_iterations) == divergence.num_iterations
-        next_state, _ = algorithm.step(jax.random.fold_in(key_of(divergence.seed), divergence.num_iterations), kept)
+        noise = noise_of(algorithm, divergence.seed, divergence.num_iterations)
+        next_state, _ = algorithm.step(noise, jax.tree.map(jnp.asarray, kept))
         spoiled = [name for name, leaf in next_state._asdict().items() if not np.all(np.isfinite(leaf))]
         assert divergence.quantity == " and ".join(spoiled)
         assert divergence.likely_cause == LIKELY_CAUSES["x"]

@@ -38,6 +38,13 @@ def step(algorithm):
     return eqx.filter_jit(algorithm.step)
 
 
+@pytest.fixture(scope="module")
+def noise(algorithm):
+    """One iteration's randomness, of a key."""
+    draw = eqx.filter_jit(algorithm.draw)
+    return lambda key: jax.tree.map(lambda leaf: leaf[0], draw(key, 1))
+
+
 def layout(tree):
     """Structure, shapes and dtypes."""
     return jax.tree.structure(tree), [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
@@ -58,72 +65,98 @@ def test_init_starts_at_iteration_zero_and_at_the_problems_x(algorithm, problem)
     assert_same(state, algorithm.init(jax.random.key(0)))
 
 
-def test_a_step_keeps_structure_shapes_and_dtypes_and_counts(algorithm, step):
-    state, info = step(jax.random.key(0), algorithm.init(jax.random.key(0)))
+def test_a_step_keeps_structure_shapes_and_dtypes_and_counts(algorithm, step, noise):
+    state, info = step(noise(jax.random.key(0)), algorithm.init(jax.random.key(0)))
     assert layout(state) == layout(algorithm.init(jax.random.key(0)))
     assert all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(info))
     for k in range(1, 4):
-        new_state, new_info = step(jax.random.key(k), state)
+        new_state, new_info = step(noise(jax.random.key(k)), state)
         assert layout((new_state, new_info)) == layout((state, info))
         assert int(state.num_iterations) == k
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((new_state, new_info)))
         state, info = new_state, new_info
 
 
-def test_a_step_is_a_function_of_its_key_and_state(algorithm, step):
+def test_a_draw_is_a_function_of_its_key_with_another_entry_for_every_iteration(algorithm, noise):
+    drawn = algorithm.draw(jax.random.key(1), 5)
+    assert_same(drawn, algorithm.draw(jax.random.key(1), 5))
+    one = noise(jax.random.key(1))
+    assert layout(drawn) == (jax.tree.structure(one), [((5, *leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(one)])
+    for leaf, other in zip(*map(jax.tree.leaves, (drawn, algorithm.draw(jax.random.key(2), 5))), strict=True):
+        entries = [*np.asarray(leaf), np.asarray(other)[0]]
+        assert not any(np.any(a == b) for i, a in enumerate(entries) for b in entries[:i])
+
+
+def test_a_step_is_a_function_of_its_noise_and_state(algorithm, step, noise):
     state = algorithm.init(jax.random.key(0))
     copy = jax.tree.map(jnp.copy, state)
-    first, first_info = step(jax.random.key(1), state)
-    again, again_info = step(jax.random.key(1), state)
+    first, first_info = step(noise(jax.random.key(1)), state)
+    again, again_info = step(noise(jax.random.key(1)), state)
     assert_same((first, first_info), (again, again_info))
     assert_same(state, copy)
-    other, _ = step(jax.random.key(2), state)
+    other, _ = step(noise(jax.random.key(2)), state)
     assert any(np.any(a != b) for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(other), strict=True))
 
 
-def test_an_algorithm_is_a_pytree(algorithm, step):
+def test_an_algorithm_is_a_pytree(algorithm, step, noise):
     leaves, structure = jax.tree.flatten(algorithm)
     rebuilt = jax.tree.unflatten(structure, leaves)
     state = algorithm.init(jax.random.key(0))
-    assert_same(eqx.filter_jit(rebuilt.step)(jax.random.key(1), state), step(jax.random.key(1), state))
+    one = noise(jax.random.key(1))
+    assert_same(eqx.filter_jit(rebuilt.step)(one, state), step(one, state))
+    assert_same(rebuilt.draw(jax.random.key(1), 3), algorithm.draw(jax.random.key(1), 3))
 
 
-def test_seeds_run_side_by_side_in_a_compiled_loop(algorithm, step):
-    def run(key):
-        def body(k, state):
-            return algorithm.step(jax.random.fold_in(key, k), state)[0]
-
-        return jax.lax.fori_loop(0, 5, body, algorithm.init(key))
-
+@pytest.mark.parametrize("is_one_counter", [False, True], ids=["a counter each", "one counter"])
+def test_seeds_run_side_by_side_in_a_compiled_loop(algorithm, step, is_one_counter):
     keys = jax.random.split(jax.random.key(3), 2)
-    together = jax.jit(jax.vmap(run))(keys)
+
+    @jax.jit
+    def run(states):
+        # The loop shares the counter between seeds, which spares it their step sizes.
+        axes = jax.tree.map(lambda _: 0, states)
+        axes = axes._replace(num_iterations=None) if is_one_counter else axes
+        drawn = jax.vmap(lambda key: algorithm.draw(key, 5))(keys)
+        steps = jax.vmap(algorithm.step, in_axes=(0, axes), out_axes=(axes, 0))
+
+        def body(k, states):
+            return steps(jax.tree.map(lambda leaf: leaf[:, k], drawn), states)[0]
+
+        states = states._replace(num_iterations=jnp.int32(0)) if is_one_counter else states
+        return jax.lax.fori_loop(0, 5, body, states)
+
+    together = run(jax.vmap(algorithm.init)(keys))
+    assert together.num_iterations.shape == (() if is_one_counter else (2,))
     for i, key in enumerate(keys):
-        state = algorithm.init(key)
+        state, drawn = algorithm.init(key), algorithm.draw(key, 5)
         for k in range(5):
-            state, _ = step(jax.random.fold_in(key, k), state)
-        alone = jax.tree.map(lambda leaf, i=i: leaf[i], together)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), alone, state)
+            state, _ = step(jax.tree.map(lambda leaf, k=k: leaf[k], drawn), state)
+        alone = {name: value for name, value in together._asdict().items() if name != "num_iterations"}
+        alone = jax.tree.map(lambda leaf, i=i: leaf[i], alone)
+        expected = {name: getattr(state, name) for name in alone}
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), alone, expected)
+        np.testing.assert_array_equal(together.num_iterations, int(state.num_iterations))
 
 
-def test_x_moves_and_stays_feasible(algorithm, problem, step):
+def test_x_moves_and_stays_feasible(algorithm, problem, step, noise):
     state = algorithm.init(jax.random.key(0))
     visited = []
     for k in range(10):
-        state, _ = step(jax.random.key(k), state)
+        state, _ = step(noise(jax.random.key(k)), state)
         assert_same(problem.project(state.x), state.x)
         visited.append(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.x)]))
     assert np.any(np.abs(visited) == BOUND)  # the steps are large enough to meet the bound
     assert np.ptp(visited, axis=0).max() > 0
 
 
-def test_log_policies_are_two_normalized_policies(algorithm, problem, step):
+def test_log_policies_are_two_normalized_policies(algorithm, problem, step, noise):
     state = algorithm.init(jax.random.key(0))
     shape = 2, problem.environment.num_states, problem.environment.num_actions
     for k in range(5):
         log_policies = algorithm.log_policies(state)
         assert log_policies.shape == shape
         np.testing.assert_allclose(np.exp(log_policies).sum(-1), 1.0, rtol=1e-5)
-        state, _ = step(jax.random.key(k), state)
+        state, _ = step(noise(jax.random.key(k)), state)
     assert np.any(np.abs(np.exp(log_policies) - 1 / shape[-1]) > 1e-3)  # they learn
 
 

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from scipy.stats import kstest, norm
 
 from bilevel_rl import BilevelProblem, OccupancyCost, PowerDecay, SingleLoopActorCritic, StepSizes, TabularMDP, exact
-from bilevel_rl.algorithms.single_loop import _inverse_cdf
+from bilevel_rl.algorithms.single_loop import _act
 from bilevel_rl.problems import goal_position
 from bilevel_rl.schedules import ScheduleWarning
+from dense_reference import kernel, outcomes
 from garnets import random_problem
 
 PROBLEMS = {
@@ -22,6 +24,7 @@ PROBLEMS = {
     "dict": {"seed": 2, "num_states": 4, "num_actions": 2, "num_successors": 2, "as_dict": True},
 }
 SIZES = StepSizes.decaying(upper=0.5, actor=0.8, critic=1.0, penalty=0.6, entropy=0.4, offset=10.0)
+GENERATORS = "threefry2x32", "rbg", "unsafe_rbg"
 FROZEN = StepSizes.decaying(upper=0.0, actor=0.0, critic=0.0, penalty=0.6, entropy=0.4)
 
 
@@ -30,6 +33,11 @@ def unbounded(problem):
     return dataclasses.replace(
         problem, reward_bound=np.inf, upper=dataclasses.replace(problem.upper, cost_bound=np.inf)
     )
+
+
+def one_draw(algorithm, key):
+    """The randomness of one iteration."""
+    return algorithm.draw(key, 1)[0]
 
 
 @pytest.fixture(params=PROBLEMS)
@@ -77,13 +85,10 @@ def _tables(problem, x):
 
 def model_of(problem, x):
     mdp = problem.environment
-    kernel = np.zeros((mdp.num_states, mdp.num_actions, mdp.num_states))
-    for (s, a, k), successor in np.ndenumerate(mdp.successors):
-        kernel[s, a, successor] += mdp.probabilities[s, a, k]
     x = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), x)
     with jax.enable_x64(True):
         tables = [np.asarray(table) for table in _tables(problem, x)]
-    return Model(kernel, mdp.initial, mdp.terminal, mdp.discount, *tables)
+    return Model(kernel(mdp), mdp.initial, mdp.terminal, mdp.discount, *tables)
 
 
 def values_at(step_sizes, k):
@@ -130,6 +135,7 @@ def reference_iteration(problem, step_sizes, k, state, uniforms):
     x, followers, chain_states = state.x, np.asarray(state.followers, np.float64), np.asarray(state.chain_states)
     mdp, model, γ = problem.environment, model_of(problem, x), problem.environment.discount
     num_actions, num_chains = mdp.num_actions, chain_states.shape[1]
+    successors, probabilities = outcomes(mdp)
     bound = (problem.reward_bound + w * problem.upper.cost_bound + τ * np.log(num_actions)) / (1 - γ)
 
     def draw(probabilities, uniform):
@@ -146,7 +152,7 @@ def reference_iteration(problem, step_sizes, k, state, uniforms):
             s = chain_states[i, b]
             π = softmax(θ[s])
             a = draw(π, uniforms[0, i, b])
-            next_s = mdp.successors[s, a, draw(mdp.probabilities[s, a], uniforms[1, i, b])]
+            next_s = successors[s, a, draw(probabilities[s, a], uniforms[1, i, b])]
             learned_reward = model.reward[s, a]
             if name == "lower":
                 gradient += model.reward_gradient[s, a] / w
@@ -217,7 +223,8 @@ def sample_steps(problem, followers, x, num_samples=150, num_chains=8_000):
         step = eqx.filter_jit(algorithm.step)
         for i in range(num_samples):
             states = [np.searchsorted(law[:-1], rng.random(num_chains), side="right") for law in laws]
-            state, info = step(jax.random.key(i), start._replace(chain_states=jnp.asarray(states, jnp.int32)))
+            noise = one_draw(algorithm, jax.random.key(i))
+            state, info = step(noise, start._replace(chain_states=jnp.asarray(states, jnp.int32)))
             upper_step = ravel_pytree(x)[0] - ravel_pytree(state.x)[0]
             samples.append((upper_step, state.followers - followers, jnp.stack(info)))
     upper_steps, follower_steps, infos = (np.asarray(leaves) for leaves in zip(*samples, strict=True))
@@ -325,8 +332,9 @@ def test_exact_policies_and_values_are_the_fixed_point(problem):
     assert z_scores(sample.upper_gradient, unpenalized).max() > 6
 
 
+@pytest.mark.parametrize("generator", GENERATORS)
 @pytest.mark.parametrize("name", ["garnet", "terminal"])
-def test_a_restarting_chain_visits_states_by_their_occupancy(name):
+def test_a_restarting_chain_visits_states_by_their_occupancy(name, generator):
     problem = random_problem(**PROBLEMS[name] | {"discount": 0.7})
     mdp = problem.environment
     followers, x = random_point(problem)
@@ -339,12 +347,12 @@ def test_a_restarting_chain_visits_states_by_their_occupancy(name):
         def body(carry, k):
             state, counts = carry
             counts += (k >= num_burn_in) * jax.nn.one_hot(state.chain_states, mdp.num_states)
-            return (algorithm.step(jax.random.fold_in(key, k), state)[0], counts), None
+            return (algorithm.step(one_draw(algorithm, jax.random.fold_in(key, k)), state)[0], counts), None
 
         start = state, jnp.zeros((2, algorithm.num_chains, mdp.num_states))
         return jax.lax.scan(body, start, jnp.arange(num_burn_in + num_steps))[0]
 
-    state, counts = visits(algorithm, state, jax.random.key(5))
+    state, counts = visits(algorithm, state, jax.random.key(5, impl=generator))
     np.testing.assert_array_equal(state.followers, start.followers)  # steps of size zero change nothing
     jax.tree.map(np.testing.assert_array_equal, state.x, start.x)
     frequencies = np.asarray(counts, np.float64) / num_steps
@@ -367,6 +375,35 @@ def test_the_chains_start_from_rho_with_uniform_policies_and_zero_critics(proble
         assert z_scores(np.eye(problem.environment.num_states)[states], problem.environment.initial).max() < 4
 
 
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_draws_are_uniform_and_no_two_of_them_are_related(generator):
+    num_iterations, num_chains = 2_000, 8
+    algorithm = SingleLoopActorCritic(random_problem(seed=0), StepSizes.decaying(critic=1.0, actor=0.5), num_chains)
+    key = jax.random.key(14, impl=generator)
+    draws = [np.asarray(algorithm.draw(jax.random.fold_in(key, i), num_iterations), np.float64) for i in range(3)]
+    for draw in draws:
+        assert draw.shape == (num_iterations, 4, 2, num_chains)
+        assert draw.min() >= 0
+        assert draw.max() < 1
+        for kind, follower in np.ndindex(4, 2):
+            assert kstest(draw[:, kind, follower].ravel(), "uniform").pvalue > 1e-3
+        for chain in range(num_chains):
+            assert kstest(draw[..., chain].ravel(), "uniform").pvalue > 1e-3
+
+    def are_unrelated(streams):
+        """Whether the largest correlation of two rows is one that independent rows exceed in one of 1,000 cases."""
+        above = np.triu_indices(len(streams), k=1)
+        limit = norm.isf(0.5e-3 / len(above[0])) / streams.shape[1] ** 0.5
+        return np.abs(np.corrcoef(streams)[above]).max() < limit
+
+    # All kinds, followers and draws: 24 streams along iterations and chains, and 192 along the iterations alone.
+    streams = np.stack([draw.transpose(1, 2, 3, 0).reshape(8, -1) for draw in draws])
+    assert are_unrelated(streams.reshape(24, -1))
+    assert are_unrelated(streams.reshape(192, num_iterations))
+    assert are_unrelated(np.concatenate([streams[0][:, 1:], streams[0][:, :-1]]))  # one iteration and the next
+    assert not are_unrelated(np.concatenate([streams[0], 0.9 * streams[1] + 0.1 * streams[0]]))
+
+
 def test_the_critic_learns_from_the_real_successor_not_from_the_restart():
     # From state 1 both actions lead to state 2; nine of ten transitions are followed by a restart in state 0.
     kernel = np.zeros((3, 2, 3))
@@ -384,7 +421,7 @@ def test_the_critic_learns_from_the_real_successor_not_from_the_restart():
         chain_states=jnp.ones((2, 1), jnp.int32),
     )
     new_state, _ = eqx.filter_jit(eqx.filter_vmap(algorithm.step, in_axes=(0, None)))(
-        jax.random.split(jax.random.key(7), 200), state
+        algorithm.draw(jax.random.key(7), 200), state
     )
     assert set(np.unique(new_state.chain_states)) == {0, 2}
     assert abs((np.asarray(new_state.chain_states) == 0).mean() - 0.9) < 4 * (0.9 * 0.1 / 400) ** 0.5
@@ -414,13 +451,13 @@ def test_an_iteration_is_the_mean_of_the_papers_single_chain_iterations(name, nu
     )
     num_projected, num_repeated = 0, 0
     for k in range(12):
-        key = jax.random.key(100 + k)
+        uniforms = one_draw(algorithm, jax.random.key(100 + k))
         expected_x, expected_followers, expected_states, expected_info = reference_iteration(
-            problem, sizes, k, state, np.asarray(jax.random.uniform(key, (4, 2, num_chains)))
+            problem, sizes, k, state, np.asarray(uniforms)
         )
         num_projected += int((np.abs(expected_x) > 0.5).sum())
         num_repeated += num_chains - len(set(np.asarray(state.chain_states)[0]))
-        state, info = step(key, state)
+        state, info = step(uniforms, state)
         assert int(state.num_iterations) == k + 1
         np.testing.assert_allclose(ravel_pytree(state.x)[0], np.clip(expected_x, -0.5, 0.5), rtol=2e-6, atol=2e-6)
         np.testing.assert_allclose(state.followers, expected_followers, rtol=2e-6, atol=2e-6)
@@ -444,11 +481,10 @@ def test_tight_bounds_clip_the_critics_and_hold(num_chains):
     step, state = eqx.filter_jit(algorithm.step), algorithm.init(jax.random.key(0))
     num_clipped, num_free = np.zeros(2), np.zeros(2)
     for k in range(60):
-        key = jax.random.key(200 + k)
-        uniforms = np.asarray(jax.random.uniform(key, (4, 2, num_chains)))
+        uniforms = np.asarray(one_draw(algorithm, jax.random.key(200 + k)))
         _, expected, _, _ = reference_iteration(problem, sizes, k, state, uniforms)
         _, unclipped, _, _ = reference_iteration(free, sizes, k, state, uniforms)
-        state, _ = step(key, state)
+        state, _ = step(uniforms, state)
         np.testing.assert_allclose(state.followers, expected, rtol=1e-5, atol=1e-6)
         assert np.abs(state.followers[..., -1]).max() <= bound * (1 + 1e-6)
         is_clipped = np.any(np.abs(expected - unclipped) > 1e-2, axis=(1, 2))
@@ -470,7 +506,9 @@ def test_x_is_projected_after_the_step():
         project=lambda x: {"slope": jnp.clip(x["slope"], -1.0, 1.0), "shift": jnp.clip(x["shift"], -2.0, 2.0)},
     )
     algorithm = SingleLoopActorCritic(problem, StepSizes.decaying(upper=1_000.0, actor=1.0, critic=2.0), num_chains=4)
-    state, _ = eqx.filter_jit(algorithm.step)(jax.random.key(10), algorithm.init(jax.random.key(0)))
+    state, _ = eqx.filter_jit(algorithm.step)(
+        one_draw(algorithm, jax.random.key(10)), algorithm.init(jax.random.key(0))
+    )
     np.testing.assert_array_equal(state.x["slope"], -1.0)
     np.testing.assert_array_equal(state.x["shift"], [2.0, 2.0, -2.0])
 
@@ -480,9 +518,14 @@ def test_actions_follow_the_policy_on_evenly_spaced_uniforms():
     twentieths = np.array([[1, 7, 0, 12], [0, 0, 20, 0], [20, 0, 0, 0], [0, 3, 9, 8], [5, 5, 5, 5]]) / 20
     policies = np.concatenate([twentieths, softmax(np.random.default_rng(11).normal(size=(5, 4)))])
     uniforms = np.broadcast_to((np.arange(2_000) + 0.5) / 2_000, (10, 2_000))
-    actions = _inverse_cdf(
-        jnp.asarray(np.broadcast_to(policies[:, None], (10, 2_000, 4)), float), jnp.asarray(uniforms, float)
+    logits = np.where(policies > 0, np.log(np.where(policies > 0, policies, 1.0)), -1_000.0)  # softmax: exactly 0
+    actions, taken, log_taken, entropies = jax.vmap(_act)(
+        jnp.asarray(np.broadcast_to(logits[:, None], (10, 2_000, 4)), float), jnp.asarray(uniforms, float)
     )
+    np.testing.assert_allclose(taken, np.broadcast_to(policies[:, None], taken.shape), rtol=1e-5)
+    np.testing.assert_allclose(log_taken, np.broadcast_to(logits[:, None], taken.shape), rtol=1e-5, atol=1e-5)
+    H = -(policies * np.where(policies > 0, logits, 0.0)).sum(-1)
+    np.testing.assert_allclose(entropies, np.broadcast_to(H[:, None], entropies.shape), rtol=1e-5, atol=1e-6)
     assert actions.dtype == jnp.int32
     frequencies = np.stack([np.bincount(row, minlength=4) for row in np.asarray(actions)]) / 2_000
     np.testing.assert_array_equal(frequencies[:5], policies[:5])
@@ -505,7 +548,7 @@ def test_an_iteration_costs_the_transitions_that_it_says(monkeypatch, num_chains
         return transition(self, states, actions, uniform)
 
     monkeypatch.setattr(TabularMDP, "step", counted)
-    jax.eval_shape(algorithm.step, jax.random.key(1), state)
+    jax.eval_shape(algorithm.step, one_draw(algorithm, jax.random.key(1)), state)
     assert sum(counts) == algorithm.num_transitions_per_iteration == 2 * num_chains
 
 
@@ -518,16 +561,18 @@ def test_a_grid_of_step_sizes_runs_under_vmap():
         entropy=PowerDecay(np.array([0.1, 0.2, 0.3]), np.full(3, 0.05), np.full(3, 50.0)),
     )
     algorithm = SingleLoopActorCritic(problem, sizes, num_chains=4)
-    state, key = algorithm.init(jax.random.key(0))._replace(num_iterations=jnp.int32(25)), jax.random.key(12)
-    uniforms = np.asarray(jax.random.uniform(key, (4, 2, 4)))
+    state = algorithm.init(jax.random.key(0))._replace(num_iterations=jnp.int32(25))
+    uniforms = one_draw(algorithm, jax.random.key(12))
 
     def step(sizes):
-        return eqx.tree_at(lambda algorithm: algorithm.step_sizes, algorithm, sizes).step(key, state)[0]
+        return eqx.tree_at(lambda algorithm: algorithm.step_sizes, algorithm, sizes).step(uniforms, state)[0]
 
     states = jax.jit(jax.vmap(step))(sizes)
     for i in range(3):
         one = jax.tree.map(lambda leaf, i=i: leaf[i], sizes)
-        expected_x, expected_followers, expected_states, _ = reference_iteration(problem, one, 25, state, uniforms)
+        expected_x, expected_followers, expected_states, _ = reference_iteration(
+            problem, one, 25, state, np.asarray(uniforms)
+        )
         np.testing.assert_allclose(states.x[i], expected_x, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(states.followers[i], expected_followers, rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(states.chain_states[i], expected_states)
@@ -573,7 +618,7 @@ def run(algorithm, keys, num_iterations):
 
     def one(key):
         def body(k, state):
-            return algorithm.step(jax.random.fold_in(key, k), state)[0]
+            return algorithm.step(one_draw(algorithm, jax.random.fold_in(key, k)), state)[0]
 
         return jax.lax.fori_loop(0, num_iterations, body, algorithm.init(key))
 

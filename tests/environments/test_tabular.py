@@ -4,7 +4,7 @@ import pytest
 
 from bilevel_rl import TabularMDP
 from dense_reference import kernel
-from garnets import garnet
+from garnets import SHARED, garnet, shared_garnet
 
 JUST_BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 
@@ -92,13 +92,14 @@ def test_impossible_outcomes_are_never_selected(probabilities, first, last):
 
 
 def test_rounded_down_cumulative_sums_do_not_open_a_gap_below_one():
-    thirds = np.full(7, 1 / 7)
-    assert np.cumsum(thirds)[-1] != 1  # otherwise this test shows nothing
+    uneven = np.array([0.3, *np.full(7, 0.1)])
+    assert np.cumsum(uneven)[-1] < 1  # otherwise this test shows nothing
 
-    mdp = chain([*thirds, 0.0], initial=[*thirds, 0.0])
+    mdp = chain([*uneven, 0.0], initial=[*uneven, 0.0])
 
     assert mdp.cumulative_probabilities[0, 0, -2:].tolist() == [1.0, 1.0]
-    assert mdp.cumulative_initial[-2:].tolist() == [1.0, 1.0]
+    assert mdp.cumulative_start[-1] == 1.0
+    assert mdp.start_states.tolist() == list(range(8))
 
 
 def test_frequencies_over_evenly_spaced_uniforms_are_the_probabilities():
@@ -111,6 +112,62 @@ def test_frequencies_over_evenly_spaced_uniforms_are_the_probabilities():
         for a in range(3):
             np.testing.assert_array_equal(np.bincount(mdp.step(s, a, uniforms), minlength=4), counts[s, a])
     np.testing.assert_array_equal(np.bincount(mdp.reset(uniforms), minlength=4), counts[1, 2])
+
+
+def test_a_uniform_start_needs_no_thresholds_and_is_the_inverse_cdf_all_the_same():
+    for starts in ([1], [0, 3], [1, 2, 4], [0, 2, 3, 5], range(7), range(1, 40)):
+        num_starts = len(starts)
+        initial = np.zeros(41)
+        initial[list(starts)] = 1 / num_starts
+        mdp = chain(np.eye(41)[0], initial=initial)
+        assert mdp.cumulative_start is None
+
+        middles = (np.arange(8 * num_starts) + 0.5) / (8 * num_starts)
+        drawn = np.asarray(mdp.reset(middles.astype(np.float32)))
+        np.testing.assert_array_equal(drawn, np.searchsorted(np.cumsum(initial), middles, side="right"))
+        np.testing.assert_array_equal(np.unique(drawn, return_counts=True), [list(starts), [8] * num_starts])
+        assert [int(mdp.reset(np.float32(u))) for u in (0, JUST_BELOW_ONE)] == [starts[0], starts[-1]]
+
+    quarters = chain(np.eye(6)[0], initial=np.array([1, 0, 1, 1, 0, 1]) / 4)
+    below = np.nextafter(np.array([0.25, 0.5, 0.75, 1], np.float32), np.float32(0))
+    assert quarters.reset(np.array([0, 0.25, 0.5, 0.75], np.float32)).tolist() == [0, 2, 3, 5]
+    assert quarters.reset(below).tolist() == [0, 2, 3, 5]
+
+
+def test_a_start_that_is_nearly_uniform_is_not_taken_for_a_uniform_one():
+    initial = np.array([0.5 + 1e-6, 0.0, 0.5 - 1e-6])
+    mdp = chain(np.eye(3)[0], initial=initial)
+    assert mdp.reset(np.array([0.5, 0.5 + 0.9e-6, 0.5 + 1.1e-6], np.float32)).tolist() == [0, 0, 2]
+    # One that differs in its rounding alone is.
+    assert chain(np.eye(3)[0], initial=[1 / 3 + 1e-16, 1 / 3, 1 / 3]).cumulative_start is None
+
+
+@pytest.mark.parametrize("num_terminal", [0, 2])
+@pytest.mark.parametrize("sharing", SHARED)
+def test_shared_tables_are_the_same_mdp_as_tables_written_out(sharing, num_terminal):
+    mdp, twin = shared_garnet(sharing, num_terminal)
+    assert (mdp.successors.shape, mdp.probabilities.shape) == SHARED[sharing]  # shared in memory
+    assert mdp.cumulative_probabilities.shape == mdp.probabilities.shape
+    assert twin.successors.shape == twin.probabilities.shape == (5, 3, 3)
+    assert (mdp.num_states, mdp.num_actions) == (twin.num_states, twin.num_actions) == (5, 3)
+    np.testing.assert_allclose(kernel(mdp), kernel(twin), rtol=1e-15)
+    np.testing.assert_array_equal(mdp.terminal, twin.terminal)
+    # The twin's states and actions differ where they may.
+    assert len(np.unique(kernel(twin)[: 5 - num_terminal].reshape(-1, 5), axis=0)) > (5 - num_terminal)
+
+    below = np.nextafter(np.unique(mdp.cumulative_probabilities).astype(np.float32), np.float32(0))
+    at = np.float32(mdp.cumulative_probabilities[mdp.cumulative_probabilities < 1])
+    uniforms = np.concatenate([np.arange(200, dtype=np.float32) / 200, below, at])
+    states, actions = np.arange(5)[:, None, None], np.arange(3)[:, None]
+    reached = np.asarray(mdp.step(states, actions, uniforms))
+    assert reached.shape == (5, 3, len(uniforms))
+    np.testing.assert_array_equal(reached, twin.step(states, actions, uniforms))
+    np.testing.assert_array_equal(reached, jax.jit(lambda mdp, *of: mdp.step(*of))(mdp, states, actions, uniforms))
+    np.testing.assert_array_equal(
+        reached[..., :200],
+        jax.jit(jax.vmap(lambda u: mdp.step(states[..., 0], actions.T, u), out_axes=-1))(uniforms[:200]),
+    )
+    np.testing.assert_array_equal(mdp.reset(uniforms), twin.reset(uniforms))
 
 
 def test_steps_batch_broadcast_and_compile():
@@ -176,11 +233,27 @@ VALID = {
     [
         (
             {"successors": [[0, 1], [1, 0]]},
-            r"^successors and probabilities .*\(S, A, K\), got \(2, 2\) and \(2, 2, 2\)",
+            r"^successors and probabilities .*\(S, A, K\), .* got \(2, 2\) and \(2, 2, 2\)$",
         ),
         ({"successors": [[[0], [1]], [[1], [0]]]}, r"^successors and probabilities .*\(2, 2, 1\) and \(2, 2, 2\)"),
         ({"successors": [[[0, 2], [1, 0]], [[1, 0], [0, 1]]]}, r"^successors must lie in 0\.\.1, got 0\.\.2"),
         ({"successors": [[[0, -1], [1, 0]], [[1, 0], [0, 1]]]}, r"^successors must lie in 0\.\.1, got -1\.\.1"),
+        (
+            {"successors": [[[0, 1], [1, 0]]]},
+            r"^successors and probabilities .*successors may have 1 in the place of A and probabilities 1 in the place "
+            r"of S or A, got \(1, 2, 2\) and \(2, 2, 2\)$",
+        ),
+        (
+            {"probabilities": [[[0.5, 0.5]] * 3] * 2},
+            r"^successors and probabilities .*got \(2, 2, 2\) and \(2, 3, 2\)$",
+        ),
+        (
+            {"probabilities": [[[0.5, 0.5]] * 2] * 3},
+            r"^successors and probabilities .*got \(2, 2, 2\) and \(3, 2, 2\)$",
+        ),
+        ({"probabilities": [[[1.0]] * 2] * 2}, r"^successors and probabilities .*got \(2, 2, 2\) and \(2, 2, 1\)$"),
+        ({"probabilities": [[0.5, 0.5], [1.0, 0.0]]}, r"^successors and probabilities .*got \(2, 2, 2\) and \(2, 2\)$"),
+        ({"probabilities": [[[0.5, 0.5], [0.2, 0.7]]]}, r"^probabilities must sum to 1 .* got 0\.8\d* at \(0, 1\)"),
         ({"initial": [1.0]}, r"^initial must have shape \(2,\), got \(1,\)"),
         ({"initial": [0.4, 0.5]}, r"^initial must sum to 1 along the last axis, got 0\.9"),
         ({"initial": [1.2, -0.2]}, r"^initial must be finite and non-negative, got a lowest entry of -0\.2"),

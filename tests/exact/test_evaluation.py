@@ -8,7 +8,7 @@ from bilevel_rl import TabularMDP
 from bilevel_rl.exact import evaluation
 from bilevel_rl.exact.evaluation import expected_next, inflow
 from dense_reference import kernel, occupancy_series
-from garnets import garnet, random_policy
+from garnets import SHARED, garnet, random_policy, shared_garnet
 
 occupancy, policy_values, discounted_inflow = map(
     eqx.filter_jit, (evaluation.occupancy, evaluation.policy_values, evaluation.discounted_inflow)
@@ -106,6 +106,36 @@ def test_sparse_solves_and_their_derivatives_agree_with_dense_ones(name, monkeyp
 
     for sparse_part, dense_part in zip(solve_and_derive(), dense, strict=True):
         np.testing.assert_allclose(sparse_part, dense_part, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("num_terminal", [0, 1])
+@pytest.mark.parametrize("sharing", SHARED)
+def test_shared_tables_are_solved_like_tables_written_out(sharing, num_terminal, monkeypatch):
+    mdp, twin = shared_garnet(sharing, num_terminal)
+    policy, weights, rewards = jnp.asarray(random_policy(16)), jnp.asarray(random_policy(17)), vector(18, 5)
+
+    def answers(mdp):
+        def solve(policy, weights, rewards):
+            return {
+                "expected_next": evaluation.expected_next(mdp, rewards),
+                "inflow": evaluation.inflow(mdp, weights),
+                "values": evaluation.policy_values(mdp, policy, rewards),
+                "discounted_inflow": evaluation.discounted_inflow(mdp, policy, rewards),
+                "occupancy": evaluation.occupancy(mdp, policy),
+            }
+
+        return jax.jit(solve)(policy, weights, rewards)
+
+    def check(tolerance):
+        ours, expected = answers(mdp), answers(twin)
+        for name, value in expected.items():
+            np.testing.assert_allclose(ours[name], value, rtol=tolerance, atol=tolerance, err_msg=name)
+        np.testing.assert_allclose(ours["occupancy"], occupancy_series(twin, np.asarray(policy), 400), atol=1e-12)
+
+    check(1e-12)
+    monkeypatch.setattr(evaluation, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(evaluation, "_solve_dense", None)
+    check(1e-11)
 
 
 def test_a_sparse_solve_that_misses_its_tolerance_is_nan(monkeypatch):

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import equinox as eqx
@@ -24,7 +25,7 @@ from bilevel_rl.exact import (
 )
 from bilevel_rl.problems import goal_position
 from dense_reference import occupancy_series, soft_return, soft_value_iteration, table
-from garnets import Ripple, random_policy, random_problem
+from garnets import SHARED, Ripple, random_policy, random_problem, shared_garnet
 
 PROBLEMS = {
     "garnet 0": {"seed": 0},
@@ -410,6 +411,24 @@ def test_the_sparse_branch_agrees_with_the_dense_one(monkeypatch):
     problem = goal_position(size=8)  # new functions, so that nothing compiled before is used again
 
     np.testing.assert_allclose(hyper_gradient(problem, x, entropy_weight=0.1), gradient, rtol=1e-8)
+
+
+@pytest.mark.parametrize("sharing", SHARED)
+def test_shared_tables_have_the_objectives_and_gradients_of_tables_written_out(sharing):
+    x = np.array([0.4, -0.3, 0.8])
+    ours, theirs = (dataclasses.replace(cached(0), environment=mdp) for mdp in shared_garnet(sharing, num_terminal=1))
+    answers = [
+        (
+            hyper_objective(problem, x, entropy_weight=TAU),
+            hyper_gradient(problem, x, entropy_weight=TAU),
+            penalty_objective(problem, x, entropy_weight=TAU, penalty=W),
+            lower_policy(problem, x, entropy_weight=TAU),
+            hyper_objective(problem, x, entropy_weight=0.0),
+        )
+        for problem in (ours, theirs)
+    ]
+    for answer, expected in zip(*answers, strict=True):
+        np.testing.assert_allclose(answer, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_batch_of_objectives_is_the_objectives_one_by_one():

@@ -109,6 +109,51 @@ def test_derivatives_of_the_values_are_those_of_the_envelope_theorem():
     np.testing.assert_allclose(hessian[0, :, 0], (np.diag(policy) - np.outer(policy, policy)) / τ / (1 - γ), rtol=1e-11)
 
 
+STARTS = {
+    "zero": lambda solution: jnp.zeros_like(solution),
+    "the solution": lambda solution: solution,
+    "far away": lambda solution: 100.0 * jnp.cos(3.0 * jnp.arange(len(solution))),
+    "reversed": lambda solution: -3.0 * solution[::-1],
+}
+
+
+@pytest.mark.parametrize(("seed", "entropy_weight", "num_terminal"), [(0, 0.5, 0), (1, 0.02, 1)])
+def test_from_any_start_the_solution_and_its_derivatives_are_the_same(seed, entropy_weight, num_terminal):
+    mdp, τ = garnet(seed, num_terminal=num_terminal), jnp.asarray(entropy_weight)
+    reward = random_reward(seed, mdp)
+    direction = jnp.asarray(np.random.default_rng(seed).normal(size=5))
+    away = random_reward(seed + 10, mdp)
+
+    @eqx.filter_jit
+    def everything(reward, τ, start_values):
+        def solve(reward, τ):
+            return soft_mdp.soft_optimal(mdp, reward, τ, start_values=start_values)
+
+        gradient = jax.grad(lambda reward, τ: direction @ solve(reward, τ).values, argnums=(0, 1))
+        second = jax.jvp(lambda reward: gradient(reward, τ), (reward,), (away,))[1]
+        return jax.jvp(solve, (reward, τ), (away, jnp.ones(()))), gradient(reward, τ), second
+
+    expected = everything(reward, τ, None)
+    _, values = soft_value_iteration(mdp, np.asarray(reward), entropy_weight)
+    np.testing.assert_allclose(expected[0][0].values, values, rtol=1e-11, atol=1e-13)
+    assert np.abs(expected[1][0][~mdp.terminal]).max() > 0.1
+    for name, start in STARTS.items():
+        got = everything(reward, τ, start(expected[0][0].values))
+        jax.tree.map(
+            lambda a, b, name=name: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11, err_msg=name), got, expected
+        )
+
+
+def test_from_the_solution_one_improvement_is_enough_and_from_afar_it_is_not(monkeypatch):
+    mdp = garnet(0)
+    reward = random_reward(0, mdp)
+    values = soft_optimal(mdp, reward, 0.5).values
+    monkeypatch.setattr(soft_mdp, "MAX_IMPROVEMENTS", 1)
+    solve = jax.jit(lambda start: soft_mdp.soft_optimal(mdp, reward, 0.5, start_values=start).values)
+    np.testing.assert_allclose(solve(values), values, rtol=1e-13)
+    assert np.isnan(solve(values + jnp.arange(5.0))).all()
+
+
 @pytest.mark.parametrize("name", ["soft_optimal", "optimal_limit"])
 def test_too_few_improvements_give_nan(name, monkeypatch):
     mdp = garnet(8)

@@ -66,6 +66,21 @@ def test_every_action_in_a_hazard_leads_to_the_start_distribution(start):
     np.testing.assert_allclose(dense[elsewhere], kernel(safe)[elsewhere], rtol=1e-14)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "starts", "successors", "probabilities"),
+    [
+        ({"walls": ((1, 1),)}, None, (9, 1, 5), (1, 5, 5)),
+        ({"hazards": ((1, 2),)}, [(0, 2), (1, 0)], (9, 1, 5), (9, 5, 5)),
+        ({"hazards": ((1, 2), (0, 0))}, None, (9, 1, 9), (9, 5, 9)),
+    ],
+)
+def test_tables_hold_what_cells_and_actions_share_once(arguments, starts, successors, probabilities):
+    mdp = Grid(3, slip=0.2, **arguments).mdp(starts, discount=0.9)
+    assert (mdp.successors.shape, mdp.probabilities.shape) == (successors, probabilities)
+    assert (mdp.num_states, mdp.num_actions) == (9, 5)
+    np.testing.assert_allclose(kernel(mdp).sum(-1), 1, rtol=1e-15)
+
+
 def test_starts_are_uniform():
     grid = Grid(3, walls=((0, 1), (2, 2)))
 
