@@ -493,7 +493,9 @@ def test_settings_reach_run(tmp_path, monkeypatch):
 
     result = RunResult(None, None, {}, ())
     monkeypatch.setattr(module, "run", note)
-    settings = RunSettings(5, 70, 30, 2.5, seed=9, generator="rbg", evaluation_entropy_weight=0.3, diagnostics="exact")
+    settings = RunSettings(
+        5, 70, 30, 2.5, 9, "rbg", evaluation_entropy_weight=0.3, diagnostics="exact", seeds_per_group=1
+    )
     assert settings.run(algorithm, folder, progress=False) is result
 
     (bound,) = calls
@@ -509,6 +511,7 @@ def test_settings_reach_run(tmp_path, monkeypatch):
         "checkpoint_every": 2.5,
         "evaluation_entropy_weight": 0.3,
         "diagnostics": "exact",
+        "seeds_per_group": 1,
         "progress": False,
     }
 

@@ -217,7 +217,7 @@ def _stop_seed(loop: Loop, previous: _LogPoint, point: _LogPoint, seed: int) -> 
 
 
 def _all_finite(is_finite: PyTree[Bool[Array, " seeds"]]) -> Bool[np.ndarray, " seeds"]:
-    return np.logical_and.reduce(jax.tree.leaves(processes.whole(is_finite)))
+    return np.logical_and.reduce(processes.whole(jnp.stack(jax.tree.leaves(is_finite))))
 
 
 def _copy(states: PyTree) -> PyTree:
