@@ -103,10 +103,14 @@ class Loop:
     """
 
     def __init__(self, algorithm: Algorithm, key: Array, layout: Layout):
+        if str(jax.random.key_impl(key)) == "unsafe_rbg":
+            raise ValueError(
+                "key must not be of unsafe_rbg, whose fold_in commutes: seeds would share random numbers; use rbg"
+            )
         self.layout = layout
         sharers = layout.mesh.shape[CHAINS]
         self._algorithm = layout.put(algorithm.shared_by(CHAINS, sharers) if sharers > 1 else algorithm)
-        self._seed_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, np.arange(layout.num_seeds))
+        self._seed_keys = jnp.stack([jax.random.fold_in(key, seed) for seed in range(layout.num_seeds)])
 
     def start(self) -> PyTree:
         """The states of all seeds at iteration 0. Leading axis of every leaf: the seed."""
@@ -142,7 +146,7 @@ def choose(which: Bool[ArrayLike, " seeds"], ours: PyTree, others: PyTree) -> Py
 def _start(layout: Layout, algorithm: Algorithm, seed_keys: Array) -> PyTree:
     def start(algorithm: Algorithm, seed_keys: Array) -> PyTree:
         # Blocks fold in 0, 1, 2, …, so the last value that can be folded in is free for the start.
-        return jax.vmap(lambda key: algorithm.init(jax.random.fold_in(key, np.uint32(2**32 - 1))))(seed_keys)
+        return _over_keys(lambda key: algorithm.init(jax.random.fold_in(key, np.uint32(2**32 - 1))), seed_keys)
 
     return _on_devices(layout, start, algorithm, seed_keys)
 
@@ -232,6 +236,10 @@ def _draw(algorithm: Algorithm, seed_keys: Array, block: ArrayLike, length: int)
     def draw(key: Array) -> PyTree:
         return algorithm.draw(jax.random.fold_in(key, block), length)
 
-    # Under vmap only threefry gives every seed the numbers that it would get alone.
-    is_threefry = "fry" in str(jax.random.key_impl(seed_keys))
-    return jax.vmap(draw)(seed_keys) if is_threefry else jax.lax.map(draw, seed_keys)
+    return _over_keys(draw, seed_keys)
+
+
+def _over_keys(draw: Callable[[Array], PyTree], keys: Array) -> PyTree:
+    """What is drawn with each key. Under vmap only threefry gives every key the numbers that it would get alone."""
+    is_threefry = "fry" in str(jax.random.key_impl(keys))
+    return jax.vmap(draw)(keys) if is_threefry else jax.lax.map(draw, keys)

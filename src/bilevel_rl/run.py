@@ -128,9 +128,9 @@ def run(
     check_run_arguments(num_seeds, num_iterations, log_every, evaluation_entropy_weight)
     if not checkpoint_every >= 0:
         raise ValueError(f"checkpoint_every must be a number of seconds, got {checkpoint_every}")
-    folder = RunFolder(folder) if isinstance(folder, Path | str) else folder
     layout = Layout.plan(algorithm, num_seeds, seeds_per_group)
     loop = Loop(algorithm, key, layout)
+    folder = RunFolder(folder) if isinstance(folder, Path | str) else folder
     started = saved_at = time.perf_counter()
     rows: list[dict[str, float]] = []
 
@@ -257,6 +257,7 @@ def _identity(
     return {
         "algorithm": type(algorithm).__name__,
         "arrays_of_algorithm_and_problem": digest.hexdigest(),
+        "generator": str(jax.random.key_impl(key)),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "discount": algorithm.problem.environment.discount,
         "num_seeds": layout.num_seeds,

@@ -106,13 +106,13 @@ def _solve_sparse(flow: Callable[[Array], Array], right_hand_side: Array) -> Arr
     tolerance = max(SPARSE_TOLERANCE, 100 * float(jnp.finfo(right_hand_side.dtype).eps))
     goal = tolerance * jnp.linalg.norm(right_hand_side)
 
-    def refine(carry: tuple[int, Array, Array]) -> tuple[int, Array, Array]:
+    def refine(carry: tuple) -> tuple:
         count, solution, residual = carry
         correction, _ = jax.scipy.sparse.linalg.bicgstab(flow, residual, x0=residual, tol=REFINEMENT)
         solution = solution + correction
         return count + 1, solution, right_hand_side - flow(solution)
 
-    def is_unfinished(carry: tuple[int, Array, Array]) -> Array:
+    def is_unfinished(carry: tuple) -> Array:
         return (carry[0] < MAX_REFINEMENTS) & (jnp.linalg.norm(carry[2]) > goal)
 
     start = (0, jnp.zeros_like(right_hand_side), right_hand_side)

@@ -30,8 +30,8 @@ class RunSettings:
     """seconds between two checkpoints; 0 saves one at every log point"""
     seed: int = 0
     """root of all randomness: the same seed gives the same bits"""
-    generator: Literal["threefry2x32", "rbg", "unsafe_rbg"] = "threefry2x32"
-    """random number generator; on CPUs threefry2x32 is the fastest, on TPUs the others are"""
+    generator: Literal["threefry2x32", "rbg"] = "threefry2x32"
+    """random number generator; on CPUs threefry2x32 is the faster one, on TPUs rbg"""
     evaluation_entropy_weight: float = 0.01
     """entropy weight at which the logged upper objective is measured exactly"""
     diagnostics: Diagnostics = "auto"
