@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import equinox as eqx
 import jax
@@ -128,6 +128,8 @@ def run(
     check_run_arguments(num_seeds, num_iterations, log_every, evaluation_entropy_weight)
     if not checkpoint_every >= 0:
         raise ValueError(f"checkpoint_every must be a number of seconds, got {checkpoint_every}")
+    if diagnostics not in get_args(Diagnostics):
+        raise ValueError(f"diagnostics must be one of {', '.join(get_args(Diagnostics))}, got {diagnostics!r}")
     layout = Layout.plan(algorithm, num_seeds, seeds_per_group)
     loop = Loop(algorithm, key, layout)
     folder = RunFolder(folder) if isinstance(folder, Path | str) else folder
