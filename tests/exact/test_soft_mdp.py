@@ -144,6 +144,18 @@ def test_from_any_start_the_solution_and_its_derivatives_are_the_same(seed, entr
         )
 
 
+def test_a_start_that_depends_on_the_reward_adds_nothing_to_the_derivative():
+    mdp, reward = garnet(3), np.random.default_rng(0).normal(size=(5, 3))
+
+    def value(reward, share):
+        return soft_mdp.soft_optimal(mdp, reward, 0.3, start_values=share * reward.sum(axis=1)).values[1]
+
+    with jax.enable_x64(True):
+        away, dependent = (jax.grad(value)(jnp.asarray(reward), share) for share in (0.0, 2.0))
+        assert np.abs(away).max() > 0.1
+        np.testing.assert_allclose(dependent, away, rtol=1e-11, atol=1e-13)
+
+
 def test_from_the_solution_one_improvement_is_enough_and_from_afar_it_is_not(monkeypatch):
     mdp = garnet(0)
     reward = random_reward(0, mdp)

@@ -35,7 +35,7 @@ class TabularMDP(eqx.Module):
     `from_successors` or `from_gymnasium`; all three raise `ValueError` for tables that are not an MDP.
 
     Attributes:
-        successors: state reached by the k-th outcome of (s, a), of shape (S or 1, A or 1, K).
+        successors: state reached by the k-th outcome of (s, a), of shape (S, A or 1, K).
         probabilities: its probability, of shape (S or 1, A or 1, K); sums to 1 over k.
         initial: start distribution ρ; sums to 1.
         terminal: whether a state ends the episode.
@@ -49,7 +49,7 @@ class TabularMDP(eqx.Module):
         (2, 2, 1)
     """
 
-    successors: Int[np.ndarray, "#S #A K"]
+    successors: Int[np.ndarray, "S #A K"]
     probabilities: Float[np.ndarray, "#S #A K"]
     initial: Float[np.ndarray, " S"]
     terminal: Bool[np.ndarray, " S"]

@@ -73,6 +73,7 @@ def soft_optimal(
     may_take = jnp.ones(reward.shape, bool) if allowed is None else allowed
     entropy_weight = jnp.asarray(entropy_weight, reward.dtype)
     start_values = jnp.zeros(mdp.num_states, reward.dtype) if start_values is None else start_values
+    start_values = jax.lax.stop_gradient(start_values)  # The solution does not depend on where it was sought from.
     values = _soft_optimal_values(reward, entropy_weight, mdp=mdp, may_take=may_take, start_values=start_values)
     return _improved(mdp, reward, entropy_weight, may_take, values)
 
