@@ -262,6 +262,7 @@ def _identity(
         "generator": str(jax.random.key_impl(key)),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "discount": algorithm.problem.environment.discount,
+        "initial_spread": algorithm.problem.initial_spread,
         "num_seeds": layout.num_seeds,
         "seeds_per_group": layout.seeds_per_group,
         "iterations_per_block": layout.iterations_per_block,

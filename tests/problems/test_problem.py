@@ -94,6 +94,7 @@ def test_regularizer_and_projection_default_to_nothing():
         ({"project": lambda x: {"a": x["a"], "b": x["b"][:1]}}, r"^project must keep the structure and shapes of x"),
         ({"project": lambda x: x["b"]}, r"^project must keep the structure and shapes of x"),
         ({"reward_bound": 0.0}, r"^reward_bound must be positive .*got 0\.0"),
+        ({"initial_spread": -0.1}, r"^initial_spread must be finite and not negative, got -0\.1"),
         ({"reward_bound": float("nan")}, r"^reward_bound must be positive .*got nan"),
         (
             {"upper": OccupancyCost(cost=lambda x, s, a: 0.0, cost_bound=-1.0)},
@@ -105,3 +106,27 @@ def test_malformed_problems_are_refused(changes, message):
     build()
     with pytest.raises(ValueError, match=message):
         build(**changes)
+
+
+def test_every_seed_starts_at_its_own_noisy_and_feasible_x():
+    spread, mean = 0.5, {"shift": 1.0, "tilt": np.full(4_000, -2.0)}
+    problem = build(
+        reward=lambda x, s, a: x["shift"] + x["tilt"][0],
+        upper=OccupancyCost(cost=lambda x, s, a: 0.0 * x["shift"]),
+        initial_x=mean,
+        initial_spread=spread,
+        project=lambda x: jax.tree.map(lambda leaf: jnp.minimum(leaf, 1.0), x),
+    )
+    first, second = (problem.start(jax.random.key(seed)) for seed in (0, 1))
+    noise = np.asarray(first["tilt"]) + 2.0
+    standard_error = spread / np.sqrt(noise.size)
+    assert abs(noise.mean()) < 4 * standard_error
+    assert abs(noise.std() - spread) < 4 * standard_error / np.sqrt(2)
+    assert not np.any(first["tilt"] == second["tilt"])
+    assert max(float(problem.start(jax.random.key(seed))["shift"]) for seed in range(8)) == 1.0
+
+
+def test_without_noise_every_seed_starts_at_initial_x():
+    start = build(initial_x={"a": 0.3, "b": np.array([0.5, -2.0])}).start(jax.random.key(3))
+    np.testing.assert_array_equal(start["a"], np.float32(0.3))
+    np.testing.assert_array_equal(start["b"], np.float32([0.5, -2.0]))

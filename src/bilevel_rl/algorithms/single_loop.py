@@ -132,7 +132,7 @@ class SingleLoopActorCritic(eqx.Module):
         """Uniform policies, critics at 0, x at the problem's start, chains drawn from ρ."""
         return SingleLoopState(
             num_iterations=jnp.int32(0),
-            x=jax.tree.map(jnp.asarray, self.problem.initial_x),
+            x=self.problem.start(jax.random.fold_in(key, 1)),
             followers=jnp.stack([self.policy.init(), self.policy.init()]),
             chain_states=self.problem.environment.reset(jax.random.uniform(key, (2, self.num_chains))),
         )

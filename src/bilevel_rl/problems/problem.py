@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import equinox as eqx
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
@@ -57,10 +58,11 @@ class BilevelProblem(eqx.Module):
         initial_x: x_0, any pytree of arrays; a list or tuple of plain numbers counts as one array.
         project: Π_X, maps any x to the nearest feasible one; the identity by default.
         reward_bound: an upper bound of |r_x(s, a)| over all feasible x; it bounds the critics. Infinite: no bound.
+        initial_spread: standard deviation of the normal noise that is added to every entry of x_0, anew for each seed.
 
     Raises:
-        ValueError: a function does not return a scalar, `initial_x` is not finite, a bound is not positive, or
-            `project` changes shapes.
+        ValueError: a function does not return a scalar, `initial_x` is not finite, a bound is not positive,
+            `initial_spread` is negative or not finite, or `project` changes shapes.
 
     Example:
         >>> import numpy as np, bilevel_rl as brl
@@ -81,6 +83,7 @@ class BilevelProblem(eqx.Module):
     initial_x: PyTree[Float[np.ndarray, "..."]]
     project: Callable[[PyTree], PyTree] = _unconstrained
     reward_bound: float = float("inf")
+    initial_spread: float = eqx.field(static=True, default=0.0)
 
     def __init__(
         self,
@@ -90,6 +93,7 @@ class BilevelProblem(eqx.Module):
         initial_x: PyTree[ArrayLike],
         project: Callable[[PyTree], PyTree] = _unconstrained,
         reward_bound: float = float("inf"),
+        initial_spread: float = 0.0,
     ):
         self.environment = environment
         self.reward = open_function(reward)
@@ -99,7 +103,16 @@ class BilevelProblem(eqx.Module):
         self.initial_x = jax.tree.map(lambda leaf: np.asarray(leaf, dtype=np.float64), initial_x)
         self.project = open_function(project)
         self.reward_bound = reward_bound
+        self.initial_spread = initial_spread
         self._validate()
+
+    def start(self, key: Array) -> PyTree:
+        """x_0 of one seed: `initial_x`, with noise where `initial_spread` > 0, projected then."""
+        x = jax.tree.map(jnp.asarray, self.initial_x)
+        if self.initial_spread == 0:
+            return x
+        flat, unravel = jax.flatten_util.ravel_pytree(x)
+        return self.project(unravel(flat + self.initial_spread * jax.random.normal(key, flat.shape)))
 
     def rewards(
         self, x: PyTree, states: Int[ArrayLike, "*#batch"], actions: Int[ArrayLike, "*#batch"]
@@ -138,3 +151,5 @@ class BilevelProblem(eqx.Module):
         for name, bound in (("reward_bound", self.reward_bound), ("upper.cost_bound", self.upper.cost_bound)):
             if not bound > 0:
                 raise ValueError(f"{name} must be positive (infinite for no bound), got {bound}")
+        if not 0 <= self.initial_spread < float("inf"):
+            raise ValueError(f"initial_spread must be finite and not negative, got {self.initial_spread}")
