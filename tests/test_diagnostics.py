@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bilevel_rl import SingleLoopActorCritic, StepSizes, diagnostics, exact
-from bilevel_rl.algorithms import SingleLoopInfo, SingleLoopState
+from bilevel_rl.algorithms import Info, SingleLoopState
 from bilevel_rl.diagnostics import Measurement, are_exact, metric_columns, metric_rows
 from garnets import random_problem
 from small_runs import NUM_CHAINS, NUM_SEEDS, small_algorithm, small_run
@@ -30,7 +30,7 @@ def states():
 def info():
     """Every entry another number."""
     values = 1.0 + np.arange(8 * NUM_SEEDS, dtype=np.float32).reshape(4, NUM_SEEDS, 2)
-    return SingleLoopInfo(*values)
+    return Info(*values)
 
 
 def rows(algorithm=None, states_=None, is_running=(True,) * NUM_SEEDS, tau=TAU, info_=None, how="auto"):
@@ -167,7 +167,7 @@ def test_only_running_seeds_are_reported():
 
 
 def test_a_diagnostic_without_roles_keeps_its_name():
-    class Diagnostics(SingleLoopInfo):
+    class Diagnostics(Info):
         def _asdict(self):
             return {"norm": self.mean_reward[:, 0]}
 
