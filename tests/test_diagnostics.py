@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bilevel_rl import SingleLoopActorCritic, StepSizes, diagnostics, exact
-from bilevel_rl.algorithms import SingleLoopInfo, SingleLoopState
+from bilevel_rl.algorithms import Info, State
 from bilevel_rl.diagnostics import Measurement, are_exact, metric_columns, metric_rows
 from garnets import random_problem
 from small_runs import NUM_CHAINS, NUM_SEEDS, small_algorithm, small_run
@@ -30,7 +30,7 @@ def states():
 def info():
     """Every entry another number."""
     values = 1.0 + np.arange(8 * NUM_SEEDS, dtype=np.float32).reshape(4, NUM_SEEDS, 2)
-    return SingleLoopInfo(*values)
+    return Info(*values)
 
 
 def rows(algorithm=None, states_=None, is_running=(True,) * NUM_SEEDS, tau=TAU, info_=None, how="auto"):
@@ -80,7 +80,7 @@ def test_measurements_are_those_of_the_oracles():
 def test_measurements_far_from_the_optimum_are_those_of_the_oracles(options):
     problem, rng = random_problem(seed=15, **options), np.random.default_rng(1)
     algorithm = SingleLoopActorCritic(problem, StepSizes.decaying(entropy=0.02, penalty=0.7), num_chains=4)
-    states_ = SingleLoopState(
+    states_ = State(
         num_iterations=np.array([0, 400, 10**6], np.int32),
         x=jax.tree.map(lambda leaf: (leaf + 2 * rng.normal(size=(3, *leaf.shape))).astype("f"), problem.initial_x),
         followers=4 * rng.normal(size=(3, 2, 5, 4)).astype("f"),
@@ -167,7 +167,7 @@ def test_only_running_seeds_are_reported():
 
 
 def test_a_diagnostic_without_roles_keeps_its_name():
-    class Diagnostics(SingleLoopInfo):
+    class Diagnostics(Info):
         def _asdict(self):
             return {"norm": self.mean_reward[:, 0]}
 

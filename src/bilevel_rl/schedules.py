@@ -24,13 +24,15 @@ SEQUENCES = ("upper", "actor", "critic", "penalty", "entropy")
 
 _DECAYING_EXPONENTS = (9 / 10, 1 / 2, 1 / 2, 3 / 20, 1 / 20)
 _CONSTANT_ENTROPY_EXPONENTS = (2 / 3, 1 / 2, 1 / 2, 1 / 6, 0.0)
+_FIXED_TARGET_EXPONENTS = (1 / 2, 0.0, 0.0, 0.0, 0.0)
 
 
 class ScheduleWarning(UserWarning):
     """The step sizes violate a condition that the method's convergence relies on."""
 
 
-def _as_leaf(value: ArrayLike) -> ArrayLike:
+def as_leaf(value: ArrayLike) -> ArrayLike:
+    """A number as an array, which `vmap` can map and one compiled program serves for all values of."""
     # NumPy float64 leaves: traced by jit, mapped by vmap, and still exact when an oracle runs in double precision.
     return value if isinstance(value, jax.Array) else np.asarray(value, dtype=np.float64)
 
@@ -51,9 +53,9 @@ class PowerDecay(eqx.Module):
         1.0
     """
 
-    initial: Float[ArrayLike, "..."] = eqx.field(converter=_as_leaf)
-    exponent: Float[ArrayLike, "..."] = eqx.field(converter=_as_leaf)
-    offset: Float[ArrayLike, "..."] = eqx.field(converter=_as_leaf, default=1.0)
+    initial: Float[ArrayLike, "..."] = eqx.field(converter=as_leaf)
+    exponent: Float[ArrayLike, "..."] = eqx.field(converter=as_leaf)
+    offset: Float[ArrayLike, "..."] = eqx.field(converter=as_leaf, default=1.0)
 
     def __check_init__(self):
         for name in ("initial", "exponent", "offset"):
@@ -150,6 +152,25 @@ class StepSizes(eqx.Module):
         """Constant entropy weight: faster, to a stationary point of the *regularized* objective Φ_τ.
 
         Arguments and errors as for `StepSizes.decaying`.
+        """
+        return cls._from_initial((upper, actor, critic, penalty, entropy), exponents, offset)
+
+    @classmethod
+    def fixed_target(
+        cls,
+        *,
+        upper: float = 0.5,
+        actor: float = 1.0,
+        critic: float = 4.0,
+        penalty: float = 0.3,
+        entropy: float = 0.03,
+        offset: float = 1_000.0,
+        exponents: tuple[float, float, float, float, float] = _FIXED_TARGET_EXPONENTS,
+    ) -> "StepSizes":
+        """Fixed penalty and entropy weights, and fixed steps of the followers: for methods with an inner loop.
+
+        They solve one regularized problem as well as they can; only ζ decays, which averages the noise of x out. Fewer
+        and better steps of x than in a single loop allow a larger ζ. Arguments and errors as for `StepSizes.decaying`.
         """
         return cls._from_initial((upper, actor, critic, penalty, entropy), exponents, offset)
 

@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 
 from bilevel_rl import SingleLoopActorCritic, StepSizes
+from bilevel_rl.algorithms import PBRL, BellmanPBRL, FiniteDifference, NestedLoop, PartialSGD
 from garnets import random_problem
 
 ALGORITHMS = {
     "single_loop": lambda problem: SingleLoopActorCritic(problem, StepSizes.decaying(upper=0.5), num_chains=4),
+    "partial_sgd": lambda problem: PartialSGD(problem, StepSizes.decaying(upper=0.5), num_chains=4),
+    "finite_difference": lambda problem: FiniteDifference(problem, num_chains=4, num_inner_steps=3),
+    "nested_loop": lambda problem: NestedLoop(problem, num_chains=4, num_inner_steps=3),
+    "pbrl": lambda problem: PBRL(problem, num_chains=4, num_inner_steps=3),
+    "bellman_pbrl": lambda problem: BellmanPBRL(problem, num_chains=4, num_inner_steps=3),
 }
 BOUND = 0.5
 

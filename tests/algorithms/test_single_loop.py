@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from scipy.stats import kstest, norm
 
 from bilevel_rl import BilevelProblem, OccupancyCost, PowerDecay, SingleLoopActorCritic, StepSizes, TabularMDP, exact
-from bilevel_rl.algorithms.single_loop import _act
+from bilevel_rl.algorithms.actor_critic import draw_actions
 from bilevel_rl.problems import goal_position
 from bilevel_rl.schedules import ScheduleWarning
 from dense_reference import kernel, outcomes
@@ -519,7 +519,7 @@ def test_actions_follow_the_policy_on_evenly_spaced_uniforms():
     policies = np.concatenate([twentieths, softmax(np.random.default_rng(11).normal(size=(5, 4)))])
     uniforms = np.broadcast_to((np.arange(2_000) + 0.5) / 2_000, (10, 2_000))
     logits = np.where(policies > 0, np.log(np.where(policies > 0, policies, 1.0)), -1_000.0)  # softmax: exactly 0
-    actions, taken, log_taken, entropies = jax.vmap(_act)(
+    actions, taken, log_taken, entropies = jax.vmap(draw_actions)(
         jnp.asarray(np.broadcast_to(logits[:, None], (10, 2_000, 4)), float), jnp.asarray(uniforms, float)
     )
     np.testing.assert_allclose(taken, np.broadcast_to(policies[:, None], taken.shape), rtol=1e-5)

@@ -12,8 +12,8 @@ Source: Zeng, Bhatt, Ganesh, Koppel, "A Regularized Actor-Critic Algorithm for B
 | ζ, α, β| `upper`, `actor`, `critic` | step sizes of x, the policies, the critics                |
 | w, τ   | `penalty`, `entropy` | penalty parameter (smaller is harder) and entropy weight        |
 
-Both followers take the same step and differ only in the reward that they learn from, so everything of theirs carries a
-leading axis of length two: (lower, penalized).
+Both followers take the same step (`actor_critic.py`) and differ only in the reward that they learn from, so everything
+of theirs carries a leading axis of length two: (lower, penalized).
 
 Deviations from the paper:
 
@@ -24,55 +24,29 @@ Deviations from the paper:
 4. Terminal states accrue neither reward, cost nor entropy, as in the environment.
 """
 
-import math
 import warnings
-from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
-from bilevel_rl.algorithms.devices import shared_by_devices
-from bilevel_rl.policies import TabularActorCritic, over_samples
-from bilevel_rl.problems import BilevelProblem
-from bilevel_rl.schedules import ScheduleWarning, StepSizes
+from bilevel_rl.algorithms.actor_critic import Info
+from bilevel_rl.algorithms.sampled import SampledAlgorithm, State, draw_uniforms
+from bilevel_rl.schedules import ScheduleWarning
 
 LOWER, PENALIZED = 0, 1
 
 
-class SingleLoopState(NamedTuple):
-    """What the next iteration needs."""
-
-    num_iterations: Int[Array, ""]
-    x: PyTree
-    followers: Float[Array, "2 S columns"]
-    chain_states: Int[Array, "2 B"]
-
-
-class SingleLoopInfo(NamedTuple):
-    """Diagnostics of one iteration, each a mean over the chains; (lower, penalized) where there are two."""
-
-    mean_reward: Float[Array, "2"]
-    mean_cost: Float[Array, "2"]
-    mean_entropy: Float[Array, "2"]
-    mean_squared_td_error: Float[Array, "2"]
-
-
-class SingleLoopActorCritic(eqx.Module):
+class SingleLoopActorCritic(SampledAlgorithm):
     """Algorithm 1 on a bi-level problem with a tabular follower.
 
     Attributes:
-        problem: what is solved.
-        step_sizes: the five sequences (ζ, α, β, w, τ). A schedule that violates a validity condition is used, with a
-            `ScheduleWarning` that names the condition.
-        num_chains: B, parallel Markov chains per policy; an iteration costs 2 B environment transitions.
-        chain_axis: mesh axis whose devices share the chains; none by default (`shared_by`).
+        step_sizes: a schedule that violates a validity condition is used, with a `ScheduleWarning` that names the
+            condition.
+        num_chains: B, parallel Markov chains per policy; an iteration costs 2 B environment transitions. 1 is the
+            paper's.
 
-    Raises:
-        ValueError: `num_chains` < 1.
+    The other attributes, and the errors, are those of `SampledAlgorithm`.
 
     Example:
         >>> import jax, bilevel_rl as brl
@@ -84,81 +58,28 @@ class SingleLoopActorCritic(eqx.Module):
         (1, 32)
     """
 
-    problem: BilevelProblem
-    step_sizes: StepSizes
-    num_chains: int = eqx.field(static=True)
-    chain_axis: str | None = eqx.field(static=True)
-
-    def __init__(
-        self,
-        problem: BilevelProblem,
-        step_sizes: StepSizes | None = None,
-        num_chains: int = 16,
-        chain_axis: str | None = None,
-    ):
-        if num_chains < 1:
-            raise ValueError(f"num_chains must be at least 1, got {num_chains}; the paper's setting is 1")
-        self.problem = problem
-        self.step_sizes = StepSizes.decaying() if step_sizes is None else step_sizes
-        self.num_chains = num_chains
-        self.chain_axis = chain_axis
-        if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(self.step_sizes)):
-            self._warn_of_step_sizes()
+    def __check_init__(self):
+        if not self._is_traced():
+            for violation in self.step_sizes.violations():
+                warnings.warn(f"step sizes violate {violation}", ScheduleWarning, stacklevel=4)
 
     @property
     def num_transitions_per_iteration(self) -> int:
         """Environment transitions of one iteration: one per chain, 2 B chains."""
         return 2 * self.num_chains
 
-    def shared_by(self, axis: str, num_devices: int) -> "SingleLoopActorCritic":
-        """The same algorithm, each of whose chains runs on one of the devices of a mesh axis.
-
-        Raises:
-            ValueError: the devices cannot share the chains evenly.
-        """
-        if self.num_chains % num_devices:
-            raise ValueError(
-                f"num_chains, {self.num_chains}, must be a multiple of {num_devices}, the devices that share a seed"
-            )
-        with warnings.catch_warnings(action="ignore", category=ScheduleWarning):  # They were shown for this one.
-            return SingleLoopActorCritic(self.problem, self.step_sizes, self.num_chains, axis)
-
-    @property
-    def policy(self) -> TabularActorCritic:
-        """How the tables in `State.followers` are read and written."""
-        return TabularActorCritic(self.problem.environment.num_states, self.problem.environment.num_actions)
-
-    def init(self, key: Array) -> SingleLoopState:
-        """Uniform policies, critics at 0, x at the problem's start, chains drawn from ρ."""
-        return SingleLoopState(
-            num_iterations=jnp.int32(0),
-            x=self.problem.start(jax.random.fold_in(key, 1)),
-            followers=jnp.stack([self.policy.init(), self.policy.init()]),
-            chain_states=self.problem.environment.reset(jax.random.uniform(key, (2, self.num_chains))),
-        )
-
     def draw(self, key: Array, num_iterations: int) -> Float[Array, "iterations 4 2 B"]:
         """All randomness of a block of iterations: uniforms for every chain's action, transition, restart and start."""
-        shape = (num_iterations, 4, 2, self.num_chains)
-        return jax.random.uniform(key, (math.prod(shape),)).reshape(shape)  # One long axis is fast to fill.
+        return draw_uniforms(key, num_iterations, 4, 2, self.num_chains)
 
-    def step(self, uniforms: Float[Array, "4 2 B"], state: SingleLoopState) -> tuple[SingleLoopState, SingleLoopInfo]:
+    def step(self, uniforms: Float[Array, "4 2 B"], state: State) -> tuple[State, Info]:
         """One iteration: one transition per chain, then (U), (A), (C), (AL), (CL), all from iteration k's values."""
-        problem, environment = self.problem, self.problem.environment
+        problem, actor_critic = self.problem, self.actor_critic
         step_size = self.step_sizes(state.num_iterations)
-        τ, w, γ = step_size.entropy, step_size.penalty, environment.discount
-        x, s = state.x, state.chain_states
+        w, τ = step_size.penalty, step_size.entropy
 
-        def transition(s: Array, uniforms: Array) -> tuple[Array, ...]:
-            """One transition of every chain: a ~ π_θ(·|s), s' ~ P(·|s,a), and the same under θᴸ."""
-            logits, values = jax.vmap(self.policy.read)(state.followers, s)
-            a, policy, log_policy, entropy = jax.vmap(_act)(logits, uniforms[0])
-            next_s = environment.step(s, a, uniforms[1])
-            next_values = jax.vmap(self.policy.values)(state.followers, next_s)
-            return a, policy, log_policy, entropy, values, next_s, next_values
-
-        act = shared_by_devices(self.chain_axis, transition)
-        a, policy, log_policy, entropy, values, next_s, next_values = act(s, uniforms)
+        sample = actor_critic.act(state.followers, state.chain_states, uniforms)  # a ~ π_θ(·|s), s' ~ P(·|s,a)
+        s, a = sample.states, sample.actions
 
         def upper_estimate(x: PyTree) -> tuple[Array, tuple[Array, Array]]:
             rewards, costs = problem.rewards(x, s, a), problem.costs(x, s, a)
@@ -166,75 +87,16 @@ class SingleLoopActorCritic(eqx.Module):
             penalty_term = (jnp.mean(rewards[LOWER]) - jnp.mean(rewards[PENALIZED])) / w
             return objective + penalty_term, (rewards, costs)
 
-        upper_gradient, (r, c) = jax.grad(upper_estimate, has_aux=True)(x)
-        x = problem.project(jax.tree.map(lambda x, g: x - step_size.upper * g, x, upper_gradient))  # (U)
+        upper_gradient, (r, c) = jax.grad(upper_estimate, has_aux=True)(state.x)
+        x = self._moved(state.x, upper_gradient, step_size.upper)  # (U): Π_X[x − ζ ∇]
 
-        accrues = ~environment.is_terminal(s)
-        entropy, τ = entropy * accrues, τ * accrues
-        learned_reward = jnp.stack([r[LOWER], r[PENALIZED] - w * c[PENALIZED]])
-        δ = learned_reward + τ * entropy + γ * next_values - values
-        bound = self._value_bound(w, step_size.entropy)
-        clipped_values = jnp.clip(values + step_size.critic * δ, -bound, bound)
-        followers = jax.vmap(self.policy.ascend)(
-            state.followers,
-            s,
-            step_size.actor / self.num_chains * jax.vmap(_direction)(δ, a, policy, log_policy, τ),  # (A), (AL)
-            (clipped_values - values) / self.num_chains,  # (C), (CL)
+        learned_rewards = jnp.stack([r[LOWER], r[PENALIZED] - w * c[PENALIZED]])
+        reward_bound = problem.reward_bound + w * problem.upper.cost_bound
+        value_bound = actor_critic.value_bound(reward_bound, τ)
+        followers, δ = actor_critic.learn(  # (A), (C), (AL), (CL)
+            state.followers, sample, learned_rewards, step_size, value_bound
         )
+        chain_states = actor_critic.restart(sample.next_states, uniforms)
 
-        # With probability 1 − γ a chain starts afresh from ρ, so its stationary law is d^π.
-        restarts = uniforms[2] >= γ
-        chain_states = jnp.where(restarts, environment.reset(uniforms[3]), next_s)
-
-        info = SingleLoopInfo(r.mean(1), c.mean(1), entropy.mean(1), (δ**2).mean(1))
-        return SingleLoopState(state.num_iterations + 1, x, followers, chain_states), info
-
-    def log_policies(self, state: SingleLoopState) -> Float[Array, "2 S A"]:
-        """log π_θ and log π_θᴸ in every state."""
-        return jax.nn.log_softmax(state.followers[..., :-1])
-
-    def _warn_of_step_sizes(self):
-        for violation in self.step_sizes.violations():
-            warnings.warn(f"step sizes violate {violation}", ScheduleWarning, stacklevel=4)
-        critic_step = float(np.max(np.asarray(self.step_sizes.critic.initial)))
-        num_states = self.problem.environment.num_states
-        for limit, count in (("num_chains", self.num_chains), ("the number of states", num_states)):
-            if critic_step > count:
-                warnings.warn(
-                    f"critic={critic_step:g} exceeds {limit}, {count}: the steps of an iteration on one state add up "
-                    "to more than a whole one, and critics overshoot; lower critic and actor",
-                    ScheduleWarning,
-                    stacklevel=4,
-                )
-
-    def _value_bound(self, penalty: Array, entropy_weight: Array) -> Array:
-        """A-priori bound of the critics; infinite where the problem states no bounds."""
-        num_actions, discount = self.problem.environment.num_actions, self.problem.environment.discount
-        reward_bound = self.problem.reward_bound + penalty * self.problem.upper.cost_bound
-        return (reward_bound + entropy_weight * jnp.log(num_actions)) / (1 - discount)
-
-
-@over_samples
-def _act(
-    logits: Float[Array, "B A"], uniforms: Float[Array, " B"]
-) -> tuple[Int[Array, " B"], Float[Array, "B A"], Float[Array, "B A"], Float[Array, " B"]]:
-    """a ~ π by inverse CDF of one uniform in [0, 1), with π(·|s), log π(·|s) and the entropy H(π(·|s))."""
-    policy, log_policy = jax.nn.softmax(logits), jax.nn.log_softmax(logits)
-    thresholds = jnp.cumsum(policy, axis=-1)[:, :-1]
-    a = jnp.sum(uniforms[:, None] >= thresholds, axis=-1, dtype=jnp.int32)
-    return a, policy, log_policy, -jnp.sum(policy * log_policy, axis=-1)
-
-
-@over_samples
-def _direction(
-    δ: Float[Array, " B"],
-    a: Int[Array, " B"],
-    policy: Float[Array, "B A"],
-    log_policy: Float[Array, "B A"],
-    τ: Float[Array, " B"],
-) -> Float[Array, "B A"]:
-    """δ ∇_θ log π(a|s) + τ ∇_θ H(π(·|s)), with respect to the logits θ(s, ·)."""
-    score = jax.nn.one_hot(a, policy.shape[-1]) - policy
-    mean_log_policy = jnp.sum(policy * log_policy, axis=-1, keepdims=True)
-    entropy_gradient = -policy * (log_policy - mean_log_policy)
-    return δ[:, None] * score + τ[:, None] * entropy_gradient
+        info = Info(r.mean(1), c.mean(1), actor_critic.accrued_entropy(sample).mean(1), (δ**2).mean(1))
+        return State(state.num_iterations + 1, x, followers, chain_states), info

@@ -1,0 +1,133 @@
+"""What all methods have in common that learn from samples only."""
+
+import dataclasses
+import math
+import warnings
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, Int, PyTree
+
+from bilevel_rl.algorithms.actor_critic import ActorCritic
+from bilevel_rl.problems import BilevelProblem
+from bilevel_rl.schedules import ScheduleWarning, StepSizes
+
+
+class State(NamedTuple):
+    """What the next iteration needs."""
+
+    num_iterations: Int[Array, ""]
+    x: PyTree
+    followers: Float[Array, "F S columns"]
+    chain_states: Int[Array, "F B"]
+
+
+class SampledAlgorithm(eqx.Module):
+    """A method whose followers learn by the regularized actor-critic, from B parallel chains each.
+
+    Attributes:
+        problem: what is solved.
+        step_sizes: the five sequences (ζ, α, β, w, τ); a method without a penalty ignores w.
+        num_chains: B, parallel Markov chains per follower.
+        chain_axis: mesh axis whose devices share the chains; none by default (`shared_by`).
+
+    Raises:
+        ValueError: `num_chains` < 1.
+    """
+
+    problem: BilevelProblem
+    step_sizes: StepSizes = eqx.field(default_factory=StepSizes.decaying)
+    num_chains: int = eqx.field(static=True, default=16)
+    chain_axis: str | None = eqx.field(static=True, default=None, kw_only=True)
+
+    def __check_init__(self):
+        if self.num_chains < 1:
+            raise ValueError(f"num_chains must be at least 1, got {self.num_chains}")
+        if not self._is_traced():
+            self._warn_of_overshoot()
+
+    def shared_by(self, axis: str, num_devices: int) -> "SampledAlgorithm":
+        """The same algorithm, each of whose chains runs on one of the devices of a mesh axis.
+
+        Raises:
+            ValueError: the devices cannot share the chains evenly.
+        """
+        if self.num_chains % num_devices:
+            raise ValueError(
+                f"num_chains, {self.num_chains}, must be a multiple of {num_devices}, the devices that share a seed"
+            )
+        with warnings.catch_warnings(action="ignore", category=ScheduleWarning):  # They were shown for this one.
+            return dataclasses.replace(self, chain_axis=axis)
+
+    @property
+    def num_followers(self) -> int:
+        """F, policies that learn side by side: two, the lower and the penalized one, unless a method says otherwise."""
+        return 2
+
+    def init(self, key: Array) -> Any:
+        """Uniform policies, critics at 0, x at the problem's start, chains drawn from ρ."""
+        return State(
+            num_iterations=jnp.int32(0),
+            x=self.problem.start(jax.random.fold_in(key, 1)),
+            followers=self.actor_critic.init(self.num_followers),
+            chain_states=self.actor_critic.start(jax.random.uniform(key, (self.num_followers, self.num_chains))),
+        )
+
+    @property
+    def actor_critic(self) -> ActorCritic:
+        """How the followers act and learn."""
+        return ActorCritic(self.problem.environment, self.num_chains, self.chain_axis)
+
+    def log_policies(self, state: Any) -> Float[Array, "2 S A"]:
+        """log π_θ and log π_θᴸ in every state; the same twice where there is one policy."""
+        log_policies = jax.nn.log_softmax(state.followers[..., :-1])
+        return jnp.stack([log_policies[0], log_policies[-1]])
+
+    def _moved(self, x: PyTree, gradient: PyTree, step: Array) -> PyTree:
+        """Π_X[x − step · gradient]."""
+        return self.problem.project(jax.tree.map(lambda x, g: x - step * g, x, gradient))
+
+    def _is_traced(self) -> bool:
+        return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(self.step_sizes))
+
+    def _warn_of_overshoot(self):
+        critic_step = float(np.max(np.asarray(self.step_sizes.critic.initial)))
+        num_states = self.problem.environment.num_states
+        for limit, count in (("num_chains", self.num_chains), ("the number of states", num_states)):
+            if critic_step > count:
+                warnings.warn(
+                    f"critic={critic_step:g} exceeds {limit}, {count}: the steps of an iteration on one state add up "
+                    "to more than a whole one, and critics overshoot; lower critic and actor",
+                    ScheduleWarning,
+                    stacklevel=4,
+                )
+
+
+class TwoLoopAlgorithm(SampledAlgorithm):
+    """A method that lets its followers learn for T steps at a fixed x before x moves.
+
+    Attributes:
+        step_sizes: by default with fixed w and τ (`StepSizes.fixed_target`).
+        num_inner_steps: T, steps of the followers between two steps of x.
+
+    The other attributes are those of `SampledAlgorithm`.
+
+    Raises:
+        ValueError: `num_chains` or `num_inner_steps` < 1.
+    """
+
+    step_sizes: StepSizes = eqx.field(default_factory=StepSizes.fixed_target)
+    num_inner_steps: int = eqx.field(static=True, default=20, kw_only=True)
+
+    def __check_init__(self):
+        if self.num_inner_steps < 1:
+            raise ValueError(f"num_inner_steps must be at least 1, got {self.num_inner_steps}")
+
+
+def draw_uniforms(key: Array, *shape: int) -> Float[Array, "..."]:
+    """Uniforms in [0, 1) of any shape; drawn as one long axis, which is the fastest to fill."""
+    return jax.random.uniform(key, (math.prod(shape),)).reshape(shape)
