@@ -1,6 +1,6 @@
 """Oracles on a known model: what every stochastic quantity of this library is checked against."""
 
-from bilevel_rl.exact.batch import hyper_objectives as hyper_objectives
+from bilevel_rl.exact.batch import hyper_gradients as hyper_gradients, hyper_objectives as hyper_objectives
 from bilevel_rl.exact.evaluation import occupancy as occupancy
 from bilevel_rl.exact.objectives import (
     hyper_gradient as hyper_gradient,
