@@ -402,13 +402,14 @@ CONFIGS = [RunSettings, ScheduleSettings, *(kind for kind, _ in EXPERIMENTS.valu
 
 
 def attribute_docstrings(kind):
-    """The string below each field, None where there is none."""
-    (definition,) = ast.parse(inspect.getsource(kind)).body
+    """The string below each field, inherited ones first, None where there is none."""
     documented = {}
-    for statement, below in zip(definition.body, [*definition.body[1:], None], strict=True):
-        if isinstance(statement, ast.AnnAssign):
-            is_string = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
-            documented[statement.target.id] = below.value.value if is_string else None
+    for base in reversed([base for base in kind.__mro__ if dataclasses.is_dataclass(base)]):
+        (definition,) = ast.parse(inspect.getsource(base)).body
+        for statement, below in zip(definition.body, [*definition.body[1:], None], strict=True):
+            if isinstance(statement, ast.AnnAssign):
+                is_string = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+                documented[statement.target.id] = below.value.value if is_string else None
     return documented
 
 

@@ -1,9 +1,10 @@
-"""The command `bilevel-rl`: run, resume, plot, list."""
+"""The command `bilevel-rl`: run, compare, resume, plot, list."""
 
+import contextlib
 import dataclasses
 import datetime
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -13,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bilevel_rl import compiler, processes
-from bilevel_rl.experiments import entropy_schedules, goal_placement, goal_position, rates
+from bilevel_rl.comparison.workers import Workers
+from bilevel_rl.experiments import comparison, entropy_schedules, goal_placement, goal_position, rates
 from bilevel_rl.experiments.settings import from_json, to_json
 from bilevel_rl.results import RunFolder, RunFolderError
 
@@ -24,11 +26,21 @@ EXPERIMENTS: dict[str, tuple[type, ModuleType]] = {
     "rates": (rates.Rates, rates),
 }
 
+COMPARISONS: dict[str, tuple[type, ModuleType]] = {
+    "compare-goal-position": (comparison.CompareGoalPosition, comparison),
+    "compare-goal-placement": (comparison.CompareGoalPlacement, comparison),
+}
+
 AnyExperiment = (
     Annotated[goal_position.GoalPosition, tyro.conf.subcommand("goal-position")]
     | Annotated[goal_placement.GoalPlacement, tyro.conf.subcommand("goal-placement")]
     | Annotated[entropy_schedules.EntropySchedules, tyro.conf.subcommand("entropy-schedules")]
     | Annotated[rates.Rates, tyro.conf.subcommand("rates")]
+)
+
+AnyComparison = (
+    Annotated[comparison.CompareGoalPosition, tyro.conf.subcommand("goal-position")]
+    | Annotated[comparison.CompareGoalPlacement, tyro.conf.subcommand("goal-placement")]
 )
 
 RUNS = Path("runs")
@@ -75,12 +87,32 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
+class RunRates(Run):
+    """Short for `run rates`: fit the rate at which the exact hyper-gradient shrinks."""
+
+    experiment: rates.Rates = dataclasses.field(default_factory=rates.Rates)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Tune several methods in the same way, run them at the same budget, and write tables and figures."""
+
+    experiment: AnyComparison
+    folder: Path | None = None
+    """run folder, new or empty; by default runs/compare-PROBLEM-DATE-TIME"""
+    workers: Workers = dataclasses.field(default_factory=Workers)
+    progress: bool = True
+    """show a progress bar"""
+
+
+@dataclasses.dataclass(frozen=True)
 class Resume:
     """Continue an interrupted run from its newest checkpoint; it ends with the same bits as if never interrupted."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """run folder"""
     job: Job = dataclasses.field(default_factory=Job)
+    workers: Workers = dataclasses.field(default_factory=Workers)
     progress: bool = True
     """show a progress bar"""
 
@@ -103,6 +135,8 @@ class List:
 
 Command = (
     Annotated[Run, tyro.conf.subcommand("run")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[RunRates, tyro.conf.subcommand("rates")]
     | Annotated[Resume, tyro.conf.subcommand("resume")]
     | Annotated[Plot, tyro.conf.subcommand("plot")]
     | Annotated[List, tyro.conf.subcommand("list")]
@@ -124,6 +158,8 @@ def main(arguments: Sequence[str] | None = None):
         match command:
             case Run():
                 _run(command, console)
+            case Compare():
+                _compare(command, console)
             case Resume():
                 _resume(command, console)
             case Plot():
@@ -142,11 +178,9 @@ def main(arguments: Sequence[str] | None = None):
 
 def _run(command: Run, console: Console):
     config = command.experiment
-    name, module = next((name, module) for name, (kind, module) in EXPERIMENTS.items() if isinstance(config, kind))
+    name, module = _named(config, EXPERIMENTS)
     config.run.check()
-    path = command.folder or RUNS / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    if command.job.process_id == 0 and path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"--folder {path} is not empty; name a new folder, or `bilevel-rl resume {path}`")
+    path = _new_path(command.folder, name, is_checked=command.job.process_id == 0)
     command.job.join(command.folder)
     config.algorithm()  # Raises for every bad option, before a folder is made or anything runs.
     folder = RunFolder(path, tensorboard=config.run.tensorboard)
@@ -155,19 +189,61 @@ def _run(command: Run, console: Console):
     _finish(name, module, config, folder, console, progress=command.progress)
 
 
+def _compare(command: Compare, console: Console):
+    config = command.experiment
+    name, module = _named(config, COMPARISONS)
+    comparison.check(config)
+    path = _new_path(command.folder, name)
+    with _at_work(command.workers, path):
+        folder = RunFolder(path)
+        folder.write_config(to_json(name, config))
+        _finish(name, module, config, folder, console, progress=command.progress)
+
+
 def _resume(command: Resume, console: Console):
     name, config, module = _open(RunFolder.open(command.run))
+    if name in COMPARISONS:
+        if command.job != Job():
+            raise ValueError(f"{command.run} is a comparison: it is shared by --jobs or by --backend and --address")
+        with _at_work(command.workers, command.run):
+            _finish(name, module, config, RunFolder(command.run), console, progress=command.progress)
+        return
+    if command.workers != Workers():
+        raise ValueError(f"{command.run} is no comparison: --jobs, --backend and --address do not apply")
     folder = RunFolder.open(command.run, tensorboard=config.run.tensorboard)
     command.job.join(command.run)
     _finish(name, module, config, folder, console, progress=command.progress)
 
 
+@contextlib.contextmanager
+def _at_work(workers: Workers, path: Path) -> Iterator[None]:
+    """While workers share a comparison; Ctrl-C leaves it in a state to go on from."""
+    try:
+        with workers.connected():
+            yield
+    except KeyboardInterrupt as interrupt:
+        raise SystemExit(f"interrupted; go on with `bilevel-rl resume {_shown(path)}`") from interrupt
+
+
+def _named(config: Any, experiments: dict[str, tuple[type, ModuleType]]) -> tuple[str, ModuleType]:
+    return next((name, module) for name, (kind, module) in experiments.items() if isinstance(config, kind))
+
+
+def _new_path(path: Path | None, name: str, *, is_checked: bool = True) -> Path:
+    """The run folder to make."""
+    path = path or RUNS / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    if is_checked and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"--folder {path} is not empty; name a new folder, or `bilevel-rl resume {path}`")
+    return path
+
+
 def _open(folder: RunFolder) -> tuple[str, Any, ModuleType]:
     config = folder.config()
     name = config.get("experiment")
-    if name not in EXPERIMENTS:
+    known = EXPERIMENTS | COMPARISONS
+    if name not in known:
         raise RunFolderError(f"{folder.path} holds a run of {name!r}, which this version does not know")
-    kind, module = EXPERIMENTS[name]
+    kind, module = known[name]
     return name, from_json(kind, config["options"]), module
 
 
@@ -179,6 +255,8 @@ def _finish(name: str, module: ModuleType, config: Any, folder: RunFolder, conso
     if not processes.is_writer():
         return
     console.print(module.summarize(folder))
+    for table in sorted(folder.path.glob("*.md")):
+        console.print(f"\n{table.read_text()}", markup=False)
     for divergence in folder.read_divergences():
         console.print(
             f"seed {divergence['seed']} stopped at iteration {divergence['num_iterations']}", style="bold red"

@@ -77,6 +77,10 @@ class RunFolder:
         """What `write_config` wrote."""
         return json.loads((self.path / "config.json").read_text())
 
+    def write_text(self, name: str, text: str):
+        """Writes a file of this name."""
+        _write_atomically(self.path / name, text)
+
     def note_identity(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """Writes `run.json` and `environment.json` unless they exist; returns the identity that stands there."""
         path = self.path / "run.json"

@@ -17,11 +17,9 @@ Cell = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class GoalPlacement:
-    """Spread a reward over the cells of a walled, hazardous grid, and pay for the ground (about 15 s)."""
+class GoalPlacementOptions:
+    """Spread a reward over the cells of a walled, hazardous grid, and pay for the ground."""
 
-    run: RunSettings = field(default_factory=RunSettings)
-    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     size: int = 10
     """cells along a side of the grid"""
     slip: float = 0.1
@@ -58,6 +56,18 @@ class GoalPlacement:
             hazards=self.hazards,
         )
 
+    def optimum(self, problem: BilevelProblem, entropy_weight: float) -> exact.Solution:
+        """The best of all single cells and of some exact descents."""
+        return exact.goal_placement_optimum(problem, entropy_weight=entropy_weight)
+
+
+@dataclass(frozen=True)
+class GoalPlacement(GoalPlacementOptions):
+    """Spread a reward over the cells of a walled, hazardous grid, and pay for the ground (about 15 s)."""
+
+    run: RunSettings = field(default_factory=RunSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+
     def algorithm(self) -> SingleLoopActorCritic:
         """What runs; building it checks every option."""
         return SingleLoopActorCritic(self.problem(), self.schedule.step_sizes(), self.schedule.num_chains)
@@ -74,7 +84,7 @@ def main(config: GoalPlacement, folder: RunFolder, *, progress: bool = True):
         return
 
     problem, τ = algorithm.problem, config.run.evaluation_entropy_weight
-    optimum = exact.goal_placement_optimum(problem, entropy_weight=τ)
+    optimum = config.optimum(problem, τ)
     folder.write_arrays(
         "placement",
         final=np.stack([_placement(problem, x) for x in np.asarray(result.x)]) / config.scale,

@@ -1,9 +1,11 @@
 """Goal position: does the leader's goal walk to the known optimum?"""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from bilevel_rl import exact, plots, processes
 from bilevel_rl.algorithms import SingleLoopActorCritic
@@ -18,11 +20,9 @@ Cell = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class GoalPosition:
-    """Move a goal across a slippery grid so that the follower ends up at the target (about 10 s)."""
+class GoalPositionOptions:
+    """Move a goal across a slippery grid so that the follower ends up at the target."""
 
-    run: RunSettings = field(default_factory=RunSettings)
-    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     size: int = 10
     """cells along a side of the grid"""
     slip: float = 0.1
@@ -56,6 +56,35 @@ class GoalPosition:
             home=self.home,
         )
 
+    def landscape(self, problem: BilevelProblem, entropy_weight: float) -> "Landscape":
+        """Φ on a grid of goal positions, and the optimum: exact descent from the lowest of them and from the start."""
+        axis = np.linspace(0.0, self.size - 1.0, LANDSCAPE_RESOLUTION)
+        grid = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+        objectives = exact.hyper_objectives(problem, grid, entropy_weight=entropy_weight)
+        starts = [grid[objectives.argmin()], problem.initial_x]
+        optimum = exact.solve(problem, entropy_weight=entropy_weight, starts=starts)
+        return Landscape(axis, objectives.reshape(len(axis), len(axis)), optimum)
+
+    def optimum(self, problem: BilevelProblem, entropy_weight: float) -> exact.Solution:
+        """The known optimum."""
+        return self.landscape(problem, entropy_weight).optimum
+
+
+class Landscape(NamedTuple):
+    """Φ at the positions (axis[i], axis[j]), and where it is lowest."""
+
+    axis: Float[np.ndarray, " n"]
+    objectives: Float[np.ndarray, "n n"]
+    optimum: exact.Solution
+
+
+@dataclass(frozen=True)
+class GoalPosition(GoalPositionOptions):
+    """Move a goal across a slippery grid so that the follower ends up at the target (about 10 s)."""
+
+    run: RunSettings = field(default_factory=RunSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+
     def algorithm(self) -> SingleLoopActorCritic:
         """What runs; building it checks every option."""
         return SingleLoopActorCritic(self.problem(), self.schedule.step_sizes(), self.schedule.num_chains)
@@ -72,17 +101,13 @@ def main(config: GoalPosition, folder: RunFolder, *, progress: bool = True):
         return
 
     problem, τ = algorithm.problem, config.run.evaluation_entropy_weight
-    axis = np.linspace(0.0, config.size - 1.0, LANDSCAPE_RESOLUTION)
-    grid = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1)
-    landscape = exact.hyper_objectives(problem, grid.reshape(-1, 2), entropy_weight=τ).reshape(grid.shape[:2])
-    lowest = grid.reshape(-1, 2)[landscape.argmin()]
-    optimum = exact.solve(problem, entropy_weight=τ, starts=[lowest, problem.initial_x])
+    landscape = config.landscape(problem, τ)
     folder.write_arrays(
         "landscape",
-        axis=axis,
-        objective=landscape,
-        optimum=optimum.x,
-        optimal_objective=np.array(optimum.objective),
+        axis=landscape.axis,
+        objective=landscape.objectives,
+        optimum=landscape.optimum.x,
+        optimal_objective=np.array(landscape.optimum.objective),
         start_policy=np.asarray(exact.lower_policy(problem, problem.initial_x, entropy_weight=τ)),
         end_policy=np.exp(algorithm.log_policies(jax.tree.map(lambda leaf: leaf[0], result.states))[0]),
     )

@@ -58,13 +58,13 @@ class Rates:
                 f"log_every and num_iterations must be multiples of num_inner_steps, {self.num_inner_steps}, so that "
                 f"all methods are measured at the same transitions; got {self.run.log_every}, {self.run.num_iterations}"
             )
-        problem, single = self.problem(), {"upper": self.upper, "entropy": self.entropy_weight, "offset": self.offset}
-        nested = StepSizes.fixed_target(
-            upper=self.nested_upper, entropy=self.entropy_weight, offset=self.offset / self.num_inner_steps
-        )
+        problem, τ = self.problem(), self.entropy_weight
+        decaying = StepSizes.decaying(upper=self.upper, entropy=τ, offset=self.offset)
+        constant = StepSizes.constant_entropy(upper=self.upper, entropy=τ, offset=self.offset)
+        nested = StepSizes.fixed_target(upper=self.nested_upper, entropy=τ, offset=self.offset / self.num_inner_steps)
         return {
-            "decaying": SingleLoopActorCritic(problem, StepSizes.decaying(**single), self.num_chains),
-            "constant entropy": SingleLoopActorCritic(problem, StepSizes.constant_entropy(**single), self.num_chains),
+            "decaying": SingleLoopActorCritic(problem, decaying, self.num_chains),
+            "constant entropy": SingleLoopActorCritic(problem, constant, self.num_chains),
             "nested loop": NestedLoop(problem, nested, self.num_chains, num_inner_steps=self.num_inner_steps),
         }
 

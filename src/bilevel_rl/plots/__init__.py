@@ -1,5 +1,15 @@
 """Run folders to figures. Nothing here runs an algorithm."""
 
+from bilevel_rl.plots.comparison import (
+    Outcome as Outcome,
+    draw_comparison as draw_comparison,
+    read_outcome as read_outcome,
+    read_outcomes as read_outcomes,
+)
+from bilevel_rl.plots.comparison_tables import (
+    summarize_comparison as summarize_comparison,
+    write_tables as write_tables,
+)
 from bilevel_rl.plots.curves import (
     draw_learning_curves as draw_learning_curves,
     draw_rates as draw_rates,

@@ -1,0 +1,150 @@
+"""A cell: the smallest piece of work of a comparison, one `run` in a folder of its own.
+
+What a cell computes depends on its description alone, not on the worker or on its neighbours.
+"""
+
+import contextlib
+import functools
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import jax
+from jaxtyping import Array
+
+from bilevel_rl import compiler
+from bilevel_rl.algorithms import Algorithm
+from bilevel_rl.exact import Solution
+from bilevel_rl.loop import Layout, Loop
+from bilevel_rl.methods import Method, Parameters
+from bilevel_rl.problems import BilevelProblem
+from bilevel_rl.results import RunFolder
+from bilevel_rl.run import run
+
+FREE_ITERATIONS = 300
+"""Iterations of a method that takes no transitions, whatever the budget."""
+
+
+class ProblemOptions(Protocol):
+    """A frozen dataclass from which every worker builds the same problem."""
+
+    def problem(self) -> BilevelProblem:
+        """What is solved."""
+        ...
+
+    def optimum(self, problem: BilevelProblem, entropy_weight: float) -> Solution:
+        """Its known optimum at an entropy weight."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one run of a comparison is.
+
+    Attributes:
+        folder: run folder, which other cells do not use.
+        problem: what is solved.
+        method: which method solves it.
+        parameters: its parameters.
+        key: seed of the root key, and the numbers that are folded into it one after the other.
+        num_seeds: seeds of the run.
+        budget: environment transitions of each seed, all chains and inner loops included.
+        num_log_points: log points after the start.
+        evaluation_entropy_weight: τ at which Φ is measured.
+    """
+
+    folder: Path
+    problem: ProblemOptions
+    method: Method
+    parameters: Parameters
+    key: tuple[int, ...]
+    num_seeds: int
+    budget: int
+    num_log_points: int
+    evaluation_entropy_weight: float
+
+    def algorithm(self) -> Algorithm:
+        """What runs."""
+        return self.method.build(_problem(self.problem), self.parameters, self._affordable)
+
+    def num_iterations(self) -> int:
+        """As many as the budget pays for."""
+        return self._affordable(self.algorithm().num_transitions_per_iteration)
+
+    def _affordable(self, num_transitions_per_iteration: int) -> int:
+        if num_transitions_per_iteration == 0:
+            return FREE_ITERATIONS
+        return self.budget // num_transitions_per_iteration
+
+    def is_finished(self) -> bool:
+        """Whether every seed has come to the end, or has diverged."""
+        if not self.folder.is_dir():
+            return False
+        folder, num_iterations = RunFolder(self.folder), self.num_iterations()
+        arrived = sum(row["num_iterations"] == num_iterations for row in folder.read_rows("metrics"))
+        return arrived + len(folder.read_divergences()) == self.num_seeds
+
+
+def run_cell(cell: Cell):
+    """Runs a cell in this process, or what is left of it. Two workers at the same cell take turns."""
+    _prepare_process()
+    folder = RunFolder(cell.folder)
+    with _alone_in(cell.folder), warnings.catch_warnings():
+        # Divergences are in the folder; a worker's terminal is not the place for them.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        if cell.is_finished():
+            return
+        num_iterations = cell.num_iterations()
+        run(
+            cell.algorithm(),
+            _key(cell.key),
+            cell.num_seeds,
+            num_iterations,
+            log_every=math.ceil(num_iterations / cell.num_log_points),
+            folder=folder,
+            evaluation_entropy_weight=cell.evaluation_entropy_weight,
+            diagnostics="exact",
+            seeds_per_group=1,
+            progress=False,
+        )
+
+
+def seconds_of_loop(cell: Cell) -> float:
+    """Wall-clock time of all iterations of one seed in this process, without compilation, diagnostics and files."""
+    _prepare_process()
+    algorithm, num_iterations = cell.algorithm(), cell.num_iterations()
+    loop = Loop(algorithm, _key(cell.key), Layout.plan(algorithm, num_seeds=1, seeds_per_group=1))
+    jax.block_until_ready(loop.advance(loop.start(), 0, 1))
+    states = jax.block_until_ready(loop.start())
+    started = time.perf_counter()
+    jax.block_until_ready(loop.advance(states, 0, num_iterations))
+    return time.perf_counter() - started
+
+
+def _prepare_process():
+    compiler.fuse_small_loops(None)
+    compiler.cache_compilations()
+
+
+@functools.cache
+def _problem(options: ProblemOptions) -> BilevelProblem:
+    """One object a process: programs are compiled again for functions that are not the same object."""
+    return options.problem()
+
+
+def _key(numbers: tuple[int, ...]) -> Array:
+    return functools.reduce(jax.random.fold_in, numbers[1:], jax.random.key(numbers[0]))
+
+
+@contextlib.contextmanager
+def _alone_in(path: Path) -> Iterator[None]:
+    """Waits until no other process is in the folder: a worker may outlive the command that was killed."""
+    import fcntl
+
+    with (path / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,119 @@
+"""Who runs the cells: processes of this machine, or the workers of a Dask or Ray cluster, all through joblib."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import joblib
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from bilevel_rl.comparison.cells import Cell, run_cell
+
+SECONDS_TO_CONNECT = 15
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where the cells of a comparison run; their results do not depend on it."""
+
+    jobs: int | None = None
+    """worker processes on this machine; by default as many as it has cores"""
+    backend: Literal["loky", "dask", "ray"] = "loky"
+    """loky: processes of this machine; dask, ray: the workers of a cluster, which see the same run folder"""
+    address: str | None = None
+    """HOST:PORT of the cluster's scheduler, for dask and ray"""
+
+    def check(self):
+        """Raises `ValueError` for options that exclude each other."""
+        if self.jobs is not None and self.jobs < 1:
+            raise ValueError(f"--jobs must be at least 1, got {self.jobs}")
+        if self.backend == "loky" and self.address is not None:
+            raise ValueError(f"--address {self.address} needs --backend dask or ray")
+        if self.backend != "loky":
+            if self.jobs is not None:
+                raise ValueError(f"--jobs {self.jobs} is for --backend loky; a cluster has the workers that it has")
+            host, _, port = (self.address or "").rpartition(":")
+            if not host or not port.isdigit():
+                raise ValueError(f"--backend {self.backend} needs --address HOST:PORT, got {self.address}")
+
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[None]:
+        """While it is open, `run_cells` uses these workers.
+
+        Raises:
+            ValueError: as `check`, or the backend's package is not installed, or nobody answers at the address.
+        """
+        self.check()
+        if self.backend == "loky":
+            with joblib.parallel_config("loky", n_jobs=self.jobs or os.cpu_count() or 1):
+                yield
+        else:
+            with (_dask if self.backend == "dask" else _ray)(str(self.address)):
+                yield
+
+
+@contextlib.contextmanager
+def _dask(address: str) -> Iterator[None]:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise _not_installed("dask", "distributed") from error
+    try:
+        client = Client(address, timeout=SECONDS_TO_CONNECT, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"no Dask scheduler answers at --address {address}: {error}") from error
+    with client, joblib.parallel_config("dask", n_jobs=-1, client=client):
+        yield
+
+
+@contextlib.contextmanager
+def _ray(address: str) -> Iterator[None]:
+    try:
+        import ray  # pyright: ignore[reportMissingImports]
+        from ray.util.joblib import register_ray  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise _not_installed("ray", "ray") from error
+    try:
+        ray.init(address=address)
+    except ConnectionError as error:
+        raise ValueError(f"no Ray cluster answers at --address {address}: {error}") from error
+    register_ray()
+    with joblib.parallel_config("ray", n_jobs=-1):
+        yield
+
+
+def _not_installed(backend: str, package: str) -> ValueError:
+    remedy = "pip install 'bilevel-rl[cluster]'" if backend == "dask" else f"pip install {package}"
+    return ValueError(f"--backend {backend} needs the package {package}, which is not installed: {remedy}")
+
+
+def run_cells(cells: Sequence[Cell], what: str, *, progress: bool):
+    """Runs the cells that are not finished, each in one of the workers of the surrounding `Workers.connected`.
+
+    Args:
+        cells: in the order in which they begin; they end in any order.
+        what: they are, for the progress bar.
+        progress: show it.
+    """
+    left = [cell for cell in cells if not cell.is_finished()]
+    console = Console(stderr=True, quiet=not progress, highlight=False)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not (progress and console.is_terminal),
+    )
+    if not console.is_terminal:
+        console.print(f"{what}: {len(cells)} cells, {len(cells) - len(left)} of them finished before")
+    with bar:
+        task = bar.add_task(what, total=len(cells), completed=len(cells) - len(left))
+        if left:
+            work = joblib.Parallel(return_as="generator_unordered")
+            for _ in work(joblib.delayed(run_cell)(cell) for cell in left):
+                bar.advance(task)

@@ -1,0 +1,104 @@
+"""The methods that are compared: how each is built from a few numbers, and the space in which these are searched."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bilevel_rl.algorithms import Algorithm, SingleLoopActorCritic
+from bilevel_rl.problems import BilevelProblem
+from bilevel_rl.schedules import ScheduleWarning, StepSizes
+
+NUM_CHAINS = 16
+"""Parallel Markov chains per policy, of every method."""
+
+HOLDING_SHARE = 1 / 3
+"""Share of a run after which step sizes have clearly begun to decay: the offset of all schedules."""
+
+STEP_SIZES: dict[str, tuple[float, float]] = {
+    "upper": (1e-3, 10.0),
+    "actor": (0.05, 5.0),
+    "critic": (0.5, 16.0),
+    "penalty": (0.05, 5.0),
+    "entropy": (0.02, 0.5),
+}
+"""Ranges of the initial step sizes, the same for every method that uses them."""
+
+Parameters = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method and what is tuned of it.
+
+    Attributes:
+        algorithm: builds it for a problem, from step sizes and further parameters.
+        ranges: parameter to the ends of the range from which it is drawn log-uniformly.
+        choices: parameter to the values among which it is drawn; more inner steps or another exponent, for instance.
+        exponents: decay exponents of (upper, actor, critic, penalty, entropy). A parameter `upper_exponent` replaces
+            the first.
+        is_deterministic: it takes no transitions, so one seed shows all there is.
+    """
+
+    algorithm: Callable[[BilevelProblem, StepSizes, Parameters], Algorithm]
+    ranges: Mapping[str, tuple[float, float]]
+    choices: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    exponents: tuple[float, float, float, float, float] = (0.9, 0.5, 0.5, 0.0, 0.0)
+    is_deterministic: bool = False
+
+    def build(self, problem: BilevelProblem, parameters: Parameters, num_iterations: Callable[[int], int]) -> Algorithm:
+        """The algorithm with these parameters; `ScheduleWarning`s are not shown, since a search crosses all borders.
+
+        Args:
+            problem: what is solved.
+            parameters: a value for every entry of `ranges` and `choices`.
+            num_iterations: length of the run, from the transitions of an iteration.
+        """
+        with warnings.catch_warnings(action="ignore", category=ScheduleWarning):
+            draft = self.algorithm(problem, self._step_sizes(parameters, offset=1.0), parameters)
+            offset = HOLDING_SHARE * num_iterations(draft.num_transitions_per_iteration)
+            return self.algorithm(problem, self._step_sizes(parameters, offset), parameters)
+
+    def _step_sizes(self, parameters: Parameters, offset: float) -> StepSizes:
+        initial = {name: value for name, value in parameters.items() if name in STEP_SIZES}
+        upper_exponent = parameters.get("upper_exponent", self.exponents[0])
+        return StepSizes.decaying(**initial, offset=offset, exponents=(upper_exponent, *self.exponents[1:]))
+
+    def draw(self, seed: int, trial: int) -> dict[str, float]:
+        """The parameters of a trial of random search. Methods that share a parameter try the same values of it."""
+
+        def uniform(name: str) -> float:
+            return np.random.default_rng([seed, trial, *name.encode()]).uniform()
+
+        drawn = {name: low * (high / low) ** uniform(name) for name, (low, high) in self.ranges.items()}
+        return drawn | {name: values[int(uniform(name) * len(values))] for name, values in self.choices.items()}
+
+    def at_edge(self, parameters: Parameters, margin: float = 0.05) -> list[str]:
+        """Parameters in the outer `margin` of their range at either end, or the first or last of three choices or more.
+
+        The best value may then lie outside of what was searched.
+        """
+
+        def position(name: str) -> float:
+            if name in self.ranges:
+                low, high = self.ranges[name]
+                return float(np.log(parameters[name] / low) / np.log(high / low))
+            values = self.choices[name]
+            return values.index(parameters[name]) / (len(values) - 1) if len(values) > 2 else 0.5
+
+        return [name for name in parameters if not margin < position(name) < 1 - margin]
+
+
+def _ranges(*names: str) -> dict[str, tuple[float, float]]:
+    return {name: STEP_SIZES[name] for name in names}
+
+
+METHODS: dict[str, Method] = {
+    "single-loop": Method(
+        lambda problem, step_sizes, parameters: SingleLoopActorCritic(problem, step_sizes, NUM_CHAINS),
+        _ranges("upper", "actor", "critic", "penalty", "entropy"),
+        exponents=(9 / 10, 1 / 2, 1 / 2, 3 / 20, 1 / 20),
+    ),
+}
+"""Every method by its name on the command line."""

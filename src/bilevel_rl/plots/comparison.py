@@ -1,0 +1,124 @@
+"""Comparison of methods: what their runs came to, in figures."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bilevel_rl.plots.curves import SMALLEST_SHOWN
+from bilevel_rl.plots.style import Style, label_transitions, save_figure
+from bilevel_rl.plots.tables import read_curves
+from bilevel_rl.results import RunFolder
+from bilevel_rl.statistics import bootstrap_interval, interquartile_mean
+
+
+class Outcome(NamedTuple):
+    """The final runs of a method."""
+
+    transitions: Int[np.ndarray, " points"]
+    objectives: Float[np.ndarray, "seeds points"]
+    has_diverged: Bool[np.ndarray, " seeds"]
+    seconds: float
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether the method takes no transitions, so that it is a line to compare with."""
+        return not self.transitions.any()
+
+    @property
+    def final_objectives(self) -> Float[np.ndarray, " seeds"]:
+        """Φ at the end. A seed that diverged has nothing to show: it counts as its start, or as its end where worse."""
+        first, last = self.objectives[:, 0], self.objectives[:, -1]
+        return np.where(self.has_diverged, np.maximum(first, last), last)
+
+
+def read_outcome(folders: Sequence[RunFolder], seconds: float) -> Outcome:
+    """The outcome of a method from the run folders of its seeds, one each.
+
+    Args:
+        folders: of finished runs.
+        seconds: that the iterations of a seed take.
+
+    Raises:
+        RunFolderError: a run has no metrics.
+    """
+    curves = [read_curves(folder, "upper_objective") for folder in folders]
+    longest = max(curves, key=lambda curve: len(curve.num_transitions))
+    objectives = [np.pad(c.values[0], (0, len(longest.num_transitions) - c.values.shape[1]), "edge") for c in curves]
+    has_diverged = np.array([bool(folder.read_divergences()) for folder in folders])
+    return Outcome(longest.num_transitions, np.stack(objectives), has_diverged, seconds)
+
+
+def read_outcomes(folder: RunFolder) -> tuple[dict[str, Outcome], float]:
+    """The outcome of every method of a comparison, and Φ at the known optimum.
+
+    Raises:
+        RunFolderError: the comparison has not come that far.
+    """
+    data = folder.read_arrays("comparison")
+    outcomes = {
+        str(name): Outcome(
+            data[f"{name} transitions"],
+            data[f"{name} objectives"],
+            data[f"{name} has_diverged"],
+            float(data[f"{name} seconds"]),
+        )
+        for name in data["methods"]
+    }
+    return outcomes, float(data["optimal_objective"])
+
+
+def draw_comparison(folder: RunFolder):
+    """Φ against transitions and against time, and the final gap of every seed."""
+    outcomes, optimum = read_outcomes(folder)
+    sampled = {name: outcome for name, outcome in outcomes.items() if not outcome.is_reference}
+    bands = {
+        name: (interquartile_mean(outcome.objectives), *bootstrap_interval(outcome.objectives))
+        for name, outcome in sampled.items()
+    }
+
+    def draw_curves(style: Style) -> Figure:
+        figure = Figure(figsize=(11, 4.2))
+        by_transitions, by_seconds = figure.subplots(1, 2, sharey=True)
+        for name, (mean, low, high) in bands.items():
+            outcome = sampled[name]
+            seconds = outcome.seconds * outcome.transitions / outcome.transitions[-1]
+            for axes, cost in ((by_transitions, outcome.transitions), (by_seconds, seconds)):
+                (line,) = axes.plot(cost, mean, label=name)
+                axes.fill_between(cost, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+        for axes in (by_transitions, by_seconds):
+            _draw_references(axes, outcomes, optimum, style)
+        by_transitions.set(ylabel="Φ(x)", title="What the leader pays: interquartile mean, 95 % interval")
+        label_transitions(by_transitions)
+        by_seconds.set(xlabel="seconds of the compiled loop per seed", title="The same against time", xscale="log")
+        by_transitions.legend(fontsize="small")
+        return figure
+
+    def draw_gaps(style: Style) -> Figure:
+        figure = Figure(figsize=(7, 1.2 + 0.42 * len(outcomes)))
+        axes = figure.subplots()
+        for place, outcome in enumerate(outcomes.values()):
+            gaps = np.maximum(outcome.final_objectives - optimum, SMALLEST_SHOWN)
+            spread = np.linspace(-0.22, 0.22, len(gaps)) if len(gaps) > 1 else np.zeros(1)
+            axes.plot(gaps, place + spread, "o", markersize=4, alpha=0.7, markeredgewidth=0)
+            mean = max(float(interquartile_mean(outcome.final_objectives)) - optimum, SMALLEST_SHOWN)
+            axes.plot([mean, mean], [place - 0.32, place + 0.32], color=style.path, linestyle="-", linewidth=2)
+        axes.set_yticks(range(len(outcomes)), list(outcomes))
+        axes.invert_yaxis()
+        axes.set(xscale="log", xlabel="final Φ(x) − Φ*", title="Every seed, and the interquartile mean")
+        return figure
+
+    save_figure(folder, "comparison", draw_curves)
+    save_figure(folder, "final_gaps", draw_gaps)
+
+
+def _draw_references(axes: Axes, outcomes: dict[str, Outcome], optimum: float, style: Style):
+    """Levels to compare with: methods that take no transitions, and the optimum."""
+    for name, outcome in outcomes.items():
+        if outcome.is_reference:
+            label = f"{name} (no transitions)"
+            axes.axhline(outcome.final_objectives[0], color="#888888", linestyle=":", linewidth=1.4, label=label)
+    axes.axhline(optimum, color=style.accent, linestyle="--", linewidth=1.2, label="optimum Φ*")
