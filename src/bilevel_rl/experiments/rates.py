@@ -53,6 +53,8 @@ class Rates:
         """One algorithm for each curve; building them checks every option."""
         if not 0 < self.fit_from < 1:
             raise ValueError(f"fit_from must lie between 0 and 1, got {self.fit_from}")
+        if self.num_inner_steps < 1:
+            raise ValueError(f"num_inner_steps must be at least 1, got {self.num_inner_steps}")
         if self.run.log_every % self.num_inner_steps or self.run.num_iterations % self.num_inner_steps:
             raise ValueError(
                 f"log_every and num_iterations must be multiples of num_inner_steps, {self.num_inner_steps}, so that "
