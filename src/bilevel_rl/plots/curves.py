@@ -169,7 +169,7 @@ def draw_rates(folder: RunFolder, methods: Sequence[str], theory: Mapping[str, f
                 axes.plot(transitions, guide, color=style.accent, linestyle="--", linewidth=1.2, label=label)
             title = f"{name}: {slope:.2f} [{low:.2f}, {high:.2f}]"
             axes.set(xscale="log", yscale="log", title=title, xlabel="environment transitions per seed")
-            axes.legend(loc="lower left")
+            axes.legend(loc="upper right", fontsize="small")
         panels[0].set_ylabel("‖∇Φ(x)‖²")
         panels[0].set_ylim(bottom=SMALLEST_SHOWN / 100)
         return figure
