@@ -41,22 +41,32 @@ ARGUMENTS = {
         *FEW,
     ],
     "entropy-schedules": FEW,
+    "rates": [*FEW[:-1], "20", "--num-inner-steps", "20"],
 }
 OPTIONS = {
     "goal-position": {"size": 3, "target": [2.0, 0.0], "initial_x": [0.0, 2.0], "width": 2.0, "walls": []},
     "goal-placement": {"size": 3, "delivery": [2, 1], "home": [0, 2], "walls": [], "hazards": [[1, 1]]},
     "entropy-schedules": {"entropy_weight": 1.0, "installation_cost": 0.3},
+    "rates": {"entropy_weight": 0.1, "num_inner_steps": 20},
 }
 FIGURES = {
     "goal-position": ("landscape", "learning_curves", "residuals", "step_sizes"),
     "goal-placement": ("learning_curves", "placement", "residuals", "step_sizes"),
     "entropy-schedules": ("trade_off",),
+    "rates": ("rates",),
 }
 ARRAYS = {
     "goal-position": "landscape.npz",
     "goal-placement": "placement.npz",
     "entropy-schedules": "trade_off.npz",
+    "rates": "rates.npz",
 }
+LOG_EVERY = {name: 20 if name == "rates" else 25 for name in ARGUMENTS}
+LOG_POINTS = {
+    "entropy-schedules": {"constant": (0, 25, 40), "decaying": (0, 25, 40)},
+    "rates": {"decaying": (0, 20, 40), "constant-entropy": (0, 20, 40), "nested-loop": (0, 1, 2)},
+}
+"""Of experiments with several runs: subfolder to iterations."""
 RUN_FILES = {"run.json", "environment.json", "metrics.csv", "timing.csv", "divergences.json", "checkpoints"}
 
 
@@ -98,7 +108,7 @@ def computes_nothing(monkeypatch):
         raise AssertionError("something was computed")
 
     monkeypatch.setattr(importlib.import_module("bilevel_rl.experiments.settings"), "run", fail)
-    for module in (goal_position, goal_placement, entropy_schedules):
+    for module in {module for _, module in EXPERIMENTS.values()}:
         monkeypatch.setattr(module, "main", fail)
 
 
@@ -110,23 +120,22 @@ def test_run_writes_config_tables_arrays_and_figures(finished):
     figures = {f"{figure}{suffix}" for figure in FIGURES[name] for suffix in (".png", "-print.pdf")}
     assert entries_of(folder / "figures") == figures
     assert all((folder / "figures" / figure).stat().st_size > 1_000 for figure in figures)
-    if name == "entropy-schedules":
-        assert entries_of(folder) == {"config.json", ARRAYS[name], "figures", "constant", "decaying"}
-        run_folders = [folder / "constant", folder / "decaying"]
-        assert all(entries_of(path) == RUN_FILES for path in run_folders)
-    else:
-        assert entries_of(folder) == {"config.json", ARRAYS[name], "figures"} | RUN_FILES
-        run_folders = [folder]
-    for path in run_folders:
-        rows = RunFolder(path).read_rows("metrics")
-        assert [(row["num_iterations"], row["seed"]) for row in rows] == [(k, i) for k in (0, 25, 40) for i in (0, 1)]
+    log_points = LOG_POINTS.get(name, {".": (0, 25, 40)})
+    for subfolder, iterations in log_points.items():
+        assert entries_of(folder / subfolder) >= RUN_FILES
+        rows = RunFolder(folder / subfolder).read_rows("metrics")
+        assert [(row["num_iterations"], row["seed"]) for row in rows] == [(k, i) for k in iterations for i in (0, 1)]
+    own_files = set(LOG_POINTS[name]) if name in LOG_POINTS else RUN_FILES
+    assert entries_of(folder) == {"config.json", ARRAYS[name], "figures"} | own_files
 
 
 def test_run_keeps_its_options(finished):
     name, folder, _ = finished
     config = RunFolder(folder).config()
     assert config["experiment"] == name
-    assert config["options"]["run"] == dataclasses.asdict(RunSettings(num_seeds=2, num_iterations=40, log_every=25))
+    assert config["options"]["run"] == dataclasses.asdict(
+        RunSettings(num_seeds=2, num_iterations=40, log_every=LOG_EVERY[name])
+    )
     assert config["options"].items() >= OPTIONS[name].items()
 
 
@@ -179,7 +188,7 @@ def test_an_unfinished_run_is_listed_with_how_to_resume_it(finished, tmp_path, m
         assert set(EXPERIMENTS) <= set(lines)
         assert EXPERIMENTS[name][1].summarize(RunFolder(folder)) in lines["whole"]
         assert "unfinished: bilevel-rl resume runs/cut" in lines["cut"]
-        if name != "entropy-schedules":
+        if name not in LOG_POINTS:
             assert "40 of 40" in lines["cut"]
 
     code, _, err = call("plot", cut)

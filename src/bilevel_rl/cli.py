@@ -15,7 +15,7 @@ from rich.table import Table
 
 from bilevel_rl import compiler, processes
 from bilevel_rl.comparison.workers import Workers
-from bilevel_rl.experiments import comparison, entropy_schedules, goal_placement, goal_position
+from bilevel_rl.experiments import comparison, entropy_schedules, goal_placement, goal_position, rates
 from bilevel_rl.experiments.settings import from_json, to_json
 from bilevel_rl.results import RunFolder, RunFolderError
 
@@ -23,6 +23,7 @@ EXPERIMENTS: dict[str, tuple[type, ModuleType]] = {
     "goal-position": (goal_position.GoalPosition, goal_position),
     "goal-placement": (goal_placement.GoalPlacement, goal_placement),
     "entropy-schedules": (entropy_schedules.EntropySchedules, entropy_schedules),
+    "rates": (rates.Rates, rates),
 }
 
 COMPARISONS: dict[str, tuple[type, ModuleType]] = {
@@ -34,6 +35,7 @@ AnyExperiment = (
     Annotated[goal_position.GoalPosition, tyro.conf.subcommand("goal-position")]
     | Annotated[goal_placement.GoalPlacement, tyro.conf.subcommand("goal-placement")]
     | Annotated[entropy_schedules.EntropySchedules, tyro.conf.subcommand("entropy-schedules")]
+    | Annotated[rates.Rates, tyro.conf.subcommand("rates")]
 )
 
 AnyComparison = (
@@ -85,6 +87,13 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
+class RunRates(Run):
+    """Short for `run rates`: fit the rate at which the exact hyper-gradient shrinks."""
+
+    experiment: rates.Rates = dataclasses.field(default_factory=rates.Rates)
+
+
+@dataclasses.dataclass(frozen=True)
 class Compare:
     """Tune several methods in the same way, run them at the same budget, and write tables and figures."""
 
@@ -127,6 +136,7 @@ class List:
 Command = (
     Annotated[Run, tyro.conf.subcommand("run")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[RunRates, tyro.conf.subcommand("rates")]
     | Annotated[Resume, tyro.conf.subcommand("resume")]
     | Annotated[Plot, tyro.conf.subcommand("plot")]
     | Annotated[List, tyro.conf.subcommand("list")]

@@ -1,7 +1,8 @@
 """Oracles on a known model: what every stochastic quantity of this library is checked against."""
 
-from bilevel_rl.exact.batch import hyper_objectives as hyper_objectives
+from bilevel_rl.exact.batch import hyper_gradients as hyper_gradients, hyper_objectives as hyper_objectives
 from bilevel_rl.exact.evaluation import occupancy as occupancy
+from bilevel_rl.exact.four_rooms import four_rooms_value as four_rooms_value
 from bilevel_rl.exact.objectives import (
     hyper_gradient as hyper_gradient,
     hyper_objective as hyper_objective,

@@ -1,4 +1,4 @@
-"""Φ at many upper variables at once, for landscapes and paths."""
+"""Φ and ∇Φ at many upper variables at once, for landscapes and paths."""
 
 import equinox as eqx
 import jax
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from bilevel_rl.exact.objectives import hyper_objective
+from bilevel_rl.exact.objectives import hyper_gradient, hyper_objective
 from bilevel_rl.exact.oracle import check_finite, check_weights, in_double_precision
 from bilevel_rl.problems import BilevelProblem
 
@@ -35,3 +35,20 @@ def hyper_objectives(
 @eqx.filter_jit
 def _hyper_objectives(problem: BilevelProblem, xs: PyTree, entropy_weight: Array) -> Float[Array, " points"]:
     return jax.lax.map(lambda x: jnp.asarray(hyper_objective(problem, x, entropy_weight=entropy_weight)), xs)
+
+
+def hyper_gradients(problem: BilevelProblem, xs: PyTree, *, entropy_weight: Float[ArrayLike, ""]) -> PyTree:
+    """∇Φ_τ(x) for every x of a batch, one after the other in one compiled loop.
+
+    Arguments and errors are those of `hyper_objectives`. Leading axis of every leaf of the result: the points.
+    """
+    check_weights({"entropy_weight": entropy_weight})
+    xs, weight = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (xs, entropy_weight))
+    gradients = in_double_precision(_hyper_gradients, problem, xs, weight)
+    check_finite("hyper_gradients", gradients)
+    return gradients
+
+
+@eqx.filter_jit
+def _hyper_gradients(problem: BilevelProblem, xs: PyTree, entropy_weight: Array) -> PyTree:
+    return jax.lax.map(lambda x: hyper_gradient(problem, x, entropy_weight=entropy_weight), xs)

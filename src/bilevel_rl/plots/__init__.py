@@ -12,6 +12,7 @@ from bilevel_rl.plots.comparison_tables import (
 )
 from bilevel_rl.plots.curves import (
     draw_learning_curves as draw_learning_curves,
+    draw_rates as draw_rates,
     draw_residuals as draw_residuals,
     draw_sampled_curves as draw_sampled_curves,
     draw_step_sizes as draw_step_sizes,

@@ -1,7 +1,7 @@
 """Curves over the run: objective, step sizes, residuals."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -144,3 +144,34 @@ def draw_trade_off(folder: RunFolder, schedules: Sequence[str]):
         return figure
 
     save_figure(folder, "trade_off", draw)
+
+
+def draw_rates(folder: RunFolder, methods: Sequence[str], theory: Mapping[str, float]):
+    """Mean squared gradient norm and its running minimum on log-log axes, with fitted and theoretical slopes."""
+    data = folder.read_arrays("rates")
+    transitions = data["transitions"][1:]
+
+    def draw(style: Style) -> Figure:
+        figure = Figure(figsize=(4.3 * len(methods), 3.9))
+        panels = np.atleast_1d(figure.subplots(1, len(methods), sharey=True))
+        for axes, name in zip(panels, methods, strict=True):
+            squared_norms, smallest = data[f"{name} squared norm"][:, 1:], data[f"{name} running minimum"][1:]
+            for values in squared_norms:
+                axes.plot(transitions, values, linewidth=0.4, alpha=0.35, color=style.path, linestyle="-")
+            axes.plot(transitions, smallest, linewidth=2.4, label="smallest mean over seeds so far")
+            slope, low, high = data[f"{name} slope"]
+            fit = np.exp(data[f"{name} intercept"]) * transitions**slope
+            is_fitted = transitions >= data["fitted from"]
+            axes.plot(transitions[is_fitted], fit[is_fitted], label=f"fit, slope {slope:.2f}")
+            if name in theory:
+                guide = 0.3 * smallest[-1] * (transitions / transitions[-1]) ** theory[name]
+                label = f"theory's slope {theory[name]:.2f}"
+                axes.plot(transitions, guide, color=style.accent, linestyle="--", linewidth=1.2, label=label)
+            title = f"{name}: {slope:.2f} [{low:.2f}, {high:.2f}]"
+            axes.set(xscale="log", yscale="log", title=title, xlabel="environment transitions per seed")
+            axes.legend(loc="upper right", fontsize="small")
+        panels[0].set_ylabel("‖∇Φ(x)‖²")
+        panels[0].set_ylim(bottom=SMALLEST_SHOWN / 100)
+        return figure
+
+    save_figure(folder, "rates", draw)
