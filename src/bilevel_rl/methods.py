@@ -65,7 +65,7 @@ class Method:
         """
         with warnings.catch_warnings(action="ignore", category=ScheduleWarning):
             draft = self.algorithm(problem, self._step_sizes(parameters, offset=1.0), parameters)
-            offset = HOLDING_SHARE * num_iterations(draft.num_transitions_per_iteration)
+            offset = HOLDING_SHARE * max(1, num_iterations(draft.num_transitions_per_iteration))
             return self.algorithm(problem, self._step_sizes(parameters, offset), parameters)
 
     def _step_sizes(self, parameters: Parameters, offset: float) -> StepSizes:
