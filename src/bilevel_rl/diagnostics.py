@@ -131,9 +131,7 @@ def _of_states(algorithm: Algorithm, states: PyTree, with_policies: bool) -> tup
 
 def distances(x: PyTree, others: PyTree) -> Float[np.ndarray, " seeds"]:
     """‖x − x'‖ of every seed, Euclidean over all numbers of x. Leading axis of every leaf: the seed."""
-    squares = jax.tree.map(
-        lambda a, b: ((np.asarray(a, np.float64) - b) ** 2).reshape(len(a), -1).sum(1), x, others
-    )
+    squares = jax.tree.map(lambda a, b: ((np.asarray(a, np.float64) - b) ** 2).reshape(len(a), -1).sum(1), x, others)
     return np.sqrt(sum(jax.tree.leaves(squares)))
 
 

@@ -239,7 +239,9 @@ SIGNATURES = (
     Signature(
         "follower left behind (upper faster than actor)", "raise `actor` and `critic`, or lower `upper`", unlearned
     ),
-    Signature("x frozen (τ decays too fast)", "let τ decay more slowly, or start from a larger `entropy_weight`", frozen),
+    Signature(
+        "x frozen (τ decays too fast)", "let τ decay more slowly, or start from a larger `entropy_weight`", frozen
+    ),
 )
 """In the order in which they are looked for: each seed gets the first that it shows."""
 
@@ -276,7 +278,9 @@ def diagnose(folder: RunFolder) -> list[Finding]:
     diverged = {int(entry["seed"]): entry for entry in folder.read_divergences()}
     found: dict[str, Finding] = {}
     for seed in sorted({int(row["seed"]) for row in rows}):
-        finding = _of_divergence(diverged[seed]) if seed in diverged else _of_rows([r for r in rows if r["seed"] == seed])
+        finding = (
+            _of_divergence(diverged[seed]) if seed in diverged else _of_rows([r for r in rows if r["seed"] == seed])
+        )
         earlier = found.get(finding.name, Finding(finding.name, (), finding.evidence, finding.remedy))
         found[finding.name] = Finding(finding.name, (*earlier.seeds, seed), earlier.evidence, earlier.remedy)
     return sorted(found.values(), key=lambda finding: -len(finding.seeds))

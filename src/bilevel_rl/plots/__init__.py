@@ -1,5 +1,6 @@
 """Run folders to figures. Nothing here runs an algorithm."""
 
+from bilevel_rl.plots.ablations import Panel as Panel, draw_ablation as draw_ablation
 from bilevel_rl.plots.curves import (
     draw_learning_curves as draw_learning_curves,
     draw_residuals as draw_residuals,
