@@ -1,4 +1,4 @@
-"""The command `bilevel-rl`: run, compare, resume, plot, list."""
+"""The command `bilevel-rl`: run, compare, resume, plot, diagnose, list."""
 
 import contextlib
 import dataclasses
@@ -13,9 +13,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from bilevel_rl import compiler, processes
+from bilevel_rl import compiler, failure_signatures, processes
 from bilevel_rl.comparison.workers import Workers
-from bilevel_rl.experiments import comparison, entropy_schedules, goal_placement, goal_position, rates
+from bilevel_rl.experiments import ablations, comparison, entropy_schedules, goal_placement, goal_position, rates
 from bilevel_rl.experiments.settings import from_json, to_json
 from bilevel_rl.results import RunFolder, RunFolderError
 
@@ -23,6 +23,7 @@ EXPERIMENTS: dict[str, tuple[type, ModuleType]] = {
     "goal-position": (goal_position.GoalPosition, goal_position),
     "goal-placement": (goal_placement.GoalPlacement, goal_placement),
     "entropy-schedules": (entropy_schedules.EntropySchedules, entropy_schedules),
+    "ablations": (ablations.Ablations, ablations),
     "rates": (rates.Rates, rates),
 }
 
@@ -35,6 +36,7 @@ AnyExperiment = (
     Annotated[goal_position.GoalPosition, tyro.conf.subcommand("goal-position")]
     | Annotated[goal_placement.GoalPlacement, tyro.conf.subcommand("goal-placement")]
     | Annotated[entropy_schedules.EntropySchedules, tyro.conf.subcommand("entropy-schedules")]
+    | Annotated[ablations.Ablations, tyro.conf.subcommand("ablations")]
     | Annotated[rates.Rates, tyro.conf.subcommand("rates")]
 )
 
@@ -126,6 +128,14 @@ class Plot:
 
 
 @dataclasses.dataclass(frozen=True)
+class Diagnose:
+    """Say which failure a run shows, if any, with numbers and a remedy; from its files alone."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """run folder"""
+
+
+@dataclasses.dataclass(frozen=True)
 class List:
     """List the experiments, and the runs in a folder."""
 
@@ -139,6 +149,7 @@ Command = (
     | Annotated[RunRates, tyro.conf.subcommand("rates")]
     | Annotated[Resume, tyro.conf.subcommand("resume")]
     | Annotated[Plot, tyro.conf.subcommand("plot")]
+    | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
     | Annotated[List, tyro.conf.subcommand("list")]
 )
 
@@ -166,6 +177,8 @@ def main(arguments: Sequence[str] | None = None):
                 name, _, module = _open(folder := RunFolder.open(command.run))
                 module.plot(folder)
                 console.print(f"{name}: figures in {_shown(folder.figures())}")
+            case Diagnose():
+                _diagnose(command.run, console)
             case List():
                 _list(command.runs, console)
     except (ValueError, RunFolderError) as error:
@@ -263,6 +276,17 @@ def _finish(name: str, module: ModuleType, config: Any, folder: RunFolder, conso
         )
     for figure in sorted(folder.figures().glob("*.png")):
         console.print(f"figure  {_shown(figure)}")
+
+
+def _diagnose(path: Path, console: Console):
+    table = Table("run", "seeds", "finding", "evidence, from the first of these seeds", "remedy", show_lines=True)
+    for folder in failure_signatures.find_runs(path):
+        findings = failure_signatures.diagnose(folder)
+        num_seeds = sum(len(finding.seeds) for finding in findings)
+        for finding in findings:
+            count = f"{len(finding.seeds)} of {num_seeds}"
+            table.add_row(folder.path.name, count, finding.name, finding.evidence, finding.remedy)
+    console.print(table)
 
 
 def _list(runs: Path, console: Console):
