@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bilevel_rl.algorithms import Algorithm, SingleLoopActorCritic
+from bilevel_rl.algorithms import (
+    PBRL,
+    Algorithm,
+    BellmanPBRL,
+    FiniteDifference,
+    NestedLoop,
+    PartialSGD,
+    SingleLoopActorCritic,
+)
 from bilevel_rl.problems import BilevelProblem
 from bilevel_rl.schedules import ScheduleWarning, StepSizes
 
@@ -94,11 +102,58 @@ def _ranges(*names: str) -> dict[str, tuple[float, float]]:
     return {name: STEP_SIZES[name] for name in names}
 
 
+_FIXED_TARGET = (0.5, 0.0, 0.0, 0.0, 0.0)
+"""Exponents of methods that solve one regularized problem, with fixed w and τ."""
+
+_TWO_LOOPS: dict[str, tuple[float, ...]] = {"num_inner_steps": (5, 20, 80), "upper_exponent": (0.0, 0.5, 0.9)}
+
 METHODS: dict[str, Method] = {
     "single-loop": Method(
-        lambda problem, step_sizes, parameters: SingleLoopActorCritic(problem, step_sizes, NUM_CHAINS),
+        lambda problem, step_sizes, _: SingleLoopActorCritic(problem, step_sizes, NUM_CHAINS),
         _ranges("upper", "actor", "critic", "penalty", "entropy"),
         exponents=(9 / 10, 1 / 2, 1 / 2, 3 / 20, 1 / 20),
+    ),
+    "partial-sgd": Method(
+        lambda problem, step_sizes, _: PartialSGD(problem, step_sizes, NUM_CHAINS),
+        _ranges("upper", "actor", "critic", "entropy"),
+        {"upper_exponent": (0.0, 0.5, 0.9)},
+        exponents=(9 / 10, 1 / 2, 1 / 2, 0.0, 1 / 20),
+    ),
+    "finite-difference": Method(
+        lambda problem, step_sizes, parameters: FiniteDifference(
+            problem,
+            step_sizes,
+            NUM_CHAINS,
+            num_inner_steps=int(parameters["num_inner_steps"]),
+            radius=parameters["radius"],
+        ),
+        _ranges("upper", "actor", "critic", "entropy") | {"radius": (0.1, 3.0)},
+        _TWO_LOOPS,
+        exponents=_FIXED_TARGET,
+    ),
+    "nested-loop": Method(
+        lambda problem, step_sizes, parameters: NestedLoop(
+            problem, step_sizes, NUM_CHAINS, num_inner_steps=int(parameters["num_inner_steps"])
+        ),
+        _ranges("upper", "actor", "critic", "penalty", "entropy"),
+        _TWO_LOOPS,
+        exponents=_FIXED_TARGET,
+    ),
+    "pbrl": Method(
+        lambda problem, step_sizes, parameters: PBRL(
+            problem, step_sizes, NUM_CHAINS, num_inner_steps=int(parameters["num_inner_steps"])
+        ),
+        _ranges("upper", "actor", "critic", "penalty", "entropy"),
+        _TWO_LOOPS,
+        exponents=_FIXED_TARGET,
+    ),
+    "pbrl-bellman": Method(
+        lambda problem, step_sizes, parameters: BellmanPBRL(
+            problem, step_sizes, NUM_CHAINS, num_inner_steps=int(parameters["num_inner_steps"])
+        ),
+        _ranges("upper", "actor", "critic", "penalty", "entropy"),
+        _TWO_LOOPS,
+        exponents=_FIXED_TARGET,
     ),
 }
 """Every method by its name on the command line."""

@@ -1,5 +1,7 @@
-"""Comparison of methods: the tables. `table.md` and `table.tex` hold the same cells; times stand apart in `wall_clock.md`,
-since they are not reproducible."""
+"""Comparison of methods: the tables.
+
+`table.md` and `table.tex` hold the same cells. Times are not reproducible, so they stand apart in `wall_clock.md`.
+"""
 
 import numpy as np
 
@@ -63,11 +65,9 @@ def _ranked(outcomes: dict[str, Outcome]) -> list[str]:
 
 def _p_values(outcomes: dict[str, Outcome]) -> dict[str, float]:
     """Holm-adjusted, of every method but the best and those that take no transitions."""
-    best, *others = [name for name in _ranked(outcomes) if not outcomes[name].is_reference] or [None]
-    if best is None:
-        return {}
-    winner = outcomes[best].final_objectives
-    return holm({name: paired_p_value(outcomes[name].final_objectives, winner) for name in others})
+    names = [name for name in _ranked(outcomes) if not outcomes[name].is_reference]
+    finals = [outcomes[name].final_objectives for name in names]
+    return holm({name: paired_p_value(final, finals[0]) for name, final in zip(names[1:], finals[1:], strict=True)})
 
 
 def _interval(low: np.ndarray, high: np.ndarray) -> str:

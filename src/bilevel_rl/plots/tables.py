@@ -27,8 +27,8 @@ def read_curves(folder: RunFolder, metric: str) -> Curves:
         raise RunFolderError(f"{folder.path} has no metrics yet; `bilevel-rl resume` it")
     if metric not in rows[0]:
         raise RunFolderError(f"{folder.path} has no metric {metric!r}; it has {', '.join(rows[0])}")
-    iterations = np.unique([row["num_iterations"] for row in rows])
-    transitions = np.unique([row["num_transitions"] for row in rows])
+    transitions = {row["num_iterations"]: row["num_transitions"] for row in rows}
+    iterations = np.array(sorted(transitions))
     seeds = sorted({row["seed"] for row in rows})
     values = np.full((len(seeds), len(iterations)), np.nan)
     for row in rows:
@@ -36,7 +36,7 @@ def read_curves(folder: RunFolder, metric: str) -> Curves:
     for point in range(1, len(iterations)):
         missing = np.isnan(values[:, point])
         values[missing, point] = values[missing, point - 1]
-    return Curves(iterations, transitions, values)
+    return Curves(iterations, np.array([transitions[k] for k in iterations]), values)
 
 
 def final_values(folder: RunFolder, metric: str) -> Float[np.ndarray, " seeds"]:
