@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from bilevel_rl import RunResult, SingleLoopActorCritic, StepSizes, exact, problems, run
-from bilevel_rl.cli import EXPERIMENTS, main
+from bilevel_rl.cli import main
+from bilevel_rl.commands import EXPERIMENTS
 from bilevel_rl.experiments import entropy_schedules, goal_placement, goal_position
 from bilevel_rl.experiments.settings import RunSettings, ScheduleSettings, from_json, to_json
 from bilevel_rl.results import RunFolder

@@ -1,10 +1,12 @@
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel_rl import PowerDecay, StepSizes
+from bilevel_rl import GeometricDecay, PowerDecay, StepSizes
 
 DECAYING = (0.9, 0.5, 0.5, 0.15, 0.05)
 CONSTANT_ENTROPY = (2 / 3, 0.5, 0.5, 1 / 6, 0.0)
@@ -175,3 +177,29 @@ def test_values_follow_the_iteration_inside_a_compiled_loop():
     _, uppers = jax.lax.scan(lambda k, _: (k + 1, step_sizes(k).upper), jnp.int32(0), length=4)
 
     np.testing.assert_allclose(uppers, 0.03 * np.arange(1, 5) ** -0.9, rtol=1e-6)
+
+
+def test_geometric_decay_has_equal_ratios_and_then_stays():
+    decay = GeometricDecay(initial=3.0, final=0.003, num_iterations=6)
+    np.testing.assert_allclose(decay(np.arange(0, 7, 2)), [3, 0.3, 0.03, 0.003], rtol=1e-5)
+    np.testing.assert_allclose(decay(np.array([7, 10**6])), 0.003, rtol=1e-5)
+    assert float(decay(1)) == pytest.approx(3 * 10**-0.5, rel=1e-5)
+
+
+def test_a_grid_of_geometric_decays_runs_under_vmap():
+    grid = GeometricDecay(np.array([1.0, 4.0]), np.array([0.25, 0.25]), np.array([2.0, 4.0]))
+    np.testing.assert_allclose(jax.vmap(lambda decay: decay(1))(grid), [0.5, 2.0], rtol=1e-6)
+
+
+def test_an_annealed_entropy_weight_counts_as_constant_in_the_end():
+    step_sizes = dataclasses.replace(StepSizes.constant_entropy(), entropy=GeometricDecay(1.0, 0.1, 100))
+    assert step_sizes.violations() == []
+    assert float(step_sizes(50).entropy) == pytest.approx(10**-0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("field", ["initial", "final", "num_iterations"])
+@pytest.mark.parametrize("value", [0.0, -1.0, np.inf, np.nan])
+def test_an_impossible_geometric_sequence_is_refused(field, value):
+    fields = {"initial": 2.0, "final": 1.0, "num_iterations": 3.0}
+    with pytest.raises(ValueError, match=rf"^{field} of a geometric sequence must be finite and positive, got {value}"):
+        GeometricDecay(**(fields | {field: value}))

@@ -1,146 +1,35 @@
-"""The command `bilevel-rl`: run, compare, resume, plot, list."""
+"""The command `bilevel-rl`: run, compare, rates, resume, plot, diagnose, list. Its options are in `commands`."""
 
 import contextlib
-import dataclasses
 import datetime
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from bilevel_rl import compiler, processes
+from bilevel_rl import failure_signatures, processes
+from bilevel_rl.commands import (
+    COMPARISONS,
+    EXPERIMENTS,
+    RUNS,
+    Command,
+    Compare,
+    Diagnose,
+    Job,
+    List,
+    Plot,
+    Resume,
+    Run,
+)
 from bilevel_rl.comparison.workers import Workers
-from bilevel_rl.experiments import comparison, entropy_schedules, goal_placement, goal_position, rates
+from bilevel_rl.experiments import comparison
 from bilevel_rl.experiments.settings import from_json, to_json
 from bilevel_rl.results import RunFolder, RunFolderError
-
-EXPERIMENTS: dict[str, tuple[type, ModuleType]] = {
-    "goal-position": (goal_position.GoalPosition, goal_position),
-    "goal-placement": (goal_placement.GoalPlacement, goal_placement),
-    "entropy-schedules": (entropy_schedules.EntropySchedules, entropy_schedules),
-    "rates": (rates.Rates, rates),
-}
-
-COMPARISONS: dict[str, tuple[type, ModuleType]] = {
-    "compare-goal-position": (comparison.CompareGoalPosition, comparison),
-    "compare-goal-placement": (comparison.CompareGoalPlacement, comparison),
-}
-
-AnyExperiment = (
-    Annotated[goal_position.GoalPosition, tyro.conf.subcommand("goal-position")]
-    | Annotated[goal_placement.GoalPlacement, tyro.conf.subcommand("goal-placement")]
-    | Annotated[entropy_schedules.EntropySchedules, tyro.conf.subcommand("entropy-schedules")]
-    | Annotated[rates.Rates, tyro.conf.subcommand("rates")]
-)
-
-AnyComparison = (
-    Annotated[comparison.CompareGoalPosition, tyro.conf.subcommand("goal-position")]
-    | Annotated[comparison.CompareGoalPlacement, tyro.conf.subcommand("goal-placement")]
-)
-
-RUNS = Path("runs")
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """Which processes and devices share the work; one process with one device by default."""
-
-    coordinator: str | None = None
-    """HOST:PORT of process 0, where several processes of one job meet; all share the run folder"""
-    num_processes: int = 1
-    """processes of the job"""
-    process_id: int = 0
-    """this process, from 0"""
-    cpu_devices: int = 1
-    """CPU devices of this process; the bits of the results do not depend on them"""
-
-    def join(self, folder: Path | None):
-        """Prepares the devices, and waits for the other processes."""
-        if self.cpu_devices < 1:
-            raise ValueError(f"--cpu-devices must be at least 1, got {self.cpu_devices}")
-        if self.coordinator is None and (self.num_processes, self.process_id) != (1, 0):
-            raise ValueError("--num-processes and --process-id need --coordinator HOST:PORT, the address of process 0")
-        if self.coordinator is not None and folder is None:
-            raise ValueError("--coordinator needs --folder, one that all processes share")
-        compiler.fuse_small_loops(None)
-        compiler.cache_compilations()
-        compiler.split_cpu(self.cpu_devices)
-        if self.coordinator is not None:
-            processes.connect(self.coordinator, self.num_processes, self.process_id)
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """Run an experiment into a new run folder, and draw its figures."""
-
-    experiment: AnyExperiment
-    folder: Path | None = None
-    """run folder, new or empty; by default runs/EXPERIMENT-DATE-TIME"""
-    job: Job = dataclasses.field(default_factory=Job)
-    progress: bool = True
-    """show a progress bar"""
-
-
-@dataclasses.dataclass(frozen=True)
-class RunRates(Run):
-    """Short for `run rates`: fit the rate at which the exact hyper-gradient shrinks."""
-
-    experiment: rates.Rates = dataclasses.field(default_factory=rates.Rates)
-
-
-@dataclasses.dataclass(frozen=True)
-class Compare:
-    """Tune several methods in the same way, run them at the same budget, and write tables and figures."""
-
-    experiment: AnyComparison
-    folder: Path | None = None
-    """run folder, new or empty; by default runs/compare-PROBLEM-DATE-TIME"""
-    workers: Workers = dataclasses.field(default_factory=Workers)
-    progress: bool = True
-    """show a progress bar"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Resume:
-    """Continue an interrupted run from its newest checkpoint; it ends with the same bits as if never interrupted."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """run folder"""
-    job: Job = dataclasses.field(default_factory=Job)
-    workers: Workers = dataclasses.field(default_factory=Workers)
-    progress: bool = True
-    """show a progress bar"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Plot:
-    """Draw the figures of a run folder again, without running anything."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """run folder"""
-
-
-@dataclasses.dataclass(frozen=True)
-class List:
-    """List the experiments, and the runs in a folder."""
-
-    runs: Annotated[Path, tyro.conf.Positional] = RUNS
-    """folder that holds run folders"""
-
-
-Command = (
-    Annotated[Run, tyro.conf.subcommand("run")]
-    | Annotated[Compare, tyro.conf.subcommand("compare")]
-    | Annotated[RunRates, tyro.conf.subcommand("rates")]
-    | Annotated[Resume, tyro.conf.subcommand("resume")]
-    | Annotated[Plot, tyro.conf.subcommand("plot")]
-    | Annotated[List, tyro.conf.subcommand("list")]
-)
 
 
 def main(arguments: Sequence[str] | None = None):
@@ -166,6 +55,8 @@ def main(arguments: Sequence[str] | None = None):
                 name, _, module = _open(folder := RunFolder.open(command.run))
                 module.plot(folder)
                 console.print(f"{name}: figures in {_shown(folder.figures())}")
+            case Diagnose():
+                _diagnose(command.run, console)
             case List():
                 _list(command.runs, console)
     except (ValueError, RunFolderError) as error:
@@ -263,6 +154,17 @@ def _finish(name: str, module: ModuleType, config: Any, folder: RunFolder, conso
         )
     for figure in sorted(folder.figures().glob("*.png")):
         console.print(f"figure  {_shown(figure)}")
+
+
+def _diagnose(path: Path, console: Console):
+    table = Table("run", "seeds", "finding", "evidence, from the first of these seeds", "remedy", show_lines=True)
+    for folder in failure_signatures.find_runs(path):
+        findings = failure_signatures.diagnose(folder)
+        num_seeds = sum(len(finding.seeds) for finding in findings)
+        for finding in findings:
+            count = f"{len(finding.seeds)} of {num_seeds}"
+            table.add_row(folder.path.name, count, finding.name, finding.evidence, finding.remedy)
+    console.print(table)
 
 
 def _list(runs: Path, console: Console):

@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from bilevel_rl.algorithms import Algorithm
-from bilevel_rl.exact.evaluation import DENSE_LIMIT, policy_values, start_mean
+from bilevel_rl.exact.evaluation import DENSE_LIMIT, occupancy, policy_values, start_mean
 from bilevel_rl.exact.objectives import cost_table, implicit_gradient, reward_table
 from bilevel_rl.exact.oracle import in_double_precision
-from bilevel_rl.exact.soft_mdp import soft_optimal, soft_values
+from bilevel_rl.exact.soft_mdp import entropy, soft_optimal, soft_values
+from bilevel_rl.exact.upper_noise import upper_noise
 from bilevel_rl.problems import BilevelProblem
 from bilevel_rl.schedules import StepSizeValues
 
@@ -32,6 +33,10 @@ class Measurement(NamedTuple):
         upper_value: f(x_k, π_θ), what the leader gets from the policy learned so far.
         lower_residual: J_{τ_k}(x_k, π_τ*) − J_{τ_k}(x_k, π_θ) ≥ 0.
         penalized_residual: the same for π_θᴸ under the reward r_x − w_k c_x.
+        optimal_entropy: E_{s ~ d^{π_θ}}[H(π_τ*(·|s))], the entropy of the best answer at τ_k where the follower now is.
+        missed_occupancy: share of the best answer's time in states that π_θ visits `RARELY` as often, or less.
+        hyper_gradient_norm_at_first_entropy: ‖∇Φ_{τ_0}(x_k)‖, the slope that the first entropy weight would show.
+        upper_noise: root of the variance of (U)'s direction, from one pair of samples under π_θ and π_θᴸ.
     """
 
     upper_objective: Float[Array, "*seeds"]
@@ -40,7 +45,14 @@ class Measurement(NamedTuple):
     upper_value: Float[Array, "*seeds"]
     lower_residual: Float[Array, "*seeds"]
     penalized_residual: Float[Array, "*seeds"]
+    optimal_entropy: Float[Array, "*seeds"]
+    missed_occupancy: Float[Array, "*seeds"]
+    hyper_gradient_norm_at_first_entropy: Float[Array, "*seeds"]
+    upper_noise: Float[Array, "*seeds"]
 
+
+RARELY = 0.01
+"""A state counts as missed where the lower policy is less than this share of the time that the best answer is there."""
 
 Diagnostics = Literal["auto", "exact", "sampled"]
 """How metric rows are measured; "auto" is exact for models with at most `DENSE_LIMIT` states, and sampled above."""
@@ -75,6 +87,7 @@ def metric_columns(
             log_policies,
             penalty=step_sizes.penalty,
             entropy_weight=step_sizes.entropy,
+            first_entropy_weight=float(algorithm.step_sizes(0).entropy),
             evaluation_entropy_weight=evaluation_entropy_weight,
         )._asdict()
     else:
@@ -88,6 +101,7 @@ def metric_columns(
         "is_sampled": np.full(len(states.num_iterations), int(not is_exact)),
         **measured,
     }
+    columns["x_distance"] = distances(states.x, algorithm.problem.initial_x)
     num_seeds = len(states.num_iterations)
     components = np.concatenate([np.reshape(leaf, (num_seeds, -1)) for leaf in jax.tree.leaves(states.x)], axis=1)
     if components.shape[1] <= MAX_LOGGED_COMPONENTS:
@@ -115,6 +129,12 @@ def _of_states(algorithm: Algorithm, states: PyTree, with_policies: bool) -> tup
     return jax.lax.map(one_seed, states)
 
 
+def distances(x: PyTree, others: PyTree) -> Float[np.ndarray, " seeds"]:
+    """‖x − x'‖ of every seed, Euclidean over all numbers of x. Leading axis of every leaf: the seed."""
+    squares = jax.tree.map(lambda a, b: ((np.asarray(a, np.float64) - b) ** 2).reshape(len(a), -1).sum(1), x, others)
+    return np.sqrt(sum(jax.tree.leaves(squares)))
+
+
 def metric_rows(columns: dict[str, np.ndarray], is_running: Bool[np.ndarray, " seeds"]) -> list[dict[str, float]]:
     """One row a running seed."""
     for name, column in columns.items():
@@ -133,17 +153,16 @@ def measure(
     *,
     penalty: Float[ArrayLike, " seeds"],
     entropy_weight: Float[ArrayLike, " seeds"],
+    first_entropy_weight: float,
     evaluation_entropy_weight: float,
 ) -> Measurement:
     """Measures every seed in double precision. Leading axis of all arrays, and of every leaf of x: the seeds.
 
     A value is NaN where an oracle does not converge.
     """
-    x, log_policies, penalty, entropy_weight, evaluation_weight = jax.tree.map(
-        lambda leaf: np.asarray(leaf, np.float64),
-        (x, log_policies, penalty, entropy_weight, evaluation_entropy_weight),
-    )
-    return in_double_precision(_measure, problem, x, log_policies, penalty, entropy_weight, evaluation_weight)
+    arguments = x, log_policies, penalty, entropy_weight, first_entropy_weight, evaluation_entropy_weight
+    doubles = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), arguments)
+    return in_double_precision(_measure, problem, *doubles)
 
 
 @eqx.filter_jit
@@ -153,6 +172,7 @@ def _measure(
     log_policies: Array,
     penalty: Array,
     entropy_weight: Array,
+    first_entropy_weight: Array,
     evaluation_entropy_weight: Array,
 ) -> Measurement:
     mdp = problem.environment
@@ -168,6 +188,10 @@ def _measure(
         penalized_values = soft_values(mdp, reward - w * cost, penalized, τ)
         penalized_answer = soft_optimal(mdp, reward - w * cost, τ, start_values=penalized_values)
         regularized_objective, gradient = implicit_gradient(problem, x, answer.policy, τ)
+        first_answer = soft_optimal(mdp, reward, first_entropy_weight, start_values=answer.values)
+        _, first_gradient = implicit_gradient(problem, x, first_answer.policy, first_entropy_weight)
+        occupancies = occupancy(mdp, jnp.exp(lower)), occupancy(mdp, jnp.exp(penalized))
+        visits, best_visits = occupancies[0].sum(1), occupancy(mdp, answer.policy).sum(1)
 
         def upper_value(policy: Array) -> Array:
             return start_mean(mdp, policy_values(mdp, policy, jnp.sum(policy * cost, axis=-1))) + price
@@ -175,11 +199,19 @@ def _measure(
         return Measurement(
             upper_objective=upper_value(evaluated.policy),
             regularized_objective=regularized_objective,
-            hyper_gradient_norm=jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))),
+            hyper_gradient_norm=_norm(gradient),
             upper_value=upper_value(jnp.exp(lower)),
             lower_residual=start_mean(mdp, answer.values - lower_values),
             penalized_residual=start_mean(mdp, penalized_answer.values - penalized_values),
+            optimal_entropy=jnp.sum(jnp.where(mdp.terminal, 0.0, visits) * entropy(answer.log_policy)),
+            missed_occupancy=jnp.sum(jnp.where(visits < RARELY * best_visits, best_visits, 0.0)),
+            hyper_gradient_norm_at_first_entropy=_norm(first_gradient),
+            upper_noise=upper_noise(problem, x, occupancies, w),
         )
 
     # One after the other: under vmap the last bits would depend on how many seeds this process has.
     return jax.lax.map(lambda arguments: one_seed(*arguments), (x, log_policies, penalty, entropy_weight))
+
+
+def _norm(tree: PyTree) -> Array:
+    return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))

@@ -8,7 +8,14 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+NO_ANSWER = (
+    "the follower's exact answer did not converge, or its derivative overflowed: the entropy weight is too small for "
+    "this precision, or reward or cost is not finite at the last x; raise the final entropy weight, or lower `upper`"
+)
+
 LIKELY_CAUSES = {
+    "values": NO_ANSWER,
+    "optimizer_state": NO_ANSWER,
     "x": "the upper step is too large for its noise, which grows like 1/penalty: lower `upper`, raise `penalty` or "
     "`num_chains`, or bound x by `project`; or the regularizer or the reward has no finite gradient at the last x",
     "followers": "the policies outrun their critics: lower `actor` and `critic`, keeping actor <= critic; or the "
@@ -58,5 +65,6 @@ def locate(finite_after: Callable[[int], PyTree], seed: int, first: int, last: i
         for path, leaf in jax.tree.leaves_with_path(finite_after(spoiled))
         if not np.asarray(leaf)[seed]
     ]
-    cause = next((cause for name, cause in LIKELY_CAUSES.items() if names[0].startswith(name)), LIKELY_CAUSES["x"])
+    spoiled_by = (cause for name, cause in LIKELY_CAUSES.items() if any(leaf.startswith(name) for leaf in names))
+    cause = next(spoiled_by, LIKELY_CAUSES["x"])
     return Divergence(seed, spoiled - 1, " and ".join(names), cause)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from bilevel_rl import processes
 from bilevel_rl.algorithms import Algorithm
-from bilevel_rl.diagnostics import Diagnostics, metric_columns, metric_rows
+from bilevel_rl.diagnostics import Diagnostics, distances, metric_columns, metric_rows
 from bilevel_rl.divergence import Divergence, locate
 from bilevel_rl.loop import Layout, Loop, choose
 from bilevel_rl.progress import Progress
@@ -137,10 +137,12 @@ def run(
     rows: list[dict[str, float]] = []
 
     def log(point: _LogPoint):
-        nonlocal saved_at
+        nonlocal saved_at, logged_x
         states, totals = processes.local((point.states, point.info_totals))
         info = jax.tree.map(lambda total: total / np.float32(point.num_steps), totals)
-        columns = loop.gather(metric_columns(algorithm, states, info, evaluation_entropy_weight, diagnostics))
+        columns = metric_columns(algorithm, states, info, evaluation_entropy_weight, diagnostics)
+        columns = loop.gather(columns | {"x_movement": distances(states.x, logged_x)})
+        logged_x = states.x
         new_rows, now = metric_rows(columns, ~point.is_stopped), time.perf_counter()
         rows.extend(new_rows)
         if folder is not None:
@@ -169,6 +171,7 @@ def run(
             checkpoint = _find_checkpoint(folder, identity, num_iterations)
             rows = folder.read_rows("metrics")
         point, is_logged = restored(checkpoint), bool(rows)
+        logged_x = processes.local(point.states.x)
         if not is_logged:
             # The first row shows the first iteration's Info, from a step that is taken again below.
             point = replace(point, info_totals=loop.advance(_copy(point.states), 0, 1)[1], num_steps=1)

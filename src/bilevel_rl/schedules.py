@@ -1,4 +1,4 @@
-"""Step sizes of the single-loop method: five power-law sequences and the conditions that keep them in order.
+"""Step sizes of the single-loop method: five sequences and the conditions that keep them in order.
 
 Source: arXiv 2601.16399, Algorithm 1; the validity conditions are ours (docs/method.md, section 4).
 
@@ -74,6 +74,41 @@ class PowerDecay(eqx.Module):
         )
 
 
+class GeometricDecay(eqx.Module):
+    """The sequence `initial · (final / initial) ** min(1, k / num_iterations)`: annealing, and then a constant.
+
+    All three fields are array leaves, as those of `PowerDecay`.
+
+    Raises:
+        ValueError: a field is not finite and positive.
+
+    Example:
+        >>> from bilevel_rl import GeometricDecay
+        >>> [round(float(GeometricDecay(initial=8.0, final=2.0, num_iterations=10)(k)), 3) for k in (0, 5, 10, 15)]
+        [8.0, 4.0, 2.0, 2.0]
+    """
+
+    initial: Float[ArrayLike, "..."] = eqx.field(converter=as_leaf)
+    final: Float[ArrayLike, "..."] = eqx.field(converter=as_leaf)
+    num_iterations: Float[ArrayLike, "..."] = eqx.field(converter=as_leaf)
+
+    def __check_init__(self):
+        for name in ("initial", "final", "num_iterations"):
+            value = getattr(self, name)
+            if not isinstance(value, Tracer) and not (np.all(np.isfinite(value)) and np.all(value > 0)):
+                raise ValueError(f"{name} of a geometric sequence must be finite and positive, got {value}")
+
+    @property
+    def exponent(self) -> Float[np.ndarray, ""]:
+        """0: in the long run the sequence is constant."""
+        return np.zeros(())
+
+    def __call__(self, num_iterations: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
+        """Value of the sequence at iteration k (scalar, or any shape that broadcasts)."""
+        share = jnp.minimum(jnp.asarray(num_iterations) / self.num_iterations, 1.0)
+        return jnp.asarray(self.initial) * (jnp.asarray(self.final) / self.initial) ** share
+
+
 class StepSizeValues(NamedTuple):
     """The five step sizes at one iteration, each a scalar."""
 
@@ -101,11 +136,11 @@ class StepSizes(eqx.Module):
         []
     """
 
-    upper: PowerDecay
-    actor: PowerDecay
-    critic: PowerDecay
-    penalty: PowerDecay
-    entropy: PowerDecay
+    upper: PowerDecay | GeometricDecay
+    actor: PowerDecay | GeometricDecay
+    critic: PowerDecay | GeometricDecay
+    penalty: PowerDecay | GeometricDecay
+    entropy: PowerDecay | GeometricDecay
 
     def __check_init__(self):
         for name in ("penalty", "entropy"):

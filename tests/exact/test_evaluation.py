@@ -6,12 +6,17 @@ import pytest
 
 from bilevel_rl import TabularMDP
 from bilevel_rl.exact import evaluation
-from bilevel_rl.exact.evaluation import expected_next, inflow
+from bilevel_rl.exact.evaluation import PolicySystem, expected_next, inflow
 from dense_reference import kernel, occupancy_series
 from garnets import SHARED, garnet, random_policy, shared_garnet
 
+
+def _discounted_inflow(mdp, policy, sources):
+    return PolicySystem(mdp, policy).inflow(sources)
+
+
 occupancy, policy_values, discounted_inflow = map(
-    eqx.filter_jit, (evaluation.occupancy, evaluation.policy_values, evaluation.discounted_inflow)
+    eqx.filter_jit, (evaluation.occupancy, evaluation.policy_values, _discounted_inflow)
 )
 
 GARNETS = {"ergodic": {}, "terminal": {"num_terminal": 2}}
@@ -88,13 +93,13 @@ def test_discounted_inflow_is_the_adjoint_of_policy_values(mdp):
     assert through_values == pytest.approx(through_inflow, rel=1e-13)
 
 
-@pytest.mark.parametrize("name", ["policy_values", "discounted_inflow"])
-def test_sparse_solves_and_their_derivatives_agree_with_dense_ones(name, monkeypatch):
+@pytest.mark.parametrize("solve", [evaluation.policy_values, _discounted_inflow], ids=["values", "inflow"])
+def test_sparse_solves_and_their_derivatives_agree_with_dense_ones(solve, monkeypatch):
     mdp, policy, right_hand_side = garnet(11, num_terminal=2), jnp.asarray(random_policy(10)), vector(11, 5)
 
     def solve_and_derive() -> list[jax.Array]:
         def norm(*of: jax.Array) -> tuple[jax.Array, jax.Array]:
-            solution = getattr(evaluation, name)(mdp, *of)
+            solution = solve(mdp, *of)
             return jnp.sum(solution**2), solution
 
         gradients, solution = jax.jit(jax.grad(norm, argnums=(0, 1), has_aux=True))(policy, right_hand_side)
@@ -102,7 +107,7 @@ def test_sparse_solves_and_their_derivatives_agree_with_dense_ones(name, monkeyp
 
     dense = solve_and_derive()
     monkeypatch.setattr(evaluation, "DENSE_LIMIT", mdp.num_states - 1)
-    monkeypatch.setattr(evaluation, "_solve_dense", None)
+    monkeypatch.setattr(evaluation, "_factor", None)
 
     for sparse_part, dense_part in zip(solve_and_derive(), dense, strict=True):
         np.testing.assert_allclose(sparse_part, dense_part, rtol=1e-9, atol=1e-9)
@@ -120,7 +125,7 @@ def test_shared_tables_are_solved_like_tables_written_out(sharing, num_terminal,
                 "expected_next": evaluation.expected_next(mdp, rewards),
                 "inflow": evaluation.inflow(mdp, weights),
                 "values": evaluation.policy_values(mdp, policy, rewards),
-                "discounted_inflow": evaluation.discounted_inflow(mdp, policy, rewards),
+                "discounted_inflow": _discounted_inflow(mdp, policy, rewards),
                 "occupancy": evaluation.occupancy(mdp, policy),
             }
 
@@ -134,7 +139,7 @@ def test_shared_tables_are_solved_like_tables_written_out(sharing, num_terminal,
 
     check(1e-12)
     monkeypatch.setattr(evaluation, "DENSE_LIMIT", 0)
-    monkeypatch.setattr(evaluation, "_solve_dense", None)
+    monkeypatch.setattr(evaluation, "_factor", None)
     check(1e-11)
 
 

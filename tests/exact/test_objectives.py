@@ -407,7 +407,7 @@ def test_the_sparse_branch_agrees_with_the_dense_one(monkeypatch):
     gradient = hyper_gradient(goal_position(size=8), x, entropy_weight=0.1)
 
     monkeypatch.setattr(evaluation, "DENSE_LIMIT", 63)
-    monkeypatch.setattr(evaluation, "_solve_dense", None)
+    monkeypatch.setattr(evaluation, "_factor", None)
     problem = goal_position(size=8)  # new functions, so that nothing compiled before is used again
 
     np.testing.assert_allclose(hyper_gradient(problem, x, entropy_weight=0.1), gradient, rtol=1e-8)

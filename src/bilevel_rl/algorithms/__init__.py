@@ -2,6 +2,7 @@
 
 from bilevel_rl.algorithms.actor_critic import Info as Info
 from bilevel_rl.algorithms.algorithm import Algorithm as Algorithm
+from bilevel_rl.algorithms.exact_descent import Exact as Exact, ExactInfo as ExactInfo, ExactState as ExactState
 from bilevel_rl.algorithms.finite_difference import FiniteDifference as FiniteDifference
 from bilevel_rl.algorithms.nested_loop import NestedLoop as NestedLoop
 from bilevel_rl.algorithms.partial_sgd import PartialSGD as PartialSGD

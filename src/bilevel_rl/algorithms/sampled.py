@@ -1,5 +1,6 @@
 """What all methods have in common that learn from samples only."""
 
+import abc
 import dataclasses
 import math
 import warnings
@@ -49,6 +50,19 @@ class SampledAlgorithm(eqx.Module):
             raise ValueError(f"num_chains must be at least 1, got {self.num_chains}")
         if not self._is_traced():
             self._warn_of_overshoot()
+
+    @property
+    @abc.abstractmethod
+    def num_transitions_per_iteration(self) -> int:
+        """Environment transitions of one iteration, all chains and inner loops included."""
+
+    @abc.abstractmethod
+    def draw(self, key: Array, num_iterations: int) -> PyTree[Array]:
+        """All randomness of a block of iterations: arrays whose leading axis is the iteration."""
+
+    @abc.abstractmethod
+    def step(self, noise: Any, state: Any, /) -> tuple[Any, Any]:
+        """The next state, and diagnostics of this iteration. Deterministic."""
 
     def shared_by(self, axis: str, num_devices: int) -> "SampledAlgorithm":
         """The same algorithm, each of whose chains runs on one of the devices of a mesh axis.

@@ -7,10 +7,11 @@ Policy iterations stop when values stand still to `values_tolerance`.
 
 from collections.abc import Callable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from bilevel_rl.environments import TabularMDP
 
@@ -47,24 +48,65 @@ def start_mean(mdp: TabularMDP, values: Float[Array, " S"]) -> Float[Array, ""]:
     return (1 - mdp.discount) * jnp.asarray(mdp.initial, values.dtype) @ values
 
 
+class PolicySystem(eqx.Module):
+    """The linear system I − γP^π of one policy, factored once for as many right-hand sides as there are.
+
+    Plain JAX functions: they follow the precision of `policy`.
+    """
+
+    mdp: TabularMDP
+    policy: Float[Array, "S A"]
+    factors: tuple[Float[Array, "S S"], Int[Array, " S"]] | None
+
+    def __init__(self, mdp: TabularMDP, policy: Float[Array, "S A"]):
+        self.mdp = mdp
+        self.policy = policy
+        self.factors = None
+        if mdp.num_states <= DENSE_LIMIT:
+            rows = jnp.arange(mdp.num_states)[:, None, None]
+            kernel = jnp.zeros((mdp.num_states, mdp.num_states), policy.dtype)
+            kernel = kernel.at[rows, mdp.successors].add(_outcome_weights(mdp, policy))
+            # Solutions are differentiated by the equation that they solve, not through the factors.
+            self.factors = _factor(jax.lax.stop_gradient(jnp.eye(mdp.num_states) - mdp.discount * kernel))
+
+    def values(self, state_rewards: Float[Array, " S"]) -> Float[Array, " S"]:
+        """Unnormalized values: solves (I − γ P^π) V = r^π."""
+
+        def flow(values: Array) -> Array:
+            return values - self.mdp.discount * jnp.sum(self.policy * expected_next(self.mdp, values), axis=-1)
+
+        return self._solve(flow, state_rewards, _solve_dense, _solve_dense_transposed)
+
+    def inflow(self, sources: Float[Array, " S"]) -> Float[Array, " S"]:
+        """The adjoint of `values`: solves (I − γP^π)ᵀ z = sources."""
+
+        def flow(mass: Array) -> Array:
+            return mass - self.mdp.discount * inflow(self.mdp, mass[:, None] * self.policy)
+
+        return self._solve(flow, sources, _solve_dense_transposed, _solve_dense)
+
+    def occupancy(self) -> Float[Array, "S A"]:
+        """d^π(s, a) = (1−γ) Σ_t γ^t Pr(s_t = s, a_t = a) from ρ; sums to 1 (terminal states included)."""
+        start = (1 - self.mdp.discount) * jnp.asarray(self.mdp.initial, self.policy.dtype)
+        return self.inflow(start)[:, None] * self.policy
+
+    def _solve(self, flow: Callable, right_hand_side: Array, dense: Callable, transposed: Callable) -> Array:
+        # A `custom_linear_solve` is differentiated by its own equation, in both modes, however it is solved.
+        if self.factors is None:
+            return jax.lax.custom_linear_solve(flow, right_hand_side, _solve_sparse, _solve_sparse)
+        return jax.lax.custom_linear_solve(
+            flow,
+            right_hand_side,
+            solve=lambda _, sources: dense(self.factors, sources),
+            transpose_solve=lambda _, sources: transposed(self.factors, sources),
+        )
+
+
 def policy_values(
     mdp: TabularMDP, policy: Float[Array, "S A"], state_rewards: Float[Array, " S"]
 ) -> Float[Array, " S"]:
-    """Unnormalized values: solves (I − γ P^π) V = r^π."""
-
-    def flow(values: Array) -> Array:
-        return values - mdp.discount * jnp.sum(policy * expected_next(mdp, values), axis=-1)
-
-    return _solve(mdp, policy, flow, state_rewards, adjoint=False)
-
-
-def discounted_inflow(mdp: TabularMDP, policy: Float[Array, "S A"], sources: Float[Array, " S"]) -> Float[Array, " S"]:
-    """The adjoint of `policy_values`: solves (I − γ P^π)ᵀ z = sources."""
-
-    def flow(mass: Array) -> Array:
-        return mass - mdp.discount * inflow(mdp, mass[:, None] * policy)
-
-    return _solve(mdp, policy, flow, sources, adjoint=True)
+    """Unnormalized values of one reward, `PolicySystem.values`."""
+    return PolicySystem(mdp, policy).values(state_rewards)
 
 
 def occupancy(mdp: TabularMDP, policy: Float[Array, "S A"]) -> Float[Array, "S A"]:
@@ -72,34 +114,26 @@ def occupancy(mdp: TabularMDP, policy: Float[Array, "S A"]) -> Float[Array, "S A
 
     A plain JAX function: it follows the precision of `policy`.
     """
-    states = discounted_inflow(mdp, policy, (1 - mdp.discount) * jnp.asarray(mdp.initial, policy.dtype))
-    return states[:, None] * policy
+    return PolicySystem(mdp, policy).occupancy()
 
 
-def _solve(
-    mdp: TabularMDP, policy: Array, flow: Callable[[Array], Array], right_hand_side: Array, *, adjoint: bool
-) -> Array:
-    # A `custom_linear_solve` is differentiated by its own equation, in both modes, however it is solved.
-    if mdp.num_states > DENSE_LIMIT:
-        return jax.lax.custom_linear_solve(flow, right_hand_side, _solve_sparse, _solve_sparse)
-    rows = jnp.arange(mdp.num_states)[:, None, None]
-    kernel = jnp.zeros((mdp.num_states, mdp.num_states), policy.dtype)
-    kernel = kernel.at[rows, mdp.successors].add(_outcome_weights(mdp, policy))
-    system = jnp.eye(mdp.num_states) - mdp.discount * kernel
-    system = system.T if adjoint else system
-    return jax.lax.custom_linear_solve(
-        flow,
-        right_hand_side,
-        solve=lambda _, sources: _solve_dense(system, sources),
-        transpose_solve=lambda _, sources: _solve_dense(system.T, sources),
-    )
+# One system after the other under vmap: jaxlib 0.10 hands the factorizations of a batch to the thread pool that the
+# program itself runs on and waits for them there, which can deadlock on machines with few cores.
 
 
 @jax.custom_batching.sequential_vmap
-def _solve_dense(system: Array, right_hand_side: Array) -> Array:
-    # One system after the other under vmap: jaxlib 0.10 hands the factorizations of a batch to the thread pool that the
-    # program itself runs on and waits for them there, which can deadlock on machines with few cores.
-    return jnp.linalg.solve(system, right_hand_side)
+def _factor(system: Array) -> tuple[Array, Array]:
+    return jax.scipy.linalg.lu_factor(system)
+
+
+@jax.custom_batching.sequential_vmap
+def _solve_dense(factors: tuple[Array, Array], right_hand_side: Array) -> Array:
+    return jax.scipy.linalg.lu_solve(factors, right_hand_side)
+
+
+@jax.custom_batching.sequential_vmap
+def _solve_dense_transposed(factors: tuple[Array, Array], right_hand_side: Array) -> Array:
+    return jax.scipy.linalg.lu_solve(factors, right_hand_side, trans=1)
 
 
 def _solve_sparse(flow: Callable[[Array], Array], right_hand_side: Array) -> Array:

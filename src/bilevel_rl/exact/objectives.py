@@ -13,7 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from bilevel_rl.exact.evaluation import discounted_inflow, expected_next, inflow, occupancy, policy_values, start_mean
+from bilevel_rl.exact.evaluation import PolicySystem, expected_next, inflow, occupancy, start_mean
 from bilevel_rl.exact.oracle import oracle
 from bilevel_rl.exact.soft_mdp import SoftSolution, optimal_limit, soft_optimal, soft_return
 from bilevel_rl.problems import BilevelProblem
@@ -105,12 +105,13 @@ def implicit_gradient(
 ) -> tuple[Float[Array, ""], PyTree]:
     """Φ_τ(x) and ∇Φ_τ(x), given the follower's answer π_τ*(x)."""
     mdp = problem.environment
-    state_action_occupancy = occupancy(mdp, policy)
+    system = PolicySystem(mdp, policy)
+    state_action_occupancy = system.occupancy()
     cost = cost_table(problem, x)
-    cost_values = policy_values(mdp, policy, jnp.sum(policy * cost, axis=-1))
+    cost_values = system.values(jnp.sum(policy * cost, axis=-1))
     cost_advantage = cost + mdp.discount * expected_next(mdp, cost_values) - cost_values[:, None]
     sensitivity = state_action_occupancy * cost_advantage / entropy_weight
-    flow = discounted_inflow(mdp, policy, mdp.discount * inflow(mdp, sensitivity))
+    flow = system.inflow(mdp.discount * inflow(mdp, sensitivity))
     (through_policy,) = jax.vjp(lambda x: reward_table(problem, x), x)[1](sensitivity + flow[:, None] * policy)
     gradient = jax.tree.map(jnp.add, _direct_gradient(problem, x, state_action_occupancy), through_policy)  # (IG)
     return start_mean(mdp, cost_values) + problem.upper.regularizer(x), gradient

@@ -1,5 +1,6 @@
 """Run folders to figures. Nothing here runs an algorithm."""
 
+from bilevel_rl.plots.ablations import Panel as Panel, draw_ablation as draw_ablation
 from bilevel_rl.plots.comparison import (
     Outcome as Outcome,
     draw_comparison as draw_comparison,

@@ -23,10 +23,14 @@ STEP_SIZES = {
 }
 
 
-def _draw_band(axes: Axes, curves: Curves, label: str):
-    """Median over the seeds, and the range of the middle half and of all of them."""
+HALF_AND_ALL = ((0, 100, 0.12), (25, 75, 0.22))
+"""Percentiles between which a band is drawn, and how opaque."""
+
+
+def draw_band(axes: Axes, curves: Curves, label: str, levels: Sequence[tuple[float, float, float]] = HALF_AND_ALL):
+    """Median over the seeds, and by default the range of the middle half and of all of them."""
     (line,) = axes.plot(curves.num_transitions, np.median(curves.values, axis=0), label=label)
-    for low, high, alpha in ((0, 100, 0.12), (25, 75, 0.22)):
+    for low, high, alpha in levels:
         lower, upper = np.percentile(curves.values, [low, high], axis=0)
         axes.fill_between(curves.num_transitions, lower, upper, color=line.get_color(), alpha=alpha, linewidth=0)
 
@@ -38,13 +42,13 @@ def draw_learning_curves(folder: RunFolder, optimal_objective: float):
     def draw(style: Style) -> Figure:
         figure = Figure(figsize=(9.5, 3.8))
         left, right = figure.subplots(1, 2)
-        _draw_band(left, objective, "Φ(x), the follower having optimized")
-        _draw_band(left, value, "f(x, π), the policy learned so far")
+        draw_band(left, objective, "Φ(x), the follower having optimized")
+        draw_band(left, value, "f(x, π), the policy learned so far")
         left.axhline(optimal_objective, color=style.accent, linestyle="--", linewidth=1.2, label="optimum Φ*")
         left.set(ylabel="upper objective", title=f"What the leader pays ({len(objective.values)} seeds)")
         left.legend()
         gap = objective._replace(values=np.maximum(objective.values - optimal_objective, SMALLEST_SHOWN))
-        _draw_band(right, gap, "Φ(x) − Φ*")
+        draw_band(right, gap, "Φ(x) − Φ*")
         right.set(yscale="log", ylabel="Φ(x) − Φ*", title="Gap to the optimum: median, half and all of the seeds")
         for axes in (left, right):
             label_transitions(axes)
@@ -61,10 +65,10 @@ def draw_sampled_curves(folder: RunFolder):
     def draw(style: Style) -> Figure:
         figure = Figure(figsize=(9.5, 3.8))
         left, right = figure.subplots(1, 2)
-        _draw_band(left, value, "f(x, π), estimated by the chains")
+        draw_band(left, value, "f(x, π), estimated by the chains")
         left.set(ylabel="upper objective", title=f"What the leader pays, sampled ({len(value.values)} seeds)")
         for role, error in errors.items():
-            _draw_band(right, error._replace(values=np.maximum(error.values, SMALLEST_SHOWN)), f"{role} critic")
+            draw_band(right, error._replace(values=np.maximum(error.values, SMALLEST_SHOWN)), f"{role} critic")
         right.set(yscale="log", ylabel="mean δ²", title="Squared temporal-difference errors")
         for axes in (left, right):
             axes.legend()
@@ -110,7 +114,7 @@ def draw_residuals(folder: RunFolder):
         axes = figure.subplots()
         for metric, label in labels.items():
             values = np.maximum(curves[metric].values, SMALLEST_SHOWN)
-            _draw_band(axes, curves[metric]._replace(values=values), label)
+            draw_band(axes, curves[metric]._replace(values=values), label)
         axes.set(yscale="log", ylabel="regularized return missed", title="Lower-level residuals")
         axes.legend()
         label_transitions(axes)
@@ -129,7 +133,7 @@ def draw_trade_off(folder: RunFolder, schedules: Sequence[str]):
         for axes, objective in ((regularized, "regularized"), (unregularized, "unregularized")):
             for name in schedules:
                 gaps = np.maximum(data[f"{name} {objective} gap"], SMALLEST_SHOWN)
-                _draw_band(axes, Curves(data["transitions"], data["transitions"], gaps), f"{name} τ")
+                draw_band(axes, Curves(data["transitions"], data["transitions"], gaps), f"{name} τ")
             axes.set_yscale("log")
         for name in schedules:
             weight.plot(data["transitions"], data[f"{name} entropy weight"], label=f"{name} τ")
