@@ -11,9 +11,9 @@ import pytest
 
 from bilevel_rl import SingleLoopActorCritic, exact, plots, run
 from bilevel_rl.comparison import cells, tuning
-from bilevel_rl.comparison.cells import FREE_ITERATIONS, Cell, run_cell
+from bilevel_rl.comparison.cells import Cell, run_cell
 from bilevel_rl.experiments import comparison
-from bilevel_rl.methods import METHODS, Method
+from bilevel_rl.methods import FREE_ITERATIONS, METHODS, Method
 from bilevel_rl.plots.comparison import Outcome
 from bilevel_rl.plots.comparison_tables import HEADER, table_rows
 from bilevel_rl.results import RunFolder, RunFolderError

@@ -22,13 +22,10 @@ from bilevel_rl import compiler
 from bilevel_rl.algorithms import Algorithm
 from bilevel_rl.exact import Solution
 from bilevel_rl.loop import Layout, Loop
-from bilevel_rl.methods import Method, Parameters
+from bilevel_rl.methods import FREE_ITERATIONS, Method, Parameters
 from bilevel_rl.problems import BilevelProblem
 from bilevel_rl.results import RunFolder, RunFolderError
 from bilevel_rl.run import run
-
-FREE_ITERATIONS = 300
-"""Iterations of a method that takes no transitions, whatever the budget."""
 
 
 @runtime_checkable
