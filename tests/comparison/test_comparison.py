@@ -210,6 +210,12 @@ def test_a_cell_that_diverged_is_finished_and_has_the_worst_score(cliff, runs):
         tuning.choose("steady", [diverged])
 
 
+def test_trials_of_a_method_share_compiled_programs(cliff, tmp_path, caplog):
+    with jax.log_compiles():
+        run_cell(on_the_cliff(tmp_path / "cell", 1e-8))
+    assert [record.message for record in caplog.records if "XLA compilation" in record.message] == []
+
+
 def test_a_seed_that_diverged_counts_as_its_start_or_as_its_end_where_that_is_worse(cliff):
     outcome = plots.read_outcome([RunFolder(replace(cell).folder) for cell in cliff], seconds=1.0)
     assert outcome.has_diverged.tolist() == [True, False]
