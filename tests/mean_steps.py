@@ -1,14 +1,17 @@
 """What an iteration does in the mean, in plain NumPy, and samples of iterations to compare it with."""
 
 import dataclasses
+from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.flatten_util import ravel_pytree
 
+from bilevel_rl import TabularMDP
 from dense_reference import kernel
 from garnets import random_problem
 
@@ -216,6 +219,19 @@ def optimal_point(problem, w, τ):
     return np.stack([optimal_follower(model, reward, τ) for reward in rewards]), problem.initial_x
 
 
+def flat(x):
+    """All numbers of x, in double precision."""
+    return np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(x)])
+
+
+def moved(x, move):
+    """x with `move` added to its numbers, NumPy arrays in double precision."""
+    leaves, structure = jax.tree.flatten(x)
+    ends = np.cumsum([np.size(leaf) for leaf in leaves])[:-1]
+    pairs = zip(leaves, np.split(flat(x) + move, ends), strict=True)
+    return jax.tree.unflatten(structure, [new.reshape(np.shape(leaf)) for leaf, new in pairs])
+
+
 def valley():
     """A problem where the leader gains much by foreseeing the follower's answer: Φ_0.3 falls from 0.34 to −0.73 at its
     minimum, and a leader who takes the policy for fixed stops at −0.29, in a distance of 0.56.
@@ -235,3 +251,26 @@ def final_x(algorithm, num_seeds, num_iterations):
 
     keys = jax.random.split(jax.random.key(13), num_seeds)
     return [np.asarray(end(algorithm, key, jnp.int32(num_iterations)), np.float64) for key in keys]
+
+
+def num_simulated(algorithm):
+    """Environment transitions that one iteration simulates, counted with its loops written out."""
+    transition, counts = TabularMDP.step, []
+
+    def counted(self, states, actions, uniform):
+        counts.append(states.size)
+        return transition(self, states, actions, uniform)
+
+    def written_out(body, carry, inputs):
+        outputs = []
+        for t in range(len(jax.tree.leaves(inputs)[0])):
+            carry, output = body(carry, jax.tree.map(lambda leaf, t=t: leaf[t], inputs))
+            outputs.append(output)
+        return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+
+    state, noise = (jax.eval_shape(make, jax.random.key(0)) for make in (algorithm.init, partial(one_draw, algorithm)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TabularMDP, "step", counted)
+        patch.setattr(jax.lax, "scan", written_out)
+        jax.eval_shape(algorithm.step, noise, state)
+    return sum(counts)

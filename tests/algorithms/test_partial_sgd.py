@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.flatten_util import ravel_pytree
 
 from bilevel_rl import SingleLoopActorCritic, StepSizes, TabularMDP, exact
 from bilevel_rl.algorithms import PartialSGD
@@ -16,9 +15,11 @@ from mean_steps import (
     NUM_ITERATIONS_BEFORE,
     PROBLEMS,
     final_x,
+    flat,
     mean_follower_step,
     mean_upper_gradient,
     model_of,
+    moved,
     one_draw,
     policies_of,
     random_point,
@@ -38,9 +39,8 @@ def clip_to_half(x):
 
 def direct_gradient(problem, x, policy, h=1e-4):
     """∇_x f(x, π) at a fixed policy, over flattened x, by central differences."""
-    flat_x, unravel = ravel_pytree(jax.tree.map(np.asarray, x))
-    moves = h * np.eye(flat_x.size)
-    values = [[exact.upper_value(problem, unravel(flat_x + m), policy) for m in (move, -move)] for move in moves]
+    moves = h * np.eye(flat(x).size)
+    values = [[exact.upper_value(problem, moved(x, m), policy) for m in (move, -move)] for move in moves]
     return np.array([(ahead - behind) / (2 * h) for ahead, behind in values])
 
 
@@ -63,15 +63,15 @@ def test_the_follower_learns_like_the_lower_one_of_algorithm_1_and_x_sees_costs_
         both = both._replace(x=state.x)
         s, a = both.chain_states[0], np.asarray(actions_of(both.followers, both.chain_states, uniforms))
         model, ζ = model_of(problem, state.x), values_at(SIZES, k)[0]
-        moved = ravel_pytree(state.x)[0] - ζ * (model.cost_gradient[s, a].mean(0) + model.regularizer_gradient)
+        unprojected = flat(state.x) - ζ * (model.cost_gradient[s, a].mean(0) + model.regularizer_gradient)
         state, info = step(uniforms[:, :1], state)
         both, expected_info = reference(uniforms, both)
         assert int(state.num_iterations) == k + 1
-        np.testing.assert_allclose(ravel_pytree(state.x)[0], np.clip(moved, -0.5, 0.5), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(flat(state.x), np.clip(unprojected, -0.5, 0.5), rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(state.followers, both.followers[:1], rtol=1e-5, atol=1e-5)
         np.testing.assert_array_equal(state.chain_states, both.chain_states[:1])
         np.testing.assert_allclose(np.stack(info), np.stack(expected_info)[:, [0, 0]], rtol=1e-4, atol=1e-5)
-        num_projected += int((np.abs(moved) > 0.5).sum())
+        num_projected += int((np.abs(unprojected) > 0.5).sum())
     assert num_projected > 0
 
 
