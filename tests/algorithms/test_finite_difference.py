@@ -64,7 +64,7 @@ def sloped_problem(shape, project=lambda x: x):
     ), slope.ravel()
 
 
-@pytest.mark.parametrize(("shape", "num_directions"), [((), 1), ((4,), 4), ((2, 2), 4), ((5,), 1), ((3, 2), 1)])
+@pytest.mark.parametrize(("shape", "num_directions"), [((), 1), ((2, 2), 4), ((5,), 1)])
 def test_few_coordinates_are_all_tried_and_of_many_one_random_direction(shape, num_directions):
     problem, slope = sloped_problem(shape)
     algorithm = FiniteDifference(problem, FIXED, num_chains=2, num_inner_steps=1, radius=RADIUS)
@@ -141,11 +141,11 @@ def test_every_chain_has_the_occupancy_of_its_own_policy_as_law():
 # The mean of a step.
 
 
-def sampled(problem, step_sizes, x, followers, num_inner_steps):
+def sampled(problem, step_sizes, x, followers):
     """Steps with chains of every follower from the occupancy of its policy."""
 
     def algorithm_of(num_chains):
-        return FiniteDifference(problem, step_sizes, num_chains, num_inner_steps=num_inner_steps, radius=RADIUS)
+        return FiniteDifference(problem, step_sizes, num_chains, num_inner_steps=1, radius=RADIUS)
 
     model = model_of(problem, x)  # The kernel is all that is needed of it.
     chains = stationary([state_occupancy(model, policy) for policy in policies_of(followers)])
@@ -155,7 +155,7 @@ def sampled(problem, step_sizes, x, followers, num_inner_steps):
 def test_the_mean_step_is_the_difference_quotient_at_fixed_policies():
     problem = unbounded(random_problem(**PROBLEMS["terminal"]))
     followers, x = random_point(problem, num_followers=6)
-    sample = sampled(problem, FROZEN, x, followers, num_inner_steps=3)
+    sample = sampled(problem, FROZEN, x, followers)
     tried, policies = tried_by(x, RADIUS), policies_of(followers)
     values = [exact.upper_value(problem, *pair) for pair in zip(tried, policies, strict=True)]
     assert z_scores(sample.upper_gradient, quotients(values, RADIUS)).max() < 4
@@ -165,12 +165,12 @@ def test_the_mean_step_is_the_difference_quotient_at_fixed_policies():
         assert z_scores(sample.upper_gradient, quotients(mistake, RADIUS)).max() > 6
 
 
-@pytest.mark.parametrize("name", ["terminal", "dict"])
-def test_at_the_exact_answers_it_is_the_central_difference_of_the_hyper_objective(name):
-    problem, x, τ = unbounded(random_problem(**PROBLEMS[name])), random_problem(**PROBLEMS[name]).initial_x, 1.0
+def test_at_the_exact_answers_it_is_the_central_difference_of_the_hyper_objective():
+    problem, τ = unbounded(random_problem(**PROBLEMS["terminal"])), 1.0
+    x = problem.initial_x
     tried = tried_by(x, RADIUS)
     followers = np.stack([optimal_follower((model := model_of(problem, at)), model.reward, τ) for at in tried])
-    sample = sampled(problem, FIXED, x, followers, num_inner_steps=1)
+    sample = sampled(problem, FIXED, x, followers)
 
     def central_difference(radius):
         return quotients([exact.hyper_objective(problem, at, entropy_weight=τ) for at in tried_by(x, radius)], radius)

@@ -107,7 +107,7 @@ def test_at_the_exact_policies_the_mean_step_is_the_penalty_gradient(name, num_i
     def algorithm_of(num_chains):
         return NestedLoop(problem, FROZEN, num_chains, num_inner_steps=num_inner_steps)
 
-    sample = sample_steps(algorithm_of, FROZEN, x, followers, num_samples=100, num_chains=4_000)
+    sample = sample_steps(algorithm_of, FROZEN, x, followers)
     gradient = flat(exact.penalty_gradient(problem, x, entropy_weight=τ, penalty=w))
     assert z_scores(sample.upper_gradient, gradient).max() < 4
     model, policies = model_of(problem, x), np.exp(followers[..., :-1])

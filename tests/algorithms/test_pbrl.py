@@ -93,15 +93,10 @@ def test_the_answer_takes_t_steps_at_fixed_x(kind):
     assert np.any(np.asarray(after.x) != x)
 
 
-@pytest.mark.parametrize(("name", "num_inner_steps"), [("terminal", 4), ("dict", 1)])
-def test_at_the_exact_policies_the_mean_step_of_the_value_penalty_is_its_gradient(name, num_inner_steps):
-    problem = unbounded(random_problem(**PROBLEMS[name]))
+def test_at_the_exact_policies_the_mean_step_of_the_value_penalty_is_its_gradient():
+    problem = unbounded(random_problem(**PROBLEMS["terminal"]))
     followers, x = optimal_point(problem, W, TAU)
-
-    def algorithm_of(num_chains):
-        return PBRL(problem, FROZEN, num_chains, num_inner_steps=num_inner_steps)
-
-    sample = sample_steps(algorithm_of, FROZEN, x, followers, num_samples=100, num_chains=4_000)
+    sample = sample_steps(lambda n: PBRL(problem, FROZEN, n, num_inner_steps=1), FROZEN, x, followers)
     gradient = flat(exact.penalty_gradient(problem, x, entropy_weight=TAU, penalty=W))
     assert z_scores(sample.upper_gradient, gradient).max() < 4
     model, policies = model_of(problem, x), policies_of(followers)
@@ -153,10 +148,10 @@ def mixed_law(model, y, answer):
     return first, np.linalg.solve((np.eye(len(first)) - model.discount * by_answer).T, inflow)
 
 
-@pytest.fixture(scope="module", params=["terminal", "dict"])
-def at_an_exact_answer(request):
+@pytest.fixture(scope="module")
+def at_an_exact_answer():
     """Problem, x, tables of the exact answer and of a random y with the exact critic of its cost, and their model."""
-    problem = unbounded(random_problem(**PROBLEMS[request.param]))
+    problem = unbounded(random_problem(**PROBLEMS["terminal"]))
     (_, joint), x = random_point(problem)
     model = model_of(problem, x)
     y = softmax(joint[:, :-1])
@@ -166,7 +161,7 @@ def at_an_exact_answer(request):
     return problem, x, np.stack([optimal_follower(model, model.reward, TAU), joint]), model
 
 
-def sample_bellman(problem, x, followers, step_sizes, num_inner_steps):
+def sample_bellman(problem, x, followers, step_sizes):
     model, (answer, y) = model_of(problem, x), policies_of(followers)
     first, others = mixed_law(model, y, answer)
     np.testing.assert_allclose(first.sum() + others.sum(), 1.0)
@@ -179,14 +174,14 @@ def sample_bellman(problem, x, followers, step_sizes, num_inner_steps):
         return {"chain_states": states, "is_first_action": is_first}
 
     def algorithm_of(num_chains):
-        return BellmanPBRL(problem, step_sizes, num_chains, num_inner_steps=num_inner_steps)
+        return BellmanPBRL(problem, step_sizes, num_chains, num_inner_steps=1)
 
     return sample_steps(algorithm_of, step_sizes, x, followers, chains_of)
 
 
 def test_the_mean_step_of_x_is_the_gradient_of_the_bellman_penalized_objective(at_an_exact_answer):
     problem, x, followers, model = at_an_exact_answer
-    sample = sample_bellman(problem, x, followers, FROZEN, num_inner_steps=2)
+    sample = sample_bellman(problem, x, followers, FROZEN)
     answer, y = policies_of(followers)
 
     def gradient(*weights):
@@ -205,7 +200,7 @@ def test_the_mean_step_of_x_is_the_gradient_of_the_bellman_penalized_objective(a
 
 def test_the_mean_step_of_y_descends_the_bellman_penalized_objective(at_an_exact_answer):
     problem, x, followers, model = at_an_exact_answer
-    sample = sample_bellman(problem, x, followers, FIXED, num_inner_steps=1)
+    sample = sample_bellman(problem, x, followers, FIXED)
     logits = followers[1, :, :-1]
 
     def descent(*weights):
