@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -10,16 +10,20 @@ from bilevel_rl.algorithms import (
     PBRL,
     Algorithm,
     BellmanPBRL,
+    Exact,
     FiniteDifference,
     NestedLoop,
     PartialSGD,
     SingleLoopActorCritic,
 )
 from bilevel_rl.problems import BilevelProblem
-from bilevel_rl.schedules import ScheduleWarning, StepSizes
+from bilevel_rl.schedules import GeometricDecay, ScheduleWarning, StepSizes
 
 NUM_CHAINS = 16
 """Parallel Markov chains per policy, of every method."""
+
+FREE_ITERATIONS = 300
+"""Iterations of a method that takes no transitions, whatever the budget."""
 
 HOLDING_SHARE = 1 / 3
 """Share of a run after which step sizes have clearly begun to decay: the offset of all schedules."""
@@ -65,7 +69,7 @@ class Method:
         """
         with warnings.catch_warnings(action="ignore", category=ScheduleWarning):
             draft = self.algorithm(problem, self._step_sizes(parameters, offset=1.0), parameters)
-            offset = HOLDING_SHARE * num_iterations(draft.num_transitions_per_iteration)
+            offset = HOLDING_SHARE * max(1, num_iterations(draft.num_transitions_per_iteration))
             return self.algorithm(problem, self._step_sizes(parameters, offset), parameters)
 
     def _step_sizes(self, parameters: Parameters, offset: float) -> StepSizes:
@@ -102,10 +106,17 @@ def _ranges(*names: str) -> dict[str, tuple[float, float]]:
     return {name: STEP_SIZES[name] for name in names}
 
 
-_FIXED_TARGET = (0.5, 0.0, 0.0, 0.0, 0.0)
-"""Exponents of methods that solve one regularized problem, with fixed w and τ."""
+_FIXED_TARGET = (0.9, 0.0, 0.0, 0.0, 0.0)
+"""Exponents of methods that solve one regularized problem, with fixed w and τ; that of ζ is tuned."""
 
-_TWO_LOOPS: dict[str, tuple[float, ...]] = {"num_inner_steps": (5, 20, 80), "upper_exponent": (0.0, 0.5, 0.9)}
+_TWO_LOOPS: dict[str, tuple[float, ...]] = {"num_inner_steps": (2, 5, 20, 80), "upper_exponent": (0.0, 0.9)}
+
+
+def _exact(problem: BilevelProblem, step_sizes: StepSizes, parameters: Parameters) -> Exact:
+    """Annealed to a small entropy weight in the first half: at small ones Φ_τ has many stationary points."""
+    annealed = GeometricDecay(initial=parameters["entropy"], final=0.01, num_iterations=FREE_ITERATIONS / 2)
+    return Exact(problem, replace(step_sizes, entropy=annealed))
+
 
 METHODS: dict[str, Method] = {
     "single-loop": Method(
@@ -116,7 +127,7 @@ METHODS: dict[str, Method] = {
     "partial-sgd": Method(
         lambda problem, step_sizes, _: PartialSGD(problem, step_sizes, NUM_CHAINS),
         _ranges("upper", "actor", "critic", "entropy"),
-        {"upper_exponent": (0.0, 0.5, 0.9)},
+        {"upper_exponent": (0.0, 0.9)},
         exponents=(9 / 10, 1 / 2, 1 / 2, 0.0, 1 / 20),
     ),
     "finite-difference": Method(
@@ -154,6 +165,9 @@ METHODS: dict[str, Method] = {
         _ranges("upper", "actor", "critic", "penalty", "entropy"),
         _TWO_LOOPS,
         exponents=_FIXED_TARGET,
+    ),
+    "exact": Method(
+        _exact, _ranges("upper", "entropy"), {"upper_exponent": (0.0, 0.9)}, _FIXED_TARGET, is_deterministic=True
     ),
 }
 """Every method by its name on the command line."""

@@ -4,14 +4,16 @@ What a cell computes depends on its description alone, not on the worker or on i
 """
 
 import contextlib
+import dataclasses
 import functools
+import json
 import math
 import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array
@@ -20,15 +22,13 @@ from bilevel_rl import compiler
 from bilevel_rl.algorithms import Algorithm
 from bilevel_rl.exact import Solution
 from bilevel_rl.loop import Layout, Loop
-from bilevel_rl.methods import Method, Parameters
+from bilevel_rl.methods import FREE_ITERATIONS, Method, Parameters
 from bilevel_rl.problems import BilevelProblem
-from bilevel_rl.results import RunFolder
+from bilevel_rl.results import RunFolder, RunFolderError
 from bilevel_rl.run import run
 
-FREE_ITERATIONS = 300
-"""Iterations of a method that takes no transitions, whatever the budget."""
 
-
+@runtime_checkable
 class ProblemOptions(Protocol):
     """A frozen dataclass from which every worker builds the same problem."""
 
@@ -80,11 +80,24 @@ class Cell:
             return FREE_ITERATIONS
         return self.budget // num_transitions_per_iteration
 
+    def description(self) -> dict[str, Any]:
+        """What `config.json` of its folder holds: all that decides the results."""
+        options = dataclasses.asdict(self.problem) | {"kind": type(self.problem).__name__}  # pyright: ignore
+        settings = {name: getattr(self, name) for name in ("key", "num_seeds", "budget", "num_log_points")}
+        settings |= {"evaluation_entropy_weight": self.evaluation_entropy_weight}
+        return {"experiment": "cell", "problem": options, "parameters": dict(self.parameters), **settings}
+
     def is_finished(self) -> bool:
-        """Whether every seed has come to the end, or has diverged."""
-        if not self.folder.is_dir():
+        """Whether every seed has come to the end, or has diverged.
+
+        Raises:
+            RunFolderError: the folder holds another cell.
+        """
+        if not (self.folder / "config.json").is_file():
             return False
         folder, num_iterations = RunFolder(self.folder), self.num_iterations()
+        if folder.config() != json.loads(json.dumps(self.description())):
+            raise RunFolderError(f"{self.folder} holds a cell with other settings or parameters; use another folder")
         arrived = sum(row["num_iterations"] == num_iterations for row in folder.read_rows("metrics"))
         return arrived + len(folder.read_divergences()) == self.num_seeds
 
@@ -98,6 +111,7 @@ def run_cell(cell: Cell):
         warnings.simplefilter("ignore", RuntimeWarning)
         if cell.is_finished():
             return
+        folder.write_config(cell.description())
         num_iterations = cell.num_iterations()
         run(
             cell.algorithm(),

@@ -14,6 +14,9 @@ from bilevel_rl.comparison.cells import Cell, run_cell
 
 SECONDS_TO_CONNECT = 15
 
+IDLE_SECONDS = 20
+"""Workers without work end after so long: those of a command that was killed, too."""
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -48,7 +51,8 @@ class Workers:
         """
         self.check()
         if self.backend == "loky":
-            with joblib.parallel_config("loky", n_jobs=self.jobs or os.cpu_count() or 1):
+            num_workers = self.jobs or os.cpu_count() or 1
+            with joblib.parallel_config("loky", n_jobs=num_workers, idle_worker_timeout=IDLE_SECONDS):
                 yield
         else:
             with (_dask if self.backend == "dask" else _ray)(str(self.address)):

@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bilevel_rl.plots.curves import SMALLEST_SHOWN
-from bilevel_rl.plots.style import Style, label_transitions, save_figure
+from bilevel_rl.plots.style import COLOURS, Style, label_transitions, save_figure
 from bilevel_rl.plots.tables import read_curves
 from bilevel_rl.results import RunFolder
 from bilevel_rl.statistics import bootstrap_interval, interquartile_mean
@@ -81,20 +80,34 @@ def draw_comparison(folder: RunFolder):
     }
 
     def draw_curves(style: Style) -> Figure:
-        figure = Figure(figsize=(11, 4.2))
-        by_transitions, by_seconds = figure.subplots(1, 2, sharey=True)
-        for name, (mean, low, high) in bands.items():
+        figure = Figure(figsize=(14, 4.4))
+        objective, gap, against_time = figure.subplots(1, 3)
+        for place, (name, band) in enumerate(bands.items()):
             outcome = sampled[name]
             seconds = outcome.seconds * outcome.transitions / outcome.transitions[-1]
-            for axes, cost in ((by_transitions, outcome.transitions), (by_seconds, seconds)):
-                (line,) = axes.plot(cost, mean, label=name)
+            gaps = [np.maximum(curve - optimum, SMALLEST_SHOWN) for curve in band]
+            # Colours repeat after six methods; dots then tell them apart.
+            marks = {"marker": "o", "markersize": 4, "markevery": 6} if place >= len(COLOURS) else {}
+            for axes, cost, (mean, low, high) in (
+                (objective, outcome.transitions, band),
+                (gap, outcome.transitions, gaps),
+                (against_time, seconds, gaps),
+            ):
+                (line,) = axes.plot(cost, mean, label=name, **marks)
                 axes.fill_between(cost, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
-        for axes in (by_transitions, by_seconds):
-            _draw_references(axes, outcomes, optimum, style)
-        by_transitions.set(ylabel="Φ(x)", title="What the leader pays: interquartile mean, 95 % interval")
-        label_transitions(by_transitions)
-        by_seconds.set(xlabel="seconds of the compiled loop per seed", title="The same against time", xscale="log")
-        by_transitions.legend(fontsize="small")
+        objective.axhline(optimum, color=style.accent, linestyle="--", linewidth=1.2, label="optimum Φ*")
+        for name, outcome in outcomes.items():
+            if outcome.is_reference:
+                final = float(outcome.final_objectives[0])
+                label = f"{name} (no transitions)"
+                for axes, level in ((objective, final), (gap, max(final - optimum, SMALLEST_SHOWN))):
+                    axes.axhline(level, color="#888888", linestyle=":", linewidth=1.4, label=label)
+        objective.set(ylabel="Φ(x)", title="What the leader pays: interquartile mean, 95 %")
+        gap.set(ylabel="Φ(x) − Φ*", yscale="log", title="Gap to the optimum")
+        against_time.set(yscale="log", xlabel="seconds of the compiled loop per seed", title="The same against time")
+        for axes in (objective, gap):
+            label_transitions(axes)
+        figure.legend(*objective.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="small")
         return figure
 
     def draw_gaps(style: Style) -> Figure:
@@ -113,12 +126,3 @@ def draw_comparison(folder: RunFolder):
 
     save_figure(folder, "comparison", draw_curves)
     save_figure(folder, "final_gaps", draw_gaps)
-
-
-def _draw_references(axes: Axes, outcomes: dict[str, Outcome], optimum: float, style: Style):
-    """Levels to compare with: methods that take no transitions, and the optimum."""
-    for name, outcome in outcomes.items():
-        if outcome.is_reference:
-            label = f"{name} (no transitions)"
-            axes.axhline(outcome.final_objectives[0], color="#888888", linestyle=":", linewidth=1.4, label=label)
-    axes.axhline(optimum, color=style.accent, linestyle="--", linewidth=1.2, label="optimum Φ*")

@@ -39,7 +39,7 @@ def table_rows(outcomes: dict[str, Outcome], optimum: float) -> list[list[str]]:
     rows = []
     for name in _ranked(outcomes):
         outcome, final = outcomes[name], outcomes[name].final_objectives
-        mean, (low, high) = float(interquartile_mean(final)), bootstrap_interval(final)
+        mean, (low, high) = float(interquartile_mean(final)), map(float, bootstrap_interval(final))
         reached = transitions_to_reach(outcome.transitions, outcome.objectives - optimum, SMALL_SHARE)
         reached[outcome.has_diverged] = np.inf
         rows.append(
@@ -70,7 +70,7 @@ def _p_values(outcomes: dict[str, Outcome]) -> dict[str, float]:
     return holm({name: paired_p_value(final, finals[0]) for name, final in zip(names[1:], finals[1:], strict=True)})
 
 
-def _interval(low: np.ndarray, high: np.ndarray) -> str:
+def _interval(low: float, high: float) -> str:
     return "–" if np.isnan(low) else f"{low:.4f} to {high:.4f}"
 
 
