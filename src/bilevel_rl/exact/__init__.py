@@ -2,6 +2,7 @@
 
 from bilevel_rl.exact.batch import hyper_objectives as hyper_objectives
 from bilevel_rl.exact.evaluation import occupancy as occupancy
+from bilevel_rl.exact.four_rooms import four_rooms_value as four_rooms_value
 from bilevel_rl.exact.objectives import (
     hyper_gradient as hyper_gradient,
     hyper_objective as hyper_objective,

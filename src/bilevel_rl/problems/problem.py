@@ -59,10 +59,12 @@ class BilevelProblem(eqx.Module):
         project: Π_X, maps any x to the nearest feasible one; the identity by default.
         reward_bound: an upper bound of |r_x(s, a)| over all feasible x; it bounds the critics. Infinite: no bound.
         initial_spread: standard deviation of the normal noise that is added to every entry of x_0, anew for each seed.
+        entropy_weight: λ of a follower that values entropy itself: Φ_λ is then what the leader minimizes, not a
+            smoothed Φ. None for a follower that maximizes its reward alone. Oracles and step sizes are told their τ.
 
     Raises:
-        ValueError: a function does not return a scalar, `initial_x` is not finite, a bound is not positive,
-            `initial_spread` is negative or not finite, or `project` changes shapes.
+        ValueError: a function does not return a scalar, `initial_x` is not finite, a bound or `entropy_weight` is not
+            positive, `initial_spread` is negative or not finite, or `project` changes shapes.
 
     Example:
         >>> import numpy as np, bilevel_rl as brl
@@ -84,6 +86,7 @@ class BilevelProblem(eqx.Module):
     project: Callable[[PyTree], PyTree] = _unconstrained
     reward_bound: float = float("inf")
     initial_spread: float = eqx.field(static=True, default=0.0)
+    entropy_weight: float | None = None
 
     def __init__(
         self,
@@ -94,6 +97,7 @@ class BilevelProblem(eqx.Module):
         project: Callable[[PyTree], PyTree] = _unconstrained,
         reward_bound: float = float("inf"),
         initial_spread: float = 0.0,
+        entropy_weight: float | None = None,
     ):
         self.environment = environment
         self.reward = open_function(reward)
@@ -104,6 +108,7 @@ class BilevelProblem(eqx.Module):
         self.project = open_function(project)
         self.reward_bound = reward_bound
         self.initial_spread = initial_spread
+        self.entropy_weight = entropy_weight
         self._validate()
 
     def start(self, key: Array) -> PyTree:
@@ -153,3 +158,5 @@ class BilevelProblem(eqx.Module):
                 raise ValueError(f"{name} must be positive (infinite for no bound), got {bound}")
         if not 0 <= self.initial_spread < float("inf"):
             raise ValueError(f"initial_spread must be finite and not negative, got {self.initial_spread}")
+        if self.entropy_weight is not None and not 0 < self.entropy_weight < float("inf"):
+            raise ValueError(f"entropy_weight must be finite and positive, or None, got {self.entropy_weight}")
