@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bilevel_rl import SingleLoopActorCritic, StepSizes
-from bilevel_rl.algorithms import PBRL, BellmanPBRL, FiniteDifference, NestedLoop, PartialSGD
+from bilevel_rl.algorithms import HPGD, PBRL, BellmanPBRL, FiniteDifference, NestedLoop, PartialSGD, PlannedHPGD
 from garnets import random_problem
 
 ALGORITHMS = {
@@ -19,6 +19,8 @@ ALGORITHMS = {
     "nested_loop": lambda problem: NestedLoop(problem, num_chains=4, num_inner_steps=3),
     "pbrl": lambda problem: PBRL(problem, num_chains=4, num_inner_steps=3),
     "bellman_pbrl": lambda problem: BellmanPBRL(problem, num_chains=4, num_inner_steps=3),
+    "hpgd": lambda problem: HPGD(problem, num_chains=4, num_inner_steps=3, num_rollout_steps=5),
+    "planned_hpgd": lambda problem: PlannedHPGD(problem, num_chains=4, num_rollout_steps=5),
 }
 BOUND = 0.5
 
