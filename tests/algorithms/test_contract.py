@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bilevel_rl import Exact, SingleLoopActorCritic, StepSizes, run
-from bilevel_rl.algorithms import PBRL, BellmanPBRL, FiniteDifference, NestedLoop, PartialSGD
+from bilevel_rl.algorithms import HPGD, PBRL, BellmanPBRL, FiniteDifference, NestedLoop, PartialSGD, PlannedHPGD
 from bilevel_rl.loop import Layout, Loop
 from garnets import random_problem
 
@@ -24,6 +24,8 @@ ALGORITHMS = {
     "pbrl": lambda problem: PBRL(problem, num_chains=4, num_inner_steps=3),
     "bellman_pbrl": lambda problem: BellmanPBRL(problem, num_chains=4, num_inner_steps=3),
     "exact": lambda problem: Exact(problem, StepSizes.constant_entropy(upper=0.1)),
+    "hpgd": lambda problem: HPGD(problem, num_chains=4, num_inner_steps=3, num_rollout_steps=5),
+    "planned_hpgd": lambda problem: PlannedHPGD(problem, num_chains=4, num_rollout_steps=5),
 }
 BOUND = 0.5
 
