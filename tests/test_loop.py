@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bilevel_rl import BilevelProblem, SingleLoopActorCritic, StepSizes
-from bilevel_rl.algorithms import SingleLoopState
+from bilevel_rl.algorithms import State
 from bilevel_rl.loop import Layout, Loop, choose
 from bilevel_rl.problems import goal_placement, goal_position
 from garnets import random_problem
@@ -294,7 +294,7 @@ def test_advance_says_which_leaves_of_which_seeds_are_finite():
 
 def test_choose_takes_the_seeds_of_either():
     ours, theirs = (
-        SingleLoopState(
+        State(
             jnp.arange(3, dtype=jnp.int32) + 10 * i,
             {"a": jnp.arange(3.0) + 10 * i, "b": jnp.arange(6.0).reshape(3, 2) + 10 * i},
             jnp.arange(24.0).reshape(3, 2, 2, 2) + 100 * i,

@@ -1,6 +1,9 @@
 """What the runner may rely on, whatever the algorithm. A new algorithm is tested by adding it to `ALGORITHMS`."""
 
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -8,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel_rl import Exact, SingleLoopActorCritic, StepSizes
-from bilevel_rl.algorithms import PBRL, BellmanPBRL, FiniteDifference, NestedLoop, PartialSGD
+from bilevel_rl import Exact, SingleLoopActorCritic, StepSizes, run
+from bilevel_rl.algorithms import HPGD, PBRL, BellmanPBRL, FiniteDifference, NestedLoop, PartialSGD, PlannedHPGD
+from bilevel_rl.loop import Layout, Loop
 from garnets import random_problem
 
 ALGORITHMS = {
@@ -20,6 +24,8 @@ ALGORITHMS = {
     "pbrl": lambda problem: PBRL(problem, num_chains=4, num_inner_steps=3),
     "bellman_pbrl": lambda problem: BellmanPBRL(problem, num_chains=4, num_inner_steps=3),
     "exact": lambda problem: Exact(problem, StepSizes.constant_entropy(upper=0.1)),
+    "hpgd": lambda problem: HPGD(problem, num_chains=4, num_inner_steps=3, num_rollout_steps=5),
+    "planned_hpgd": lambda problem: PlannedHPGD(problem, num_chains=4, num_rollout_steps=5),
 }
 BOUND = 0.5
 
@@ -28,11 +34,15 @@ def clip(x):
     return jax.tree.map(lambda leaf: jnp.clip(leaf, -BOUND, BOUND), x)
 
 
-@pytest.fixture(scope="module")
-def problem():
+def bounded_problem():
     problem = random_problem(seed=7, num_states=6, as_dict=True)
     start = jax.tree.map(lambda leaf: 0.1 * leaf, problem.initial_x)
     return dataclasses.replace(problem, initial_x=start, project=clip)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return bounded_problem()
 
 
 @pytest.fixture(scope="module", params=ALGORITHMS)
@@ -183,3 +193,62 @@ def test_an_iteration_costs_a_whole_number_of_transitions(algorithm):
 def test_an_algorithm_says_what_it_solves_and_how(algorithm, problem):
     assert algorithm.problem is problem
     assert isinstance(algorithm.step_sizes, StepSizes)
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(algorithm, tmp_path):
+    key, options = jax.random.key(5), {"log_every": 5, "progress": False, "checkpoint_every": 0.0}
+    whole = run(algorithm, key, 2, 15, folder=tmp_path / "whole", **options)
+    assert np.all(np.isfinite(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(whole.states)])))
+    run(algorithm, key, 2, 5, folder=tmp_path / "parts", **options)
+    resumed = run(algorithm, key, 2, 15, folder=tmp_path / "parts", **options)
+    assert_same(resumed.states, whole.states)
+    assert_same(resumed.metrics, whole.metrics)
+    metrics = [(tmp_path / name / "metrics.csv").read_bytes() for name in ("whole", "parts")]
+    assert metrics[0] == metrics[1]
+    num_transitions = whole.metrics["num_iterations"] * algorithm.num_transitions_per_iteration
+    np.testing.assert_array_equal(whole.metrics["num_transitions"], num_transitions)
+
+
+# Several devices: the single loop is tested in test_loop.py.
+
+SHARED = "finite_difference", "nested_loop", "bellman_pbrl"
+
+ON_TWO_DEVICES = """
+import sys
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+import numpy as np
+import test_contract
+assert test_contract.layout_of("nested_loop").mesh.devices.shape == (1, 2)
+leaves = {}
+for name in test_contract.SHARED:
+    leaves |= {f"{name} {i}": leaf for i, leaf in enumerate(jax.tree.leaves(test_contract.states_of(name)))}
+np.savez(sys.argv[1], **leaves)
+"""
+
+
+def layout_of(name):
+    return Layout.plan(ALGORITHMS[name](bounded_problem()), 1)
+
+
+def states_of(name):
+    """Of one seed, after ten iterations."""
+    loop = Loop(ALGORITHMS[name](bounded_problem()), jax.random.key(6), layout_of(name))
+    return loop.advance(loop.start(), 0, 10)[0]
+
+
+@pytest.fixture(scope="module")
+def on_two_devices(tmp_path_factory):
+    path = tmp_path_factory.mktemp("devices") / "leaves.npz"
+    places = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    code = f"import sys; sys.path[:0] = {places}\n{ON_TWO_DEVICES}"
+    arguments = [sys.executable, "-c", code, str(path)]
+    subprocess.run(arguments, check=True, timeout=300)
+    with np.load(path) as leaves:
+        return dict(leaves)
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_two_devices_that_share_the_chains_end_with_the_bits_of_one(name, on_two_devices):
+    expected = jax.tree.leaves(states_of(name))
+    assert_same([on_two_devices[f"{name} {i}"] for i in range(len(expected))], expected)

@@ -1,7 +1,6 @@
 """Algorithm 1: single iterations against plain NumPy, sampled means against exact means, and whole runs."""
 
 import dataclasses
-from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,118 +14,35 @@ from bilevel_rl import BilevelProblem, OccupancyCost, PowerDecay, SingleLoopActo
 from bilevel_rl.algorithms.actor_critic import draw_actions
 from bilevel_rl.problems import goal_position
 from bilevel_rl.schedules import ScheduleWarning
-from dense_reference import kernel, outcomes
+from dense_reference import outcomes
 from garnets import random_problem
+from mean_steps import (
+    NUM_ITERATIONS_BEFORE,
+    PROBLEMS,
+    entropy,
+    entropy_gradient,
+    mean_follower_step,
+    mean_upper_gradient,
+    model_of,
+    one_draw,
+    optimal_point,
+    random_point,
+    sample_steps,
+    softmax,
+    state_occupancy,
+    unbounded,
+    values_at,
+    z_scores,
+)
 
-PROBLEMS = {
-    "garnet": {"seed": 0},
-    "terminal": {"seed": 15, "num_terminal": 1},
-    "dict": {"seed": 2, "num_states": 4, "num_actions": 2, "num_successors": 2, "as_dict": True},
-}
 SIZES = StepSizes.decaying(upper=0.5, actor=0.8, critic=1.0, penalty=0.6, entropy=0.4, offset=10.0)
 GENERATORS = "threefry2x32", "rbg", "unsafe_rbg"
 FROZEN = StepSizes.decaying(upper=0.0, actor=0.0, critic=0.0, penalty=0.6, entropy=0.4)
 
 
-def unbounded(problem):
-    """The same problem without a-priori bounds, so that no clip distorts a mean."""
-    return dataclasses.replace(
-        problem, reward_bound=np.inf, upper=dataclasses.replace(problem.upper, cost_bound=np.inf)
-    )
-
-
-def one_draw(algorithm, key):
-    """The randomness of one iteration."""
-    return algorithm.draw(key, 1)[0]
-
-
 @pytest.fixture(params=PROBLEMS)
 def problem(request):
     return random_problem(**PROBLEMS[request.param])
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The paper's equations in plain NumPy, in double precision
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class Model(NamedTuple):
-    """A problem at one x as dense tables. Gradients are with respect to the flattened x, of d entries."""
-
-    kernel: np.ndarray  # (S, A, S)
-    initial: np.ndarray  # (S,)
-    terminal: np.ndarray  # (S,)
-    discount: float
-    reward: np.ndarray  # (S, A)
-    cost: np.ndarray  # (S, A)
-    reward_gradient: np.ndarray  # (S, A, d)
-    cost_gradient: np.ndarray  # (S, A, d)
-    regularizer_gradient: np.ndarray  # (d,)
-
-
-@eqx.filter_jit
-def _tables(problem, x):
-    """Reward, cost and regularizer gradient tables of a problem, gradients by autodiff."""
-    flat_x, unflatten = ravel_pytree(x)
-    mdp = problem.environment
-
-    def table(function):
-        def at(flat_x):
-            pairs = jax.vmap(jax.vmap(function, (None, None, 0)), (None, 0, None))
-            values = pairs(unflatten(flat_x), jnp.arange(mdp.num_states), jnp.arange(mdp.num_actions))
-            return jnp.where(mdp.terminal[:, None], 0.0, values)
-
-        return at(flat_x), jax.jacobian(at)(flat_x)
-
-    (reward, reward_gradient), (cost, cost_gradient) = table(problem.reward), table(problem.upper.cost)
-    regularizer_gradient = ravel_pytree(jax.grad(problem.upper.regularizer)(x))[0]
-    return reward, cost, reward_gradient, cost_gradient, regularizer_gradient
-
-
-def model_of(problem, x):
-    mdp = problem.environment
-    x = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), x)
-    with jax.enable_x64(True):
-        tables = [np.asarray(table) for table in _tables(problem, x)]
-    return Model(kernel(mdp), mdp.initial, mdp.terminal, mdp.discount, *tables)
-
-
-def values_at(step_sizes, k):
-    """ζ, α, β, w, τ at iteration k."""
-    sequences = (getattr(step_sizes, name) for name in ("upper", "actor", "critic", "penalty", "entropy"))
-    return [float(s.initial) * (1 + k / float(s.offset)) ** -float(s.exponent) for s in sequences]
-
-
-def softmax(logits):
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True)
-
-
-def entropy(policy):
-    return -(policy * np.log(policy)).sum(-1)
-
-
-def entropy_gradient(logits, h=1e-5):
-    """∇_θ H(softmax(θ)), one row a state, by central differences."""
-    moves = h * np.eye(logits.shape[-1])[:, None]
-    return ((entropy(softmax(logits + moves)) - entropy(softmax(logits - moves))) / (2 * h)).T
-
-
-def state_occupancy(model, policy):
-    """The stationary law of a chain that restarts from ρ with probability 1 − γ."""
-    chain = np.einsum("sa,sat->st", policy, model.kernel)
-    return (1 - model.discount) * np.linalg.solve((np.eye(len(chain)) - model.discount * chain).T, model.initial)
-
-
-def soft_optimal(model, reward, τ):
-    """log π and V of the soft-optimal policy, by value iteration."""
-    values = np.zeros(len(reward))
-    for _ in range(2_000):
-        action_values = reward + model.discount * model.kernel @ values
-        values = τ * np.log(np.exp(action_values / τ).sum(-1))
-        values[model.terminal] = 0.0
-    action_values[model.terminal] = 0.0
-    return np.log(softmax(action_values / τ)), values
 
 
 def reference_iteration(problem, step_sizes, k, state, uniforms):
@@ -172,93 +88,20 @@ def reference_iteration(problem, step_sizes, k, state, uniforms):
     return new_x, new_followers, new_chain_states, info
 
 
-def mean_follower_step(model, follower, reward, τ, *, gradient_weight=1.0, bonus_weight=1.0, next_weight=1.0):
-    """Mean of (A) and (C) under d^π without their step sizes, shape (S, A + 1). Weights other than 1 are mistakes."""
-    θ, V = follower[:, :-1], follower[:, -1]
-    π, accrues = softmax(θ), ~model.terminal
-    d = state_occupancy(model, π)
-    bonus = bonus_weight * τ * accrues * entropy(π)
-    δ = reward + bonus[:, None] + next_weight * model.discount * model.kernel @ V - V[:, None]
-    actor = π * (δ - (π * δ).sum(-1, keepdims=True))  # Σ_a π(a) δ(a) (1_a − π)
-    actor += gradient_weight * τ * accrues[:, None] * entropy_gradient(θ)
-    return d[:, None] * np.concatenate([actor, (π * δ).sum(-1, keepdims=True)], axis=1)
-
-
-def mean_upper_gradient(model, policies, w, *, direct_from=1, penalty_sign=1.0):
-    """Mean of (U)'s bracket, over flattened x. Other values than the defaults are mistakes."""
-    d, d_penalized = (state_occupancy(model, π)[:, None] * π for π in policies)
-    direct = np.einsum("sa,sad->d", (d, d_penalized)[direct_from], model.cost_gradient) + model.regularizer_gradient
-    return direct + penalty_sign / w * np.einsum("sa,sad->d", d - d_penalized, model.reward_gradient)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Sampled means against exact means
 # ---------------------------------------------------------------------------------------------------------------------
 
-NUM_ITERATIONS_BEFORE = 7
-"""Sampled steps are taken at this k, where all five sequences have left their initial values."""
 
-
-class Sample(NamedTuple):
-    """Independent estimates along the first axis, each a mean over many chains drawn from d^π."""
-
-    upper_gradient: np.ndarray  # (N, d)
-    follower_steps: np.ndarray  # (N, 2, S, A + 1)
-    info: np.ndarray  # (N, 4, 2)
-
-
-def sample_steps(problem, followers, x, num_samples=150, num_chains=8_000):
-    """Steps of the algorithm divided by their step sizes, from chains in their stationary laws.
-
-    In double precision: the sum of 8,000 small steps, rounded one by one, is off by more than its standard error.
-    """
-    model, rng = model_of(problem, x), np.random.default_rng(1)
-    laws = [np.cumsum(state_occupancy(model, softmax(follower[:, :-1]))) for follower in followers]
-    samples = []
-    with jax.enable_x64(True):
-        algorithm = SingleLoopActorCritic(problem, SIZES, num_chains)
-        x, followers = jax.tree.map(jnp.asarray, (x, followers))
-        start = algorithm.init(jax.random.key(0))
-        start = start._replace(num_iterations=jnp.int32(NUM_ITERATIONS_BEFORE), x=x, followers=followers)
-        step = eqx.filter_jit(algorithm.step)
-        for i in range(num_samples):
-            states = [np.searchsorted(law[:-1], rng.random(num_chains), side="right") for law in laws]
-            noise = one_draw(algorithm, jax.random.key(i))
-            state, info = step(noise, start._replace(chain_states=jnp.asarray(states, jnp.int32)))
-            upper_step = ravel_pytree(x)[0] - ravel_pytree(state.x)[0]
-            samples.append((upper_step, state.followers - followers, jnp.stack(info)))
-    upper_steps, follower_steps, infos = (np.asarray(leaves) for leaves in zip(*samples, strict=True))
-    assert follower_steps.dtype == np.float64
-    ζ, α, β, _, _ = values_at(SIZES, NUM_ITERATIONS_BEFORE)
-    scale = np.r_[np.full(problem.environment.num_actions, α), β]
-    return Sample(upper_steps / ζ, follower_steps / scale, infos)
-
-
-def z_scores(estimates, mean):
-    """Distance of the average from `mean` in standard errors; 1e-6 is allowed for what is too rare to be sampled."""
-    return np.abs(estimates.mean(0) - mean) / (estimates.std(0, ddof=1) / len(estimates) ** 0.5 + 1e-6)
-
-
-def random_point(problem, seed=3):
-    """Values and policies far from optimal, and an x that is not the problem's start."""
-    rng = np.random.default_rng(seed)
-    mdp = problem.environment
-    followers = rng.normal(size=(2, mdp.num_states, mdp.num_actions + 1))
-    return followers, jax.tree.map(lambda leaf: leaf + rng.normal(size=leaf.shape), problem.initial_x)
-
-
-def optimal_point(problem, w, τ):
-    """The fixed point at a given x: both followers soft-optimal, both critics exact."""
-    x = problem.initial_x
-    model = model_of(problem, x)
-    answers = [soft_optimal(model, reward, τ) for reward in (model.reward, model.reward - w * model.cost)]
-    return np.stack([np.concatenate([log_π, V[:, None]], axis=1) for log_π, V in answers]), x
+def sampled(problem, followers, x):
+    """Steps of the algorithm divided by their step sizes."""
+    return sample_steps(lambda num_chains: SingleLoopActorCritic(problem, SIZES, num_chains), SIZES, x, followers)
 
 
 def test_every_step_has_the_mean_that_the_method_asks_for(problem):
     problem = unbounded(problem)
     followers, x = random_point(problem)
-    sample = sample_steps(problem, followers, x)
+    sample = sampled(problem, followers, x)
     *_, w, τ = values_at(SIZES, NUM_ITERATIONS_BEFORE)
     model = model_of(problem, x)
     policies = [softmax(follower[:, :-1]) for follower in followers]
@@ -317,7 +160,7 @@ def test_exact_policies_and_values_are_the_fixed_point(problem):
         exact.penalized_policy(problem, x, entropy_weight=τ, penalty=w),
     )
     np.testing.assert_allclose(np.exp(followers[..., :-1]), exact_policies, rtol=1e-6)
-    sample = sample_steps(problem, followers, x)
+    sample = sampled(problem, followers, x)
 
     for i, reward in enumerate((model.reward, model.reward - w * model.cost)):
         np.testing.assert_allclose(mean_follower_step(model, followers[i], reward, τ), 0.0, atol=1e-9)

@@ -4,8 +4,10 @@ from bilevel_rl.algorithms.actor_critic import Info as Info
 from bilevel_rl.algorithms.algorithm import Algorithm as Algorithm
 from bilevel_rl.algorithms.exact_descent import Exact as Exact, ExactInfo as ExactInfo, ExactState as ExactState
 from bilevel_rl.algorithms.finite_difference import FiniteDifference as FiniteDifference
+from bilevel_rl.algorithms.hpgd import HPGD as HPGD
 from bilevel_rl.algorithms.nested_loop import NestedLoop as NestedLoop
 from bilevel_rl.algorithms.partial_sgd import PartialSGD as PartialSGD
 from bilevel_rl.algorithms.pbrl import PBRL as PBRL, BellmanPBRL as BellmanPBRL
+from bilevel_rl.algorithms.planned_hpgd import PlannedHPGD as PlannedHPGD
 from bilevel_rl.algorithms.sampled import State as State
 from bilevel_rl.algorithms.single_loop import SingleLoopActorCritic as SingleLoopActorCritic

@@ -96,6 +96,13 @@ class ActorCritic(eqx.Module):
 
         return Sample(states, *shared_by_devices(self.chain_axis, transition)(states, uniforms))
 
+    def choose(
+        self, followers: Float[Array, "F S columns"], states: Int[Array, "F B"], uniforms: Float[Array, "F B"]
+    ) -> Int[Array, "F B"]:
+        """Actions a ~ π_θ(·|s) that are not taken yet."""
+        logits, _ = jax.vmap(self.policy.read)(followers, states)
+        return jax.vmap(draw_actions)(logits, uniforms)[0]
+
     def learn(
         self,
         followers: Float[Array, "F S columns"],

@@ -14,7 +14,7 @@ def shared_by_devices(axis: str | None, transition: Callable[..., PyTree]) -> Ca
 
     Args:
         axis: name of the mesh axis; None leaves the function as it is.
-        transition: from arrays whose last axis is the chain to arrays (2, chains, …).
+        transition: from arrays whose last axis is the chain to arrays (followers, chains, …).
     """
     if axis is None:
         return transition

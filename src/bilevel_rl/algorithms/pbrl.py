@@ -182,7 +182,7 @@ class BellmanPBRL(TwoLoopAlgorithm):
     ) -> tuple[Array, Array]:
         """Actions, of y where they are the first since the start and of θ otherwise, and the states they lead to."""
         by_answer, by_joint = (
-            self.actor_critic.act(followers, states, uniforms).actions for followers in (answer, joint)
+            self.actor_critic.choose(followers, states, uniforms[0]) for followers in (answer, joint)
         )
         actions = jnp.where(is_first_action, by_joint, by_answer)
         return actions, self.problem.environment.step(states, actions, uniforms[1])

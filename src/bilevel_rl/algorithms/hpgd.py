@@ -1,0 +1,87 @@
+"""HPGD, hyper policy gradient descent: the implicit gradient (IG) from rollouts of a follower that has learned.
+
+Source: Thoma, Pásztor, Krause, Ramponi, Hu, "Contextual Bilevel Reinforcement Learning for Incentive Alignment",
+NeurIPS 2024, as summarized in docs/method.md, section 8. The entropy weight τ is fixed: Φ_τ is what is minimized.
+
+Deviations from the paper, which we know from its summary and its published protocol:
+
+1. The follower learns by the actor-critic of this library. `planned_hpgd.py` has the published protocol's planner.
+2. ∂Q − ∂V and A_c are differences of two actions' rollouts, in which either estimate serves twice (`rollouts.py`).
+3. Rollouts have H steps and weights γ^t, instead of random lengths: γ^H of every sum is missed.
+4. No context: a leader who sees one is a larger state space.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from bilevel_rl.algorithms.actor_critic import Info
+from bilevel_rl.algorithms.rollouts import Rollouts
+from bilevel_rl.algorithms.sampled import State, TwoLoopAlgorithm, check_rollout_arguments, clipped, draw_uniforms
+from bilevel_rl.schedules import as_leaf
+
+
+class HPGD(TwoLoopAlgorithm):
+    """T actor-critic steps on θ, then x ← Π_X[x − ζ_k clip(∇Φ̂_τ(x))] from rollouts of π_θ.
+
+    An iteration costs (T + 5 H) B environment transitions; rollouts in a terminal state count on.
+
+    Attributes:
+        num_chains: B, Markov chains that the follower learns from, and walks of an estimate.
+        num_rollout_steps: H; sums over time lack the share γ^H.
+        max_global_norm: longer estimates of the gradient are shortened to this length; infinite for none.
+
+    The other attributes are those of `TwoLoopAlgorithm`; the penalty w is not used.
+
+    Raises:
+        ValueError: `num_rollout_steps` < 1, `max_global_norm` is not positive, or as `TwoLoopAlgorithm`.
+    """
+
+    num_rollout_steps: int = eqx.field(static=True, default=100, kw_only=True)
+    max_global_norm: Float[ArrayLike, ""] = eqx.field(default=np.inf, kw_only=True, converter=as_leaf)
+
+    def __check_init__(self):
+        check_rollout_arguments(self.num_rollout_steps, self.max_global_norm)
+
+    @property
+    def num_followers(self) -> int:
+        """One, which tracks π_τ*(x)."""
+        return 1
+
+    @property
+    def rollouts(self) -> Rollouts:
+        """What estimates (IG)."""
+        return Rollouts(self.problem, self.num_chains, self.num_rollout_steps, self.chain_axis)
+
+    @property
+    def num_transitions_per_iteration(self) -> int:
+        """Environment transitions of one iteration: the inner loop's and the rollouts'."""
+        return self.num_inner_steps * self.num_chains + self.rollouts.num_transitions
+
+    def draw(self, key: Array, num_iterations: int) -> dict[str, Array]:
+        """Uniforms (T, 4, 1, B) for the inner loop and (numbers, B) for the rollouts."""
+        inner_key, rollout_key = jax.random.split(key)
+        return {
+            "inner": draw_uniforms(inner_key, num_iterations, self.num_inner_steps, 4, 1, self.num_chains),
+            "rollouts": draw_uniforms(rollout_key, num_iterations, self.rollouts.num_uniforms, self.num_chains),
+        }
+
+    def step(self, noise: dict[str, Array], state: State) -> tuple[State, Info]:
+        """One iteration: T steps of θ at fixed x, then one step of x."""
+        problem, actor_critic, x = self.problem, self.actor_critic, state.x
+        step_size = self.step_sizes(state.num_iterations)
+        followers, chain_states, visits = actor_critic.learn_for(
+            state.followers,
+            state.chain_states,
+            noise["inner"],
+            lambda s, a: problem.rewards(x, s, a),
+            step_size,
+            actor_critic.value_bound(problem.reward_bound, step_size.entropy),
+        )
+        log_policy = jax.nn.log_softmax(followers[0, :, :-1])
+        gradient, means = self.rollouts.estimate(x, log_policy, step_size.entropy, noise["rollouts"])
+        x = self._moved(x, clipped(gradient, self.max_global_norm), step_size.upper)
+        info = Info(*(jnp.full(2, mean) for mean in (*means, jnp.mean(visits.later_half().td_errors ** 2))))
+        return State(state.num_iterations + 1, x, followers, chain_states), info

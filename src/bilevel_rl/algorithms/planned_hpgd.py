@@ -1,0 +1,92 @@
+"""HPGD with a planner: the published protocol, in which the follower knows the model and only the leader samples.
+
+Source and deviations 2 to 4 as in `hpgd.py`. The follower's policy is π_τ*(x) itself, by soft policy iteration from the
+values of the previous x. Planning costs no environment transitions.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+
+from bilevel_rl.algorithms.rollouts import Rollouts
+from bilevel_rl.algorithms.sampled import SampledAlgorithm, check_rollout_arguments, clipped, draw_uniforms
+from bilevel_rl.exact.objectives import reward_table
+from bilevel_rl.exact.soft_mdp import soft_optimal
+from bilevel_rl.schedules import StepSizes, as_leaf
+
+
+class PlannedState(NamedTuple):
+    """What the next iteration needs; log π and V of the follower at the previous x."""
+
+    num_iterations: Int[Array, ""]
+    x: PyTree
+    log_policy: Float[Array, "S A"]
+    values: Float[Array, " S"]
+
+
+class PlannedInfo(NamedTuple):
+    """Diagnostics of one iteration from its walks, given twice: there is one policy."""
+
+    mean_reward: Float[Array, "2"]
+    mean_cost: Float[Array, "2"]
+    mean_entropy: Float[Array, "2"]
+
+
+class PlannedHPGD(SampledAlgorithm):
+    """x ← Π_X[x − ζ_k clip(∇Φ̂_τ(x))] from rollouts of π_τ*(x).
+
+    An iteration costs 5 H B environment transitions; rollouts in a terminal state count on.
+
+    Attributes:
+        step_sizes: ζ and τ; the others are not used.
+        num_chains: B, walks of an estimate.
+        num_rollout_steps: H; sums over time lack the share γ^H.
+        max_global_norm: longer estimates of the gradient are shortened to this length; infinite for none.
+
+    Raises:
+        ValueError: `num_chains` or `num_rollout_steps` < 1, or `max_global_norm` is not positive.
+    """
+
+    step_sizes: StepSizes = eqx.field(default_factory=StepSizes.fixed_target)
+    num_rollout_steps: int = eqx.field(static=True, default=100, kw_only=True)
+    max_global_norm: Float[ArrayLike, ""] = eqx.field(default=np.inf, kw_only=True, converter=as_leaf)
+
+    def __check_init__(self):
+        check_rollout_arguments(self.num_rollout_steps, self.max_global_norm)
+
+    @property
+    def rollouts(self) -> Rollouts:
+        """What estimates (IG)."""
+        return Rollouts(self.problem, self.num_chains, self.num_rollout_steps, self.chain_axis)
+
+    @property
+    def num_transitions_per_iteration(self) -> int:
+        """Environment transitions of one iteration: the rollouts'."""
+        return self.rollouts.num_transitions
+
+    def init(self, key: Array) -> PlannedState:
+        """The uniform policy, V = 0, and x at the problem's start."""
+        mdp = self.problem.environment
+        log_policy = jnp.full((mdp.num_states, mdp.num_actions), -np.log(mdp.num_actions), float)
+        return PlannedState(jnp.int32(0), self.problem.start(key), log_policy, jnp.zeros(mdp.num_states))
+
+    def draw(self, key: Array, num_iterations: int) -> Float[Array, "iterations numbers B"]:
+        """Uniforms for the rollouts."""
+        return draw_uniforms(key, num_iterations, self.rollouts.num_uniforms, self.num_chains)
+
+    def step(self, uniforms: Float[Array, "numbers B"], state: PlannedState) -> tuple[PlannedState, PlannedInfo]:
+        """One iteration: the follower's answer to x, then one step of x."""
+        x, step_size = state.x, self.step_sizes(state.num_iterations)
+        τ = step_size.entropy
+        answer = soft_optimal(self.problem.environment, reward_table(self.problem, x), τ, start_values=state.values)
+        gradient, means = self.rollouts.estimate(x, answer.log_policy, τ, uniforms)
+        x = self._moved(x, clipped(gradient, self.max_global_norm), step_size.upper)
+        info = PlannedInfo(*(jnp.full(2, mean) for mean in means))
+        return PlannedState(state.num_iterations + 1, x, answer.log_policy, answer.values), info
+
+    def log_policies(self, state: PlannedState) -> Float[Array, "2 S A"]:
+        """log π of the answer to the previous x, twice."""
+        return jnp.stack([state.log_policy] * 2)
