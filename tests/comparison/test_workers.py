@@ -34,11 +34,11 @@ def test_dask_workers_write_the_table_of_one_process(finished, tmp_path):
     assert_same_results(tmp_path / "run", finished)
 
 
-def start(log, *arguments):
+def start(log, *arguments, jobs):
     """The command, which writes into a file: a pipe would stay open as long as any of its workers lives."""
     code = "from bilevel_rl.cli import main; main()"
     return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments), "--jobs=2", "--no-progress"],
+        [sys.executable, "-c", code, *map(str, arguments), f"--jobs={jobs}", "--no-progress"],
         stdout=log.open("w"),
         stderr=subprocess.STDOUT,
         env=os.environ | {"XLA_FLAGS": ""},
@@ -64,15 +64,15 @@ def test_an_interrupted_comparison_is_resumed_to_the_same_table(finished, tmp_pa
         return lambda: len(list(folder.glob(pattern))) >= number
 
     # Killed while tuning: its workers finish what they are at.
-    command = start(log, "compare", *FLAGS, "--folder", folder)
+    command = start(log, "compare", *FLAGS, "--folder", folder, jobs=2)
     assert exit_code(command, signal.SIGKILL, has("tuning/*/*/metrics.csv", 2)) == -signal.SIGKILL
     assert not (folder / "protocol.json").exists()
-    command = start(log, "resume", folder)
+    command = start(log, "resume", folder, jobs=1)
     assert exit_code(command, signal.SIGINT, has("cells/*/*/metrics.csv", 1)) == 1
     assert f"interrupted; go on with `bilevel-rl resume {folder}`" in log.read_text()
     assert not (folder / "table.md").exists()
 
-    assert start(log, "resume", folder).wait(timeout=180) == 0
+    assert start(log, "resume", folder, jobs=1).wait(timeout=180) == 0
     assert_same_results(folder, finished)
     assert (folder / "table.md").read_text() in log.read_text()
     assert (folder / "wall_clock.md").read_text() in log.read_text()
