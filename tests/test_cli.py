@@ -18,7 +18,7 @@ import pytest
 
 from bilevel_rl import RunResult, SingleLoopActorCritic, StepSizes, exact, problems, run
 from bilevel_rl.cli import EXPERIMENTS, main
-from bilevel_rl.experiments import entropy_schedules, goal_placement, goal_position
+from bilevel_rl.experiments import entropy_schedules, four_rooms, goal_placement, goal_position
 from bilevel_rl.experiments.settings import RunSettings, ScheduleSettings, from_json, to_json
 from bilevel_rl.results import RunFolder
 
@@ -41,22 +41,31 @@ ARGUMENTS = {
         *FEW,
     ],
     "entropy-schedules": FEW,
+    "four-rooms": ["--entropy-weights", "0.005", "--betas", "3", "2", "--anneal-from", "1", "1.5", *FEW],
 }
 OPTIONS = {
     "goal-position": {"size": 3, "target": [2.0, 0.0], "initial_x": [0.0, 2.0], "width": 2.0, "walls": []},
     "goal-placement": {"size": 3, "delivery": [2, 1], "home": [0, 2], "walls": [], "hazards": [[1, 1]]},
     "entropy-schedules": {"entropy_weight": 1.0, "installation_cost": 0.3},
+    "four-rooms": {"entropy_weights": [0.005], "betas": [3.0, 2.0], "anneal_from": [1.0, 1.5], "first_step": 6.0},
 }
 FIGURES = {
     "goal-position": ("landscape", "learning_curves", "residuals", "step_sizes"),
     "goal-placement": ("learning_curves", "placement", "residuals", "step_sizes"),
     "entropy-schedules": ("trade_off",),
+    "four-rooms": ("comparison", "four_rooms"),
 }
 ARRAYS = {
     "goal-position": "landscape.npz",
     "goal-placement": "placement.npz",
     "entropy-schedules": "trade_off.npz",
+    "four-rooms": "four_rooms.npz",
 }
+PARTS = {
+    "entropy-schedules": ["constant", "decaying"],
+    "four-rooms": [f"lambda-0.005-beta-{beta}/from-{start}" for beta in (3, 2) for start in (1, 1.5)],
+}
+"""Subfolders of experiments that consist of several runs."""
 RUN_FILES = {"run.json", "environment.json", "metrics.csv", "timing.csv", "divergences.json", "checkpoints"}
 
 
@@ -98,7 +107,7 @@ def computes_nothing(monkeypatch):
         raise AssertionError("something was computed")
 
     monkeypatch.setattr(importlib.import_module("bilevel_rl.experiments.settings"), "run", fail)
-    for module in (goal_position, goal_placement, entropy_schedules):
+    for module in (goal_position, goal_placement, entropy_schedules, four_rooms):
         monkeypatch.setattr(module, "main", fail)
 
 
@@ -110,9 +119,11 @@ def test_run_writes_config_tables_arrays_and_figures(finished):
     figures = {f"{figure}{suffix}" for figure in FIGURES[name] for suffix in (".png", "-print.pdf")}
     assert entries_of(folder / "figures") == figures
     assert all((folder / "figures" / figure).stat().st_size > 1_000 for figure in figures)
-    if name == "entropy-schedules":
-        assert entries_of(folder) == {"config.json", ARRAYS[name], "figures", "constant", "decaying"}
-        run_folders = [folder / "constant", folder / "decaying"]
+    if name in PARTS:
+        parts = {part.split("/")[0] for part in PARTS[name]}
+        tables = {"table.md"} if name == "four-rooms" else set()
+        assert entries_of(folder) == {"config.json", ARRAYS[name], "figures"} | parts | tables
+        run_folders = [folder / part for part in PARTS[name]]
         assert all(entries_of(path) == RUN_FILES for path in run_folders)
     else:
         assert entries_of(folder) == {"config.json", ARRAYS[name], "figures"} | RUN_FILES
@@ -179,7 +190,7 @@ def test_an_unfinished_run_is_listed_with_how_to_resume_it(finished, tmp_path, m
         assert set(EXPERIMENTS) <= set(lines)
         assert EXPERIMENTS[name][1].summarize(RunFolder(folder)) in lines["whole"]
         assert "unfinished: bilevel-rl resume runs/cut" in lines["cut"]
-        if name != "entropy-schedules":
+        if name not in PARTS:
             assert "40 of 40" in lines["cut"]
 
     code, _, err = call("plot", cut)
@@ -304,6 +315,13 @@ BAD_OPTIONS = [
     ("entropy-schedules", ["--offset", "-1"], "must be finite and positive, got -1.0"),
     ("entropy-schedules", ["--num-chains", "0"], "num_chains must be at least 1, got 0"),
     ("entropy-schedules", ["--installation-cost", "inf"], "installation_cost must be finite and not negative, got inf"),
+    ("four-rooms", ["--entropy-weights", "0.003", "0"], "entropy_weight must be finite and positive, or None, got 0.0"),
+    ("four-rooms", ["--betas", "-1"], "beta must be finite and not negative, got -1.0"),
+    ("four-rooms", ["--betas"], "betas must hold at least one number, got none"),
+    ("four-rooms", ["--anneal-from", "1", "0"], "anneal_from must be finite and positive, got (1.0, 0.0)"),
+    ("four-rooms", ["--annealing-share", "1.5"], "annealing_share must lie in (0, 1], got 1.5"),
+    ("four-rooms", ["--first-step", "inf"], "first_step must be finite and positive, got inf"),
+    ("four-rooms", ["--last-step", "0"], "last_step must be finite and positive, got 0.0"),
 ]
 
 
@@ -546,6 +564,32 @@ def test_the_two_schedules_of_the_comparison_differ_in_the_entropy_weight_alone_
     assert constant.num_chains == decaying.num_chains == 5
 
 
+def test_every_cell_of_four_rooms_is_annealed_alike():
+    config = four_rooms.FourRooms(run=RunSettings(num_iterations=10), annealing_share=0.5)
+    assert len(list(config.cells())) == 9
+    assert set(config.cells()) == set(four_rooms.PUBLISHED)
+    for cell in config.cells():
+        sizes = config.algorithm_of(problems.four_rooms(*cell), 3.0).step_sizes
+        ratios = [float(sizes(k).entropy) / cell.entropy_weight for k in (0, 5, 10)]
+        assert ratios == pytest.approx([3, 1, 1], rel=1e-5)
+        assert [float(sizes(k).upper) for k in (0, 10)] == pytest.approx([6, 0.18], rel=1e-5)
+
+
+def test_the_table_of_four_rooms_takes_each_seeds_best_start(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_config(to_json("four-rooms", four_rooms.FourRooms(entropy_weights=(0.003,), betas=(1.0, 2.0))))
+    values = np.array([[[1.0, 1.2, 0.5], [0.9, 1.3, 0.8]], [[0.2, 0.2, 0.2], [0.1, 0.1, 0.1]]])
+    folder.write_arrays("four_rooms", values=values, penalties=np.ones((2, 104)), visits=np.ones((2, 104)))
+
+    rows = four_rooms.table(folder).splitlines()[2:]
+
+    assert rows == [
+        "| 0.003 | 1 | 1.033 ± 0.145 | 1.300 | 0.95 ± 0.002 | 1.00 | 0.91 ± 0.048 |",
+        "| 0.003 | 2 | 0.200 ± 0.000 | 0.200 | – | – | – |",
+    ]
+    assert four_rooms.summarize(folder).startswith("mean F is at least the best published mean in 1 of 1 cells")
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -559,6 +603,7 @@ def test_the_two_schedules_of_the_comparison_differ_in_the_entropy_weight_alone_
         goal_placement.GoalPlacement(),
         goal_placement.GoalPlacement(walls=(), hazards=((0, 1),)),
         entropy_schedules.EntropySchedules(entropy_exponent=0.15),
+        four_rooms.FourRooms(betas=(2.0,), anneal_from=(1.0, 4.0)),
     ],
 )
 def test_a_config_is_read_back_from_json(config):

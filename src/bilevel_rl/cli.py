@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bilevel_rl import compiler, processes
-from bilevel_rl.experiments import entropy_schedules, goal_placement, goal_position
+from bilevel_rl.experiments import entropy_schedules, four_rooms, goal_placement, goal_position
 from bilevel_rl.experiments.settings import from_json, to_json
 from bilevel_rl.results import RunFolder, RunFolderError
 
@@ -21,12 +21,14 @@ EXPERIMENTS: dict[str, tuple[type, ModuleType]] = {
     "goal-position": (goal_position.GoalPosition, goal_position),
     "goal-placement": (goal_placement.GoalPlacement, goal_placement),
     "entropy-schedules": (entropy_schedules.EntropySchedules, entropy_schedules),
+    "four-rooms": (four_rooms.FourRooms, four_rooms),
 }
 
 AnyExperiment = (
     Annotated[goal_position.GoalPosition, tyro.conf.subcommand("goal-position")]
     | Annotated[goal_placement.GoalPlacement, tyro.conf.subcommand("goal-placement")]
     | Annotated[entropy_schedules.EntropySchedules, tyro.conf.subcommand("entropy-schedules")]
+    | Annotated[four_rooms.FourRooms, tyro.conf.subcommand("four-rooms")]
 )
 
 RUNS = Path("runs")
