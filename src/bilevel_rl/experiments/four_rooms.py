@@ -42,7 +42,7 @@ PUBLISHED: dict[tuple[float, float], tuple[tuple[float, float | None], ...]] = {
 
 @dataclass(frozen=True)
 class FourRooms:
-    """Lead a follower astray in four rooms: exact descent beside published results (about 6 min)."""
+    """Lead a follower astray in four rooms: exact descent beside published results (about 4 min)."""
 
     run: RunSettings = field(default_factory=lambda: RunSettings(num_seeds=10, num_iterations=300, log_every=100))
     entropy_weights: tuple[float, ...] = (0.001, 0.003, 0.005)

@@ -76,7 +76,8 @@ def _draw_map(axes: Axes, values: Float[np.ndarray, " 104"], style: Style) -> Ax
     letter: dict[str, Any] = {"ha": "center", "va": "center", "color": style.path, "fontweight": "bold", "bbox": paper}
     for text, (row, column) in (("S", START), *(("G", goal) for goal in GOALS)):
         axes.text(column, row, text, **letter)
-    axes.plot(TARGET[1], TARGET[0], "x", markersize=9, markeredgewidth=2.2, color=style.accent)
+    for width, colour in ((5, "white"), (2.2, style.accent)):
+        axes.plot(TARGET[1], TARGET[0], "x", markersize=9, markeredgewidth=width, color=colour)
     return image
 
 
