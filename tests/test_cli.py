@@ -43,31 +43,37 @@ ARGUMENTS = {
     ],
     "entropy-schedules": FEW,
     "rates": [*FEW[:-1], "20", "--num-inner-steps", "20"],
+    "four-rooms": ["--entropy-weights", "0.005", "--betas", "3", "2", "--anneal-from", "1", "1.5", *FEW],
 }
 OPTIONS = {
     "goal-position": {"size": 3, "target": [2.0, 0.0], "initial_x": [0.0, 2.0], "width": 2.0, "walls": []},
     "goal-placement": {"size": 3, "delivery": [2, 1], "home": [0, 2], "walls": [], "hazards": [[1, 1]]},
     "entropy-schedules": {"entropy_weight": 1.0, "installation_cost": 0.3},
     "rates": {"entropy_weight": 0.1, "num_inner_steps": 20},
+    "four-rooms": {"entropy_weights": [0.005], "betas": [3.0, 2.0], "anneal_from": [1.0, 1.5], "first_step": 6.0},
 }
 FIGURES = {
     "goal-position": ("landscape", "learning_curves", "residuals", "step_sizes"),
     "goal-placement": ("learning_curves", "placement", "residuals", "step_sizes"),
     "entropy-schedules": ("trade_off",),
     "rates": ("rates",),
+    "four-rooms": ("comparison", "four_rooms"),
 }
 ARRAYS = {
     "goal-position": "landscape.npz",
     "goal-placement": "placement.npz",
     "entropy-schedules": "trade_off.npz",
+    "four-rooms": "four_rooms.npz",
     "rates": "rates.npz",
 }
 LOG_EVERY = {name: 20 if name == "rates" else 25 for name in ARGUMENTS}
 LOG_POINTS = {
     "entropy-schedules": {"constant": (0, 25, 40), "decaying": (0, 25, 40)},
+    "four-rooms": {f"lambda-0.005-beta-{beta}/from-{start}": (0, 25, 40) for beta in (3, 2) for start in (1, 1.5)},
     "rates": {"decaying": (0, 20, 40), "constant-entropy": (0, 20, 40), "nested-loop": (0, 1, 2)},
 }
 """Of experiments with several runs: subfolder to iterations."""
+TABLES = {"four-rooms": {"table.md"}}
 RUN_FILES = {"run.json", "environment.json", "metrics.csv", "timing.csv", "divergences.json", "checkpoints"}
 
 
@@ -126,8 +132,8 @@ def test_run_writes_config_tables_arrays_and_figures(finished):
         assert entries_of(folder / subfolder) >= RUN_FILES
         rows = RunFolder(folder / subfolder).read_rows("metrics")
         assert [(row["num_iterations"], row["seed"]) for row in rows] == [(k, i) for k in iterations for i in (0, 1)]
-    own_files = set(LOG_POINTS[name]) if name in LOG_POINTS else RUN_FILES
-    assert entries_of(folder) == {"config.json", ARRAYS[name], "figures"} | own_files
+    own_files = {part.split("/")[0] for part in LOG_POINTS[name]} if name in LOG_POINTS else RUN_FILES
+    assert entries_of(folder) == {"config.json", ARRAYS[name], "figures"} | own_files | TABLES.get(name, set())
 
 
 def test_run_keeps_its_options(finished):
@@ -314,6 +320,13 @@ BAD_OPTIONS = [
     ("entropy-schedules", ["--offset", "-1"], "must be finite and positive, got -1.0"),
     ("entropy-schedules", ["--num-chains", "0"], "num_chains must be at least 1, got 0"),
     ("entropy-schedules", ["--installation-cost", "inf"], "installation_cost must be finite and not negative, got inf"),
+    ("four-rooms", ["--entropy-weights", "0.003", "0"], "entropy_weight must be finite and positive, or None, got 0.0"),
+    ("four-rooms", ["--betas", "-1"], "beta must be finite and not negative, got -1.0"),
+    ("four-rooms", ["--betas"], "betas must hold at least one number, got none"),
+    ("four-rooms", ["--anneal-from", "1", "0"], "anneal_from must be finite and positive, got (1.0, 0.0)"),
+    ("four-rooms", ["--annealing-share", "1.5"], "annealing_share must lie in (0, 1], got 1.5"),
+    ("four-rooms", ["--first-step", "inf"], "first_step must be finite and positive, got inf"),
+    ("four-rooms", ["--last-step", "0"], "last_step must be finite and positive, got 0.0"),
 ]
 
 
@@ -557,6 +570,32 @@ def test_the_two_schedules_of_the_comparison_differ_in_the_entropy_weight_alone_
     assert constant.num_chains == decaying.num_chains == 5
 
 
+def test_every_cell_of_four_rooms_is_annealed_alike():
+    config = four_rooms.FourRooms(run=RunSettings(num_iterations=10), annealing_share=0.5)
+    assert len(list(config.cells())) == 9
+    assert set(config.cells()) == set(four_rooms.PUBLISHED)
+    for cell in config.cells():
+        sizes = config.algorithm_of(problems.four_rooms(*cell), 3.0).step_sizes
+        ratios = [float(sizes(k).entropy) / cell.entropy_weight for k in (0, 5, 10)]
+        assert ratios == pytest.approx([3, 1, 1], rel=1e-5)
+        assert [float(sizes(k).upper) for k in (0, 10)] == pytest.approx([6, 0.18], rel=1e-5)
+
+
+def test_the_table_of_four_rooms_takes_each_seeds_best_start(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_config(to_json("four-rooms", four_rooms.FourRooms(entropy_weights=(0.003,), betas=(1.0, 2.0))))
+    values = np.array([[[1.0, 1.2, 0.5], [0.9, 1.3, 0.8]], [[0.2, 0.2, 0.2], [0.1, 0.1, 0.1]]])
+    folder.write_arrays("four_rooms", values=values, penalties=np.ones((2, 104)), visits=np.ones((2, 104)))
+
+    rows = four_rooms.table(folder).splitlines()[2:]
+
+    assert rows == [
+        "| 0.003 | 1 | 1.033 ± 0.145 | 1.300 | 0.95 ± 0.002 | 1.00 | 0.91 ± 0.048 |",
+        "| 0.003 | 2 | 0.200 ± 0.000 | 0.200 | – | – | – |",
+    ]
+    assert four_rooms.summarize(folder).startswith("mean F is at least the best published mean in 1 of 1 cells")
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -570,6 +609,7 @@ def test_the_two_schedules_of_the_comparison_differ_in_the_entropy_weight_alone_
         goal_placement.GoalPlacement(),
         goal_placement.GoalPlacement(walls=(), hazards=((0, 1),)),
         entropy_schedules.EntropySchedules(entropy_exponent=0.15),
+        four_rooms.FourRooms(betas=(2.0,), anneal_from=(1.0, 4.0)),
     ],
 )
 def test_a_config_is_read_back_from_json(config):
