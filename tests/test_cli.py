@@ -18,7 +18,7 @@ import pytest
 
 from bilevel_rl import RunResult, SingleLoopActorCritic, StepSizes, exact, problems, run
 from bilevel_rl.cli import EXPERIMENTS, main
-from bilevel_rl.experiments import entropy_schedules, goal_placement, goal_position
+from bilevel_rl.experiments import ablations, entropy_schedules, goal_placement, goal_position
 from bilevel_rl.experiments.settings import RunSettings, ScheduleSettings, from_json, to_json
 from bilevel_rl.results import RunFolder
 
@@ -41,21 +41,29 @@ ARGUMENTS = {
         *FEW,
     ],
     "entropy-schedules": FEW,
+    "ablations": ["--study", "little-entropy", *FEW],
 }
 OPTIONS = {
     "goal-position": {"size": 3, "target": [2.0, 0.0], "initial_x": [0.0, 2.0], "width": 2.0, "walls": []},
     "goal-placement": {"size": 3, "delivery": [2, 1], "home": [0, 2], "walls": [], "hazards": [[1, 1]]},
     "entropy-schedules": {"entropy_weight": 1.0, "installation_cost": 0.3},
+    "ablations": {"study": "little-entropy"},
 }
 FIGURES = {
     "goal-position": ("landscape", "learning_curves", "residuals", "step_sizes"),
     "goal-placement": ("learning_curves", "placement", "residuals", "step_sizes"),
     "entropy-schedules": ("trade_off",),
+    "ablations": ("ablation",),
 }
 ARRAYS = {
     "goal-position": "landscape.npz",
     "goal-placement": "placement.npz",
     "entropy-schedules": "trade_off.npz",
+    "ablations": "reference.npz",
+}
+SUBFOLDERS = {
+    "entropy-schedules": {"constant", "decaying"},
+    "ablations": {"τ-0.3", "τ-0.1", "τ-0.03", "τ-0.01", "τ-0.003"},
 }
 RUN_FILES = {"run.json", "environment.json", "metrics.csv", "timing.csv", "divergences.json", "checkpoints"}
 
@@ -98,7 +106,7 @@ def computes_nothing(monkeypatch):
         raise AssertionError("something was computed")
 
     monkeypatch.setattr(importlib.import_module("bilevel_rl.experiments.settings"), "run", fail)
-    for module in (goal_position, goal_placement, entropy_schedules):
+    for module in (goal_position, goal_placement, entropy_schedules, ablations):
         monkeypatch.setattr(module, "main", fail)
 
 
@@ -110,9 +118,9 @@ def test_run_writes_config_tables_arrays_and_figures(finished):
     figures = {f"{figure}{suffix}" for figure in FIGURES[name] for suffix in (".png", "-print.pdf")}
     assert entries_of(folder / "figures") == figures
     assert all((folder / "figures" / figure).stat().st_size > 1_000 for figure in figures)
-    if name == "entropy-schedules":
-        assert entries_of(folder) == {"config.json", ARRAYS[name], "figures", "constant", "decaying"}
-        run_folders = [folder / "constant", folder / "decaying"]
+    if name in SUBFOLDERS:
+        assert entries_of(folder) == {"config.json", ARRAYS[name], "figures"} | SUBFOLDERS[name]
+        run_folders = [folder / subfolder for subfolder in SUBFOLDERS[name]]
         assert all(entries_of(path) == RUN_FILES for path in run_folders)
     else:
         assert entries_of(folder) == {"config.json", ARRAYS[name], "figures"} | RUN_FILES
@@ -179,7 +187,7 @@ def test_an_unfinished_run_is_listed_with_how_to_resume_it(finished, tmp_path, m
         assert set(EXPERIMENTS) <= set(lines)
         assert EXPERIMENTS[name][1].summarize(RunFolder(folder)) in lines["whole"]
         assert "unfinished: bilevel-rl resume runs/cut" in lines["cut"]
-        if name != "entropy-schedules":
+        if name not in SUBFOLDERS:
             assert "40 of 40" in lines["cut"]
 
     code, _, err = call("plot", cut)
@@ -326,7 +334,7 @@ def test_bad_values_are_refused_before_anything_happens(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Expected one of {run, resume, plot, list}"),
+        ([], "Expected one of {run, resume, plot, diagnose, list}"),
         (["walk"], "walk"),
         (["run"], "goal-position"),
         (["run", "nothing"], "nothing"),
@@ -342,6 +350,8 @@ def test_bad_values_are_refused_before_anything_happens(
         (["run", "goal-position", "--checkpoint-every", "often"], "--checkpoint-every"),
         (["resume"], "PATH"),
         (["plot"], "PATH"),
+        (["diagnose"], "PATH"),
+        (["run", "ablations", "--study", "nothing"], "--study"),
     ],
     ids=" ".join,
 )
@@ -373,7 +383,7 @@ def test_an_empty_folder_is_used(tmp_path, monkeypatch):
     assert RunFolder.open(tmp_path).config()["experiment"] == "goal-position"
 
 
-@pytest.mark.parametrize("command", ["resume", "plot"])
+@pytest.mark.parametrize("command", ["resume", "plot", "diagnose"])
 def test_only_run_folders_are_resumed_and_drawn(command, tmp_path, computes_nothing):
     for path in (tmp_path / "nowhere", tmp_path):
         code, out, err = call(command, path)
@@ -384,7 +394,8 @@ def test_only_run_folders_are_resumed_and_drawn(command, tmp_path, computes_noth
     RunFolder(tmp_path).write_config({"experiment": "of-the-future", "options": {}})
     code, _, err = call(command, tmp_path)
     assert code == 2
-    assert f"{tmp_path} holds a run of 'of-the-future', which this version does not know" in err
+    problem = "has no metrics yet" if command == "diagnose" else "holds a run of 'of-the-future', which this version"
+    assert f"{tmp_path} {problem}" in err
 
 
 def test_step_sizes_out_of_order_are_warned_about(tmp_path, monkeypatch):
@@ -438,7 +449,7 @@ def test_every_option_has_help(name):
 def test_help_names_every_command():
     code, out, _ = call("--help")
     assert code == 0
-    for command in ("run", "resume", "plot", "list"):
+    for command in ("run", "resume", "plot", "diagnose", "list"):
         assert re.search(rf"^\W+{command} +[A-Z]", out, re.MULTILINE)
 
 
@@ -559,6 +570,7 @@ def test_the_two_schedules_of_the_comparison_differ_in_the_entropy_weight_alone_
         goal_placement.GoalPlacement(),
         goal_placement.GoalPlacement(walls=(), hazards=((0, 1),)),
         entropy_schedules.EntropySchedules(entropy_exponent=0.15),
+        ablations.Ablations("penalty", RunSettings(num_seeds=3)),
     ],
 )
 def test_a_config_is_read_back_from_json(config):
@@ -566,6 +578,36 @@ def test_a_config_is_read_back_from_json(config):
     written = json.loads(json.dumps(to_json(name, config)))
     assert written["experiment"] == name
     assert from_json(type(config), written["options"]) == config
+
+
+def test_variants_of_a_study_share_their_compilation_and_break_conditions_with_one_warning():
+    for name in ablations.STUDIES:
+        config = ablations.Ablations(name)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            reference = config.algorithm()
+            assert caught == [], name
+            algorithms = config.algorithms()
+        broken = [variant for variant, algorithm in algorithms.items() if algorithm.step_sizes.violations()]
+        assert len(caught) == bool(broken), name
+        assert all(f"{variant} (" in str(caught[0].message) for variant in broken)
+        structures = {jax.tree.structure(algorithm.step_sizes) for algorithm in algorithms.values()}
+        assert len(structures) == 1
+        assert len({id(algorithm.problem) for algorithm in algorithms.values()}) == 1
+        first = next(iter(algorithms.values())).step_sizes
+        assert jax.tree.leaves(first) == jax.tree.leaves(reference.step_sizes)
+
+
+@pytest.mark.parametrize("finished", ["ablations"], indirect=True)
+def test_diagnose_prints_a_finding_for_every_run_of_a_folder(finished, monkeypatch):
+    _, folder, _ = finished
+    monkeypatch.setenv("COLUMNS", "200")
+    before = {path: path.stat().st_mtime for path in folder.rglob("*")}
+    code, out, _ = call("diagnose", folder)
+    assert code is None
+    for subfolder in SUBFOLDERS["ablations"]:
+        assert re.search(rf"{subfolder} +│ 2 of 2 │ not judged │ 3 log points are too few", out)
+    assert {path: path.stat().st_mtime for path in folder.rglob("*")} == before
 
 
 def test_list_names_a_foreign_folder_and_goes_on(tmp_path, capsys):
