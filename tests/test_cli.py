@@ -19,7 +19,7 @@ import pytest
 from bilevel_rl import RunResult, SingleLoopActorCritic, StepSizes, exact, problems, run
 from bilevel_rl.cli import main
 from bilevel_rl.commands import EXPERIMENTS
-from bilevel_rl.experiments import entropy_schedules, goal_placement, goal_position
+from bilevel_rl.experiments import ablations, entropy_schedules, four_rooms, goal_placement, goal_position
 from bilevel_rl.experiments.settings import RunSettings, ScheduleSettings, from_json, to_json
 from bilevel_rl.results import RunFolder
 
@@ -44,6 +44,7 @@ ARGUMENTS = {
     "entropy-schedules": FEW,
     "rates": [*FEW[:-1], "20", "--num-inner-steps", "20"],
     "four-rooms": ["--entropy-weights", "0.005", "--betas", "3", "2", "--anneal-from", "1", "1.5", *FEW],
+    "ablations": ["--study", "little-entropy", *FEW],
 }
 OPTIONS = {
     "goal-position": {"size": 3, "target": [2.0, 0.0], "initial_x": [0.0, 2.0], "width": 2.0, "walls": []},
@@ -51,6 +52,7 @@ OPTIONS = {
     "entropy-schedules": {"entropy_weight": 1.0, "installation_cost": 0.3},
     "rates": {"entropy_weight": 0.1, "num_inner_steps": 20},
     "four-rooms": {"entropy_weights": [0.005], "betas": [3.0, 2.0], "anneal_from": [1.0, 1.5], "first_step": 6.0},
+    "ablations": {"study": "little-entropy"},
 }
 FIGURES = {
     "goal-position": ("landscape", "learning_curves", "residuals", "step_sizes"),
@@ -58,6 +60,7 @@ FIGURES = {
     "entropy-schedules": ("trade_off",),
     "rates": ("rates",),
     "four-rooms": ("comparison", "four_rooms"),
+    "ablations": ("ablation",),
 }
 ARRAYS = {
     "goal-position": "landscape.npz",
@@ -65,11 +68,13 @@ ARRAYS = {
     "entropy-schedules": "trade_off.npz",
     "four-rooms": "four_rooms.npz",
     "rates": "rates.npz",
+    "ablations": "reference.npz",
 }
 LOG_EVERY = {name: 20 if name == "rates" else 25 for name in ARGUMENTS}
 LOG_POINTS = {
     "entropy-schedules": {"constant": (0, 25, 40), "decaying": (0, 25, 40)},
     "four-rooms": {f"lambda-0.005-beta-{beta}/from-{start}": (0, 25, 40) for beta in (3, 2) for start in (1, 1.5)},
+    "ablations": {f"τ-{weight}": (0, 25, 40) for weight in (0.3, 0.1, 0.03, 0.01, 0.003)},
     "rates": {"decaying": (0, 20, 40), "constant-entropy": (0, 20, 40), "nested-loop": (0, 1, 2)},
 }
 """Of experiments with several runs: subfolder to iterations."""
@@ -349,7 +354,7 @@ def test_bad_values_are_refused_before_anything_happens(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Expected one of {run, resume, plot, list}"),
+        ([], "Expected one of {run, resume, plot, diagnose, list}"),
         (["walk"], "walk"),
         (["run"], "goal-position"),
         (["run", "nothing"], "nothing"),
@@ -365,6 +370,8 @@ def test_bad_values_are_refused_before_anything_happens(
         (["run", "goal-position", "--checkpoint-every", "often"], "--checkpoint-every"),
         (["resume"], "PATH"),
         (["plot"], "PATH"),
+        (["diagnose"], "PATH"),
+        (["run", "ablations", "--study", "nothing"], "--study"),
     ],
     ids=" ".join,
 )
@@ -396,7 +403,7 @@ def test_an_empty_folder_is_used(tmp_path, monkeypatch):
     assert RunFolder.open(tmp_path).config()["experiment"] == "goal-position"
 
 
-@pytest.mark.parametrize("command", ["resume", "plot"])
+@pytest.mark.parametrize("command", ["resume", "plot", "diagnose"])
 def test_only_run_folders_are_resumed_and_drawn(command, tmp_path, computes_nothing):
     for path in (tmp_path / "nowhere", tmp_path):
         code, out, err = call(command, path)
@@ -407,7 +414,8 @@ def test_only_run_folders_are_resumed_and_drawn(command, tmp_path, computes_noth
     RunFolder(tmp_path).write_config({"experiment": "of-the-future", "options": {}})
     code, _, err = call(command, tmp_path)
     assert code == 2
-    assert f"{tmp_path} holds a run of 'of-the-future', which this version does not know" in err
+    problem = "has no metrics yet" if command == "diagnose" else "holds a run of 'of-the-future', which this version"
+    assert f"{tmp_path} {problem}" in err
 
 
 def test_step_sizes_out_of_order_are_warned_about(tmp_path, monkeypatch):
@@ -462,7 +470,7 @@ def test_every_option_has_help(name):
 def test_help_names_every_command():
     code, out, _ = call("--help")
     assert code == 0
-    for command in ("run", "resume", "plot", "list"):
+    for command in ("run", "resume", "plot", "diagnose", "list"):
         assert re.search(rf"^\W+{command} +[A-Z]", out, re.MULTILINE)
 
 
@@ -610,6 +618,7 @@ def test_the_table_of_four_rooms_takes_each_seeds_best_start(tmp_path):
         goal_placement.GoalPlacement(walls=(), hazards=((0, 1),)),
         entropy_schedules.EntropySchedules(entropy_exponent=0.15),
         four_rooms.FourRooms(betas=(2.0,), anneal_from=(1.0, 4.0)),
+        ablations.Ablations("penalty", RunSettings(num_seeds=3)),
     ],
 )
 def test_a_config_is_read_back_from_json(config):
@@ -617,6 +626,36 @@ def test_a_config_is_read_back_from_json(config):
     written = json.loads(json.dumps(to_json(name, config)))
     assert written["experiment"] == name
     assert from_json(type(config), written["options"]) == config
+
+
+def test_variants_of_a_study_share_their_compilation_and_break_conditions_with_one_warning():
+    for name in ablations.STUDIES:
+        config = ablations.Ablations(name)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            reference = config.algorithm()
+            assert caught == [], name
+            algorithms = config.algorithms()
+        broken = [variant for variant, algorithm in algorithms.items() if algorithm.step_sizes.violations()]
+        assert len(caught) == bool(broken), name
+        assert all(f"{variant} (" in str(caught[0].message) for variant in broken)
+        structures = {jax.tree.structure(algorithm.step_sizes) for algorithm in algorithms.values()}
+        assert len(structures) == 1
+        assert len({id(algorithm.problem) for algorithm in algorithms.values()}) == 1
+        first = next(iter(algorithms.values())).step_sizes
+        assert jax.tree.leaves(first) == jax.tree.leaves(reference.step_sizes)
+
+
+@pytest.mark.parametrize("finished", ["ablations"], indirect=True)
+def test_diagnose_prints_a_finding_for_every_run_of_a_folder(finished, monkeypatch):
+    _, folder, _ = finished
+    monkeypatch.setenv("COLUMNS", "200")
+    before = {path: path.stat().st_mtime for path in folder.rglob("*")}
+    code, out, _ = call("diagnose", folder)
+    assert code is None
+    for subfolder in SUBFOLDERS["ablations"]:
+        assert re.search(rf"{subfolder} +│ 2 of 2 │ not judged │ 3 log points are too few", out)
+    assert {path: path.stat().st_mtime for path in folder.rglob("*")} == before
 
 
 def test_list_names_a_foreign_folder_and_goes_on(tmp_path, capsys):
