@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from bilevel_rl.algorithms import (
+    HPGD,
     PBRL,
     Algorithm,
     BellmanPBRL,
@@ -14,6 +15,7 @@ from bilevel_rl.algorithms import (
     FiniteDifference,
     NestedLoop,
     PartialSGD,
+    PlannedHPGD,
     SingleLoopActorCritic,
 )
 from bilevel_rl.problems import BilevelProblem
@@ -110,6 +112,8 @@ _FIXED_TARGET = (0.9, 0.0, 0.0, 0.0, 0.0)
 """Exponents of methods that solve one regularized problem, with fixed w and τ; that of ζ is tuned."""
 
 _TWO_LOOPS: dict[str, tuple[float, ...]] = {"num_inner_steps": (2, 5, 20, 80), "upper_exponent": (0.0, 0.9)}
+_CLIPPING = {"max_global_norm": (0.03, 30.0)}
+_ROLLOUTS: dict[str, tuple[float, ...]] = {"num_rollout_steps": (25, 100), "upper_exponent": (0.0, 0.9)}
 
 
 def _exact(problem: BilevelProblem, step_sizes: StepSizes, parameters: Parameters) -> Exact:
@@ -164,6 +168,31 @@ METHODS: dict[str, Method] = {
         ),
         _ranges("upper", "actor", "critic", "penalty", "entropy"),
         _TWO_LOOPS,
+        exponents=_FIXED_TARGET,
+    ),
+    "hpgd": Method(
+        lambda problem, step_sizes, parameters: HPGD(
+            problem,
+            step_sizes,
+            NUM_CHAINS,
+            num_inner_steps=int(parameters["num_inner_steps"]),
+            num_rollout_steps=int(parameters["num_rollout_steps"]),
+            max_global_norm=parameters["max_global_norm"],
+        ),
+        _ranges("upper", "actor", "critic", "entropy") | _CLIPPING,
+        _TWO_LOOPS | _ROLLOUTS,
+        exponents=_FIXED_TARGET,
+    ),
+    "hpgd-planned": Method(
+        lambda problem, step_sizes, parameters: PlannedHPGD(
+            problem,
+            step_sizes,
+            NUM_CHAINS,
+            num_rollout_steps=int(parameters["num_rollout_steps"]),
+            max_global_norm=parameters["max_global_norm"],
+        ),
+        _ranges("upper", "entropy") | _CLIPPING,
+        _ROLLOUTS,
         exponents=_FIXED_TARGET,
     ),
     "exact": Method(

@@ -193,7 +193,7 @@ def cliff(tmp_path_factory):
     return cells
 
 
-def test_a_cell_that_diverged_is_finished_and_has_the_worst_score(cliff, runs):
+def test_a_cell_that_diverged_is_finished_and_has_the_worst_score(cliff, runs, tmp_path):
     diverged, steady = cliff
     assert len(RunFolder(diverged.folder).read_divergences()) == 2
     assert diverged.is_finished()
@@ -204,6 +204,10 @@ def test_a_cell_that_diverged_is_finished_and_has_the_worst_score(cliff, runs):
     assert tuning.score(steady) == np.mean([row["upper_objective"] for row in final_rows(steady.folder)])
     assert len(final_rows(steady.folder)) == 2
     chosen, record = tuning.choose("steady", cliff)
+    half = replace(steady, folder=tmp_path / "half")
+    RunFolder(half.folder).append_rows("metrics", RunFolder(steady.folder).read_rows("metrics")[:-1])
+    RunFolder(half.folder).write_divergences(RunFolder(diverged.folder).read_divergences()[:1])
+    assert tuning.score(half) == np.inf, "one seed of two diverged"
     assert chosen is steady
     assert [trial["score"] for trial in record["trials"]] == ["diverged", tuning.score(steady)]
     with pytest.raises(ValueError, match="steady diverged in each of its 1 trials"):

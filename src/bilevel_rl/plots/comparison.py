@@ -95,6 +95,8 @@ def draw_comparison(folder: RunFolder):
             ):
                 (line,) = axes.plot(cost, mean, label=name, **marks)
                 axes.fill_between(cost, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+        gap.set_yscale("log")
+        lowest_shown = gap.get_ylim()[0]
         objective.axhline(optimum, color=style.accent, linestyle="--", linewidth=1.2, label="optimum Φ*")
         for name, outcome in outcomes.items():
             if outcome.is_reference:
@@ -103,7 +105,7 @@ def draw_comparison(folder: RunFolder):
                 for axes, level in ((objective, final), (gap, max(final - optimum, SMALLEST_SHOWN))):
                     axes.axhline(level, color="#888888", linestyle=":", linewidth=1.4, label=label)
         objective.set(ylabel="Φ(x)", title="What the leader pays: interquartile mean, 95 %")
-        gap.set(ylabel="Φ(x) − Φ*", yscale="log", title="Gap to the optimum")
+        gap.set(ylabel="Φ(x) − Φ*", title="Gap to the optimum", ylim=(lowest_shown, None))
         against_time.set(yscale="log", xlabel="seconds of the compiled loop per seed", title="The same against time")
         for axes in (objective, gap):
             label_transitions(axes)
