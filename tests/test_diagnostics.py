@@ -155,7 +155,12 @@ def test_states_that_the_lower_policy_does_not_reach_are_missed():
     )
     τ, rare = 0.01, 1e-4
     go = np.log([[[1 - rare, rare], [0.5, 0.5]]] * 2)[None]
-    fixed = {"penalty": [1.0], "entropy_weight": [τ], "first_entropy_weight": τ, "evaluation_entropy_weight": τ}
+    fixed = {
+        "penalty": np.ones(1),
+        "entropy_weight": np.full(1, τ),
+        "first_entropy_weight": τ,
+        "evaluation_entropy_weight": τ,
+    }
     got = diagnostics.measure(problem, np.array([1.0]), go, **fixed)
     # The best answer goes at once, and is in the second state for a share γ of its time.
     assert got.missed_occupancy == pytest.approx([0.9], rel=1e-6)

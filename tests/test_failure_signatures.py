@@ -258,6 +258,8 @@ def test_what_cannot_be_judged_is_not(tmp_path):
     sampled = finding_of(tmp_path / "sampled", [row | {"is_sampled": 1} for row in course()])
     assert sampled.name == NOT_JUDGED
     assert "only divergence" in sampled.evidence
+    old = [{name: value for name, value in row.items() if name != "upper_noise"} for row in course()]
+    assert finding_of(tmp_path / "old", old).name == NOT_JUDGED
     short = finding_of(tmp_path / "short", course()[: FEWEST_LOG_POINTS - 1])
     assert short.name == NOT_JUDGED
     assert short.evidence.startswith("11 log points are too few")

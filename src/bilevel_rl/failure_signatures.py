@@ -291,7 +291,7 @@ def _of_divergence(entry: dict) -> Finding:
 
 
 def _of_rows(rows: Sequence[Row]) -> Finding:
-    if rows[0]["is_sampled"]:
+    if rows[0].get("is_sampled") or "upper_noise" not in rows[0]:  # Earlier versions did not write all columns.
         evidence = "only divergence can be told: all other rules need exact columns (`--diagnostics exact`)"
         return Finding(NOT_JUDGED, (), evidence, "")
     if len(rows) < FEWEST_LOG_POINTS:
