@@ -19,7 +19,7 @@ import pytest
 from bilevel_rl import RunResult, SingleLoopActorCritic, StepSizes, exact, problems, run
 from bilevel_rl.cli import main
 from bilevel_rl.commands import EXPERIMENTS
-from bilevel_rl.experiments import entropy_schedules, goal_placement, goal_position
+from bilevel_rl.experiments import ablations, entropy_schedules, four_rooms, goal_placement, goal_position
 from bilevel_rl.experiments.settings import RunSettings, ScheduleSettings, from_json, to_json
 from bilevel_rl.results import RunFolder
 
@@ -43,31 +43,42 @@ ARGUMENTS = {
     ],
     "entropy-schedules": FEW,
     "rates": [*FEW[:-1], "20", "--num-inner-steps", "20"],
+    "four-rooms": ["--entropy-weights", "0.005", "--betas", "3", "2", "--anneal-from", "1", "1.5", *FEW],
+    "ablations": ["--study", "little-entropy", *FEW],
 }
 OPTIONS = {
     "goal-position": {"size": 3, "target": [2.0, 0.0], "initial_x": [0.0, 2.0], "width": 2.0, "walls": []},
     "goal-placement": {"size": 3, "delivery": [2, 1], "home": [0, 2], "walls": [], "hazards": [[1, 1]]},
     "entropy-schedules": {"entropy_weight": 1.0, "installation_cost": 0.3},
     "rates": {"entropy_weight": 0.1, "num_inner_steps": 20},
+    "four-rooms": {"entropy_weights": [0.005], "betas": [3.0, 2.0], "anneal_from": [1.0, 1.5], "first_step": 6.0},
+    "ablations": {"study": "little-entropy"},
 }
 FIGURES = {
     "goal-position": ("landscape", "learning_curves", "residuals", "step_sizes"),
     "goal-placement": ("learning_curves", "placement", "residuals", "step_sizes"),
     "entropy-schedules": ("trade_off",),
     "rates": ("rates",),
+    "four-rooms": ("comparison", "four_rooms"),
+    "ablations": ("ablation",),
 }
 ARRAYS = {
     "goal-position": "landscape.npz",
     "goal-placement": "placement.npz",
     "entropy-schedules": "trade_off.npz",
+    "four-rooms": "four_rooms.npz",
     "rates": "rates.npz",
+    "ablations": "reference.npz",
 }
 LOG_EVERY = {name: 20 if name == "rates" else 25 for name in ARGUMENTS}
 LOG_POINTS = {
     "entropy-schedules": {"constant": (0, 25, 40), "decaying": (0, 25, 40)},
+    "four-rooms": {f"lambda-0.005-beta-{beta}/from-{start}": (0, 25, 40) for beta in (3, 2) for start in (1, 1.5)},
+    "ablations": {f"τ-{weight}": (0, 25, 40) for weight in (0.3, 0.1, 0.03, 0.01, 0.003)},
     "rates": {"decaying": (0, 20, 40), "constant-entropy": (0, 20, 40), "nested-loop": (0, 1, 2)},
 }
 """Of experiments with several runs: subfolder to iterations."""
+TABLES = {"four-rooms": {"table.md"}}
 RUN_FILES = {"run.json", "environment.json", "metrics.csv", "timing.csv", "divergences.json", "checkpoints"}
 
 
@@ -126,8 +137,8 @@ def test_run_writes_config_tables_arrays_and_figures(finished):
         assert entries_of(folder / subfolder) >= RUN_FILES
         rows = RunFolder(folder / subfolder).read_rows("metrics")
         assert [(row["num_iterations"], row["seed"]) for row in rows] == [(k, i) for k in iterations for i in (0, 1)]
-    own_files = set(LOG_POINTS[name]) if name in LOG_POINTS else RUN_FILES
-    assert entries_of(folder) == {"config.json", ARRAYS[name], "figures"} | own_files
+    own_files = {part.split("/")[0] for part in LOG_POINTS[name]} if name in LOG_POINTS else RUN_FILES
+    assert entries_of(folder) == {"config.json", ARRAYS[name], "figures"} | own_files | TABLES.get(name, set())
 
 
 def test_run_keeps_its_options(finished):
@@ -314,6 +325,13 @@ BAD_OPTIONS = [
     ("entropy-schedules", ["--offset", "-1"], "must be finite and positive, got -1.0"),
     ("entropy-schedules", ["--num-chains", "0"], "num_chains must be at least 1, got 0"),
     ("entropy-schedules", ["--installation-cost", "inf"], "installation_cost must be finite and not negative, got inf"),
+    ("four-rooms", ["--entropy-weights", "0.003", "0"], "entropy_weight must be finite and positive, or None, got 0.0"),
+    ("four-rooms", ["--betas", "-1"], "beta must be finite and not negative, got -1.0"),
+    ("four-rooms", ["--betas"], "betas must hold at least one number, got none"),
+    ("four-rooms", ["--anneal-from", "1", "0"], "anneal_from must be finite and positive, got (1.0, 0.0)"),
+    ("four-rooms", ["--annealing-share", "1.5"], "annealing_share must lie in (0, 1], got 1.5"),
+    ("four-rooms", ["--first-step", "inf"], "first_step must be finite and positive, got inf"),
+    ("four-rooms", ["--last-step", "0"], "last_step must be finite and positive, got 0.0"),
 ]
 
 
@@ -336,7 +354,7 @@ def test_bad_values_are_refused_before_anything_happens(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Expected one of {run, resume, plot, list}"),
+        ([], "Expected one of {run, resume, plot, diagnose, list}"),
         (["walk"], "walk"),
         (["run"], "goal-position"),
         (["run", "nothing"], "nothing"),
@@ -352,6 +370,8 @@ def test_bad_values_are_refused_before_anything_happens(
         (["run", "goal-position", "--checkpoint-every", "often"], "--checkpoint-every"),
         (["resume"], "PATH"),
         (["plot"], "PATH"),
+        (["diagnose"], "PATH"),
+        (["run", "ablations", "--study", "nothing"], "--study"),
     ],
     ids=" ".join,
 )
@@ -383,7 +403,7 @@ def test_an_empty_folder_is_used(tmp_path, monkeypatch):
     assert RunFolder.open(tmp_path).config()["experiment"] == "goal-position"
 
 
-@pytest.mark.parametrize("command", ["resume", "plot"])
+@pytest.mark.parametrize("command", ["resume", "plot", "diagnose"])
 def test_only_run_folders_are_resumed_and_drawn(command, tmp_path, computes_nothing):
     for path in (tmp_path / "nowhere", tmp_path):
         code, out, err = call(command, path)
@@ -394,7 +414,8 @@ def test_only_run_folders_are_resumed_and_drawn(command, tmp_path, computes_noth
     RunFolder(tmp_path).write_config({"experiment": "of-the-future", "options": {}})
     code, _, err = call(command, tmp_path)
     assert code == 2
-    assert f"{tmp_path} holds a run of 'of-the-future', which this version does not know" in err
+    problem = "has no metrics yet" if command == "diagnose" else "holds a run of 'of-the-future', which this version"
+    assert f"{tmp_path} {problem}" in err
 
 
 def test_step_sizes_out_of_order_are_warned_about(tmp_path, monkeypatch):
@@ -449,7 +470,7 @@ def test_every_option_has_help(name):
 def test_help_names_every_command():
     code, out, _ = call("--help")
     assert code == 0
-    for command in ("run", "resume", "plot", "list"):
+    for command in ("run", "resume", "plot", "diagnose", "list"):
         assert re.search(rf"^\W+{command} +[A-Z]", out, re.MULTILINE)
 
 
@@ -557,6 +578,32 @@ def test_the_two_schedules_of_the_comparison_differ_in_the_entropy_weight_alone_
     assert constant.num_chains == decaying.num_chains == 5
 
 
+def test_every_cell_of_four_rooms_is_annealed_alike():
+    config = four_rooms.FourRooms(run=RunSettings(num_iterations=10), annealing_share=0.5)
+    assert len(list(config.cells())) == 9
+    assert set(config.cells()) == set(four_rooms.PUBLISHED)
+    for cell in config.cells():
+        sizes = config.algorithm_of(problems.four_rooms(*cell), 3.0).step_sizes
+        ratios = [float(sizes(k).entropy) / cell.entropy_weight for k in (0, 5, 10)]
+        assert ratios == pytest.approx([3, 1, 1], rel=1e-5)
+        assert [float(sizes(k).upper) for k in (0, 10)] == pytest.approx([6, 0.18], rel=1e-5)
+
+
+def test_the_table_of_four_rooms_takes_each_seeds_best_start(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_config(to_json("four-rooms", four_rooms.FourRooms(entropy_weights=(0.003,), betas=(1.0, 2.0))))
+    values = np.array([[[1.0, 1.2, 0.5], [0.9, 1.3, 0.8]], [[0.2, 0.2, 0.2], [0.1, 0.1, 0.1]]])
+    folder.write_arrays("four_rooms", values=values, penalties=np.ones((2, 104)), visits=np.ones((2, 104)))
+
+    rows = four_rooms.table(folder).splitlines()[2:]
+
+    assert rows == [
+        "| 0.003 | 1 | 1.033 ± 0.145 | 1.300 | 0.95 ± 0.002 | 1.00 | 0.91 ± 0.048 |",
+        "| 0.003 | 2 | 0.200 ± 0.000 | 0.200 | – | – | – |",
+    ]
+    assert four_rooms.summarize(folder).startswith("mean F is at least the best published mean in 1 of 1 cells")
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -570,6 +617,8 @@ def test_the_two_schedules_of_the_comparison_differ_in_the_entropy_weight_alone_
         goal_placement.GoalPlacement(),
         goal_placement.GoalPlacement(walls=(), hazards=((0, 1),)),
         entropy_schedules.EntropySchedules(entropy_exponent=0.15),
+        four_rooms.FourRooms(betas=(2.0,), anneal_from=(1.0, 4.0)),
+        ablations.Ablations("penalty", RunSettings(num_seeds=3)),
     ],
 )
 def test_a_config_is_read_back_from_json(config):
@@ -577,6 +626,36 @@ def test_a_config_is_read_back_from_json(config):
     written = json.loads(json.dumps(to_json(name, config)))
     assert written["experiment"] == name
     assert from_json(type(config), written["options"]) == config
+
+
+def test_variants_of_a_study_share_their_compilation_and_break_conditions_with_one_warning():
+    for name in ablations.STUDIES:
+        config = ablations.Ablations(name)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            reference = config.algorithm()
+            assert caught == [], name
+            algorithms = config.algorithms()
+        broken = [variant for variant, algorithm in algorithms.items() if algorithm.step_sizes.violations()]
+        assert len(caught) == bool(broken), name
+        assert all(f"{variant} (" in str(caught[0].message) for variant in broken)
+        structures = {jax.tree.structure(algorithm.step_sizes) for algorithm in algorithms.values()}
+        assert len(structures) == 1
+        assert len({id(algorithm.problem) for algorithm in algorithms.values()}) == 1
+        first = next(iter(algorithms.values())).step_sizes
+        assert jax.tree.leaves(first) == jax.tree.leaves(reference.step_sizes)
+
+
+@pytest.mark.parametrize("finished", ["ablations"], indirect=True)
+def test_diagnose_prints_a_finding_for_every_run_of_a_folder(finished, monkeypatch):
+    _, folder, _ = finished
+    monkeypatch.setenv("COLUMNS", "200")
+    before = {path: path.stat().st_mtime for path in folder.rglob("*")}
+    code, out, _ = call("diagnose", folder)
+    assert code is None
+    for subfolder in SUBFOLDERS["ablations"]:
+        assert re.search(rf"{subfolder} +│ 2 of 2 │ not judged │ 3 log points are too few", out)
+    assert {path: path.stat().st_mtime for path in folder.rglob("*")} == before
 
 
 def test_list_names_a_foreign_folder_and_goes_on(tmp_path, capsys):

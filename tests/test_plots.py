@@ -6,9 +6,9 @@ import pytest
 from matplotlib.quiver import Quiver
 
 from bilevel_rl import plots
-from bilevel_rl.plots import curves, grids
+from bilevel_rl.plots import ablations, curves, grids
 from bilevel_rl.plots.curves import SMALLEST_SHOWN, STEP_SIZES
-from bilevel_rl.plots.style import LIGHT, PRINT
+from bilevel_rl.plots.style import COLOURS, LIGHT, PRINT
 from bilevel_rl.results import RunFolder, RunFolderError
 
 ITERATIONS = (0, 50, 100, 150)
@@ -94,7 +94,7 @@ def drawn(monkeypatch):
 
     def call(draw, *arguments, style=LIGHT):
         figures = {}
-        for module in (curves, grids):
+        for module in (ablations, curves, grids):
             monkeypatch.setattr(module, "save_figure", lambda _, name, make: figures.setdefault(name, make(style)))
         with mpl.rc_context(rc=style.parameters):
             draw(*arguments)
@@ -304,3 +304,35 @@ def test_transitions_are_counted_in_millions(folder, drawn):
     left, _ = drawn(plots.draw_learning_curves, folder, 0.4).axes
     label = left.xaxis.get_major_formatter()
     assert [label(number, 0) for number in (0, 400, 2.5e6)] == ["0", "400", "2.5 M"]
+
+
+# Ablations.
+
+
+def test_an_ablation_shows_each_variant_in_each_panel(tmp_path, drawn):
+    folder = RunFolder(tmp_path)
+    folder.write_arrays("reference", optimum=np.array([1.5, 0.25]), optimal_objective=np.array(0.05))
+    for name in "abc":
+        shift = 0.1 * "abc".index(name)
+        shifted = [row | {c: row[c] + shift for c in ("upper_objective", "x0")} for row in rows_until()]
+        RunFolder(tmp_path / name).append_rows("metrics", shifted)
+    panels = [
+        plots.Panel("gap", "how far"),
+        plots.Panel("lower_residual", "what is missed", ("c",), is_log=False),
+        plots.Panel("path", "where x goes", ("c", "a")),
+    ]
+
+    gap, residual, path = drawn(plots.draw_ablation, folder, ("a", "b", "c"), panels).axes
+
+    assert [axes.get_title(loc="left") for axes in (gap, residual, path)] == [panel.title for panel in panels]
+    for i, name in enumerate("abc"):
+        gaps = np.maximum(expected("upper_objective") + 0.1 * i - 0.05, SMALLEST_SHOWN)
+        np.testing.assert_allclose(labelled(gap, name)[1], np.median(gaps, axis=0))
+    assert (gap.get_yscale(), residual.get_yscale()) == ("log", "linear")
+    assert [line.get_label() for line in residual.lines] == ["c"]
+    np.testing.assert_allclose(labelled(residual, "c")[1], np.median(expected("lower_residual"), axis=0))
+    np.testing.assert_allclose(labelled(path, "c"), [expected("x1")[0], expected("x0")[0] + 0.2])
+    assert marked(path, "*") == [(1.5, 0.25)]
+    with mpl.rc_context(rc=LIGHT.parameters):
+        colours = {line.get_label(): mpl.colors.to_hex(line.get_color()) for line in path.lines}
+    assert [colours[name] for name in "ca"] == [COLOURS[2], COLOURS[0]]

@@ -47,6 +47,11 @@ COLUMNS = [
     "upper_value",
     "lower_residual",
     "penalized_residual",
+    "optimal_entropy",
+    "missed_occupancy",
+    "hyper_gradient_norm_at_first_entropy",
+    "upper_noise",
+    "x_distance",
     "x0",
     "x1",
     "x2",
@@ -55,9 +60,10 @@ COLUMNS = [
         for name in ("mean_reward", "mean_cost", "mean_entropy", "mean_squared_td_error")
         for role in ("lower", "penalized")
     ),
+    "x_movement",
 ]
-INFO_COLUMNS = COLUMNS[-8:]
-EXACT_COLUMNS = COLUMNS[9:15]
+INFO_COLUMNS = COLUMNS[-9:-1]
+EXACT_COLUMNS = COLUMNS[9:19]
 
 
 def assert_same_bits(left, right):
@@ -93,6 +99,15 @@ def test_rows_are_ordered_by_iteration_and_then_seed_and_end_with_the_remainder(
     assert result.metrics["seed"].tolist() == [0, 1, 2] * 4
     assert {len(column) for column in result.metrics.values()} == {12}
     np.testing.assert_array_equal(result.states.num_iterations, [130] * NUM_SEEDS)
+
+
+def test_the_movement_of_x_is_that_since_the_previous_row(whole):
+    for seed in range(NUM_SEEDS):
+        rows = rows_of(whole, seed)
+        path = np.stack([rows[f"x{i}"] for i in range(3)], axis=1)
+        moved = np.linalg.norm(np.diff(path, axis=0), axis=1)
+        assert moved.min() > 0
+        np.testing.assert_allclose(rows["x_movement"], [0.0, *moved], rtol=1e-12)
 
 
 def test_transitions_are_iterations_times_two_batches_of_chains(whole):

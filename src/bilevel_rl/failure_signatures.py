@@ -35,12 +35,13 @@ WANDERS = 1.2
 WORSE = 0.2
 """The leader is worse off than at the start by this share of the range that its cost had over the run."""
 
-NEGLIGIBLE = 0.05
-"""Where the leader's cost varied by less than this share of its size, x started near an optimum and stayed there."""
+FELT = 0.2
+"""Where the leader's cost varied by less than this share of its size, x has not gone far: it is too early to say that
+it went astray, or it started near an optimum and stayed there."""
 
 FLAT, STILL_STEEP, AT_REST = 0.05, 0.2, 0.05
-"""Frozen: below this share of the slope that the first τ shows, while that one is this share of its largest, and x
-moves between two log points by this share of its distance from the start."""
+"""Frozen: below this share of the slope that the first τ shows, while that one is this share of its largest, and x at
+rest: it moves between two log points by less than this share of its distance from the start."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Course:
     def lags(self) -> bool:
         """Whether the follower misses much of its return, and no longer catches up."""
         has_stopped = self.late("lower_residual") > STOPPED_LEARNING * self.before("lower_residual")
-        return self.missed_return > LAGS and has_stopped
+        return bool(self.missed_return > LAGS and has_stopped)
 
     @property
     def noise(self) -> float:
@@ -141,13 +142,22 @@ class Course:
 
     @property
     def _range_of_cost(self) -> float:
-        return np.nanmax(self["upper_objective"]) - np.nanmin(self["upper_objective"])
+        return float(np.nanmax(self["upper_objective"]) - np.nanmin(self["upper_objective"]))
 
     @property
     def runs_away(self) -> bool:
         """Whether x went astray: up and down without an end, or to where the leader pays more than at the start."""
-        is_felt = self._range_of_cost > NEGLIGIBLE * np.nanmax(np.abs(self["upper_objective"]))
-        return is_felt and (self.wandering > WANDERS or self.loss > WORSE)
+        return self.is_felt and (self.wandering > WANDERS or (self.loss > WORSE and self.is_at_rest))
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether x has come to rest; until then it may still turn round."""
+        return _share(self.late("x_movement"), self["x_distance"].max()) < AT_REST
+
+    @property
+    def is_felt(self) -> bool:
+        """Whether x has gone far enough for the leader's cost to change."""
+        return bool(self._range_of_cost > FELT * np.nanmax(np.abs(self["upper_objective"])))
 
     @property
     def stray(self) -> str:
@@ -160,7 +170,7 @@ class Course:
 def collapsed(run: Course) -> str | None:
     """The softmax saturated on an over-valued action: less random than τ asks for, and wrong."""
     own, best = run.late("lower_mean_entropy"), run.late("optimal_entropy")
-    gap = (best - own) / run.entropy_of_uniform
+    gap = _share(best - own, run.entropy_of_uniform)
     if not (run.lags and own < COLLAPSED * best and gap > TOO_CERTAIN):
         return None
     return (
@@ -187,17 +197,12 @@ def unexplored(run: Course) -> str | None:
     )
 
 
-def runaway(run: Course) -> str | None:
+def outrun(run: Course) -> str | None:
     """x moves faster than the follower can answer, and not because of noise."""
-    if not (run.runs_away and run.noise <= 1):
-        return None
-    return f"{run.stray}, though the noise of its steps is only {run.noise:.2f} times the steepest slope of Φ"
-
-
-def unlearned(run: Course) -> str | None:
-    """x has moved on while the policies are still nearly those of the start."""
-    gap = (run.late("lower_mean_entropy") - run.late("optimal_entropy")) / run.entropy_of_uniform
-    if not (run.lags and gap > TOO_RANDOM):
+    if run.runs_away and run.noise <= 1:
+        return f"{run.stray}, though the noise of its steps is only {run.noise:.2f} times the steepest slope of Φ"
+    gap = _share(run.late("lower_mean_entropy") - run.late("optimal_entropy"), run.entropy_of_uniform)
+    if not (run.is_felt and run.is_at_rest and run.lags and gap > TOO_RANDOM):
         return None
     return (
         f"the policy's entropy is {gap:.0%} of log |A| above the best answer's and it misses "
@@ -209,8 +214,7 @@ def frozen(run: Course) -> str | None:
     """Φ_τ has become flat before x reached an optimum."""
     slope, first = run.late("hyper_gradient_norm"), run.late("hyper_gradient_norm_at_first_entropy")
     share = _share(first, np.nanmax(run["hyper_gradient_norm_at_first_entropy"]))
-    step = _share(run.late("x_movement"), run["x_distance"].max())
-    if not (slope < FLAT * first and share > STILL_STEEP and step < AT_REST):
+    if not (slope < FLAT * first and share > STILL_STEEP and run.is_at_rest):
         return None
     fall = run["entropy_weight"][0] / run["entropy_weight"][-1]
     return (
@@ -225,19 +229,14 @@ SIGNATURES = (
         "lower `actor`, keep it below `critic`; with many chains on few states lower both",
         collapsed,
     ),
-    Signature(
-        "w too small for the batch (x random-walks)",
-        "raise `penalty` or `num_chains`, or lower `upper`",
-        noisy,
-    ),
+    Signature("w too small for the batch (x random-walks)", "raise `penalty` or `num_chains`, or lower `upper`", noisy),
     Signature(
         "too little entropy (states never explored)",
         "raise `entropy_weight`, or start the follower in more states",
         unexplored,
     ),
-    Signature("x runs away (upper faster than actor)", "lower `upper`, or raise `actor` and `critic`", runaway),
     Signature(
-        "follower left behind (upper faster than actor)", "raise `actor` and `critic`, or lower `upper`", unlearned
+        "x outruns the follower (upper faster than actor)", "lower `upper`, or raise `actor` and `critic`", outrun
     ),
     Signature(
         "x frozen (τ decays too fast)", "let τ decay more slowly, or start from a larger `entropy_weight`", frozen
@@ -292,7 +291,7 @@ def _of_divergence(entry: dict) -> Finding:
 
 
 def _of_rows(rows: Sequence[Row]) -> Finding:
-    if rows[0]["is_sampled"]:
+    if rows[0].get("is_sampled") or "upper_noise" not in rows[0]:  # Earlier versions did not write all columns.
         evidence = "only divergence can be told: all other rules need exact columns (`--diagnostics exact`)"
         return Finding(NOT_JUDGED, (), evidence, "")
     if len(rows) < FEWEST_LOG_POINTS:

@@ -58,7 +58,9 @@ class Layout:
             ValueError: `seeds_per_group` does not divide `num_seeds`, or the devices cannot share the work evenly.
         """
         if seeds_per_group is None:
-            limit = max(1, TRANSITIONS_PER_GROUP // max(1, algorithm.num_transitions_per_iteration))
+            # Without transitions there are no vectors to fill, and linear systems are solved one by one anyway.
+            transitions = algorithm.num_transitions_per_iteration or TRANSITIONS_PER_GROUP
+            limit = max(1, TRANSITIONS_PER_GROUP // transitions)
             seeds_per_group = max(size for size in range(1, limit + 1) if num_seeds % size == 0)
         if seeds_per_group < 1 or num_seeds % seeds_per_group:
             raise ValueError(f"seeds_per_group must divide num_seeds, {num_seeds}, got {seeds_per_group}")

@@ -43,9 +43,8 @@ def uniforms_of(seed, num_steps, num_chains):
     return jax.random.uniform(jax.random.key(seed), (num_steps, 4, NUM_FOLLOWERS, num_chains))
 
 
-@pytest.mark.parametrize("num_steps", [1, 6])
-def test_the_inner_loop_acts_learns_and_restarts_one_step_after_the_other(mdp, followers, num_steps):
-    actor_critic = ActorCritic(mdp, num_chains=5)
+def test_the_inner_loop_acts_learns_and_restarts_one_step_after_the_other(mdp, followers):
+    actor_critic, num_steps = ActorCritic(mdp, num_chains=5), 6
     table = np.where(mdp.terminal[:, None], 0.0, np.random.default_rng(6).normal(size=(NUM_FOLLOWERS, 6, 3)))
     rewards, uniforms = rewards_of(table), uniforms_of(7, num_steps, 5)
     states = actor_critic.start(uniforms_of(8, 1, 5)[0, 0])

@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 
 from bilevel_rl import Exact, SingleLoopActorCritic, StepSizes, run
-from bilevel_rl.algorithms import HPGD, PBRL, BellmanPBRL, FiniteDifference, NestedLoop, PartialSGD, PlannedHPGD
+from bilevel_rl.algorithms import (
+    HPGD,
+    PBRL,
+    BellmanPBRL,
+    FiniteDifference,
+    NestedLoop,
+    PartialSGD,
+    PlannedHPGD,
+    SoBiRL,
+    SoBiRLModelBased,
+)
 from bilevel_rl.loop import Layout, Loop
 from garnets import random_problem
 
@@ -26,6 +36,8 @@ ALGORITHMS = {
     "exact": lambda problem: Exact(problem, StepSizes.constant_entropy(upper=0.1)),
     "hpgd": lambda problem: HPGD(problem, num_chains=4, num_inner_steps=3, num_rollout_steps=5),
     "planned_hpgd": lambda problem: PlannedHPGD(problem, num_chains=4, num_rollout_steps=5),
+    "sobirl": lambda problem: SoBiRL(problem, StepSizes.constant_entropy(upper=0.5), num_chains=4),
+    "sobirl_model_based": lambda problem: SoBiRLModelBased(problem, num_inner_steps=3),
 }
 BOUND = 0.5
 

@@ -98,16 +98,11 @@ def test_an_iteration_is_t_steps_of_the_followers_and_one_of_x_from_the_later_ha
     assert np.abs(np.mean(gradients[later], axis=0) - np.mean(gradients, axis=0)).max() > 1e-2
 
 
-@pytest.mark.parametrize(("name", "num_inner_steps"), [("terminal", 1), ("dict", 4)])
-def test_at_the_exact_policies_the_mean_step_is_the_penalty_gradient(name, num_inner_steps):
-    problem = unbounded(random_problem(**PROBLEMS[name]))
+def test_at_the_exact_policies_the_mean_step_is_the_penalty_gradient():
+    problem = unbounded(random_problem(**PROBLEMS["terminal"]))
     *_, w, τ = values_at(FIXED, NUM_ITERATIONS_BEFORE)
     followers, x = optimal_point(problem, w, τ)
-
-    def algorithm_of(num_chains):
-        return NestedLoop(problem, FROZEN, num_chains, num_inner_steps=num_inner_steps)
-
-    sample = sample_steps(algorithm_of, FROZEN, x, followers)
+    sample = sample_steps(lambda n: NestedLoop(problem, FROZEN, n, num_inner_steps=1), FROZEN, x, followers)
     gradient = flat(exact.penalty_gradient(problem, x, entropy_weight=τ, penalty=w))
     assert z_scores(sample.upper_gradient, gradient).max() < 4
     model, policies = model_of(problem, x), np.exp(followers[..., :-1])
@@ -139,7 +134,7 @@ def test_runs_end_close_to_the_exact_solution():
     sizes = StepSizes.fixed_target(upper=0.1, actor=0.3, critic=1.0, penalty=0.1, entropy=τ, offset=50.0)
     algorithm = NestedLoop(problem, sizes, num_chains=32, num_inner_steps=20)
     start = exact.hyper_objective(problem, problem.initial_x, entropy_weight=τ)
-    for x in final_x(algorithm, num_seeds=2, num_iterations=1_500):
+    for x in final_x(algorithm, num_seeds=2, num_iterations=1_000):
         gap = exact.hyper_objective(problem, x, entropy_weight=τ) - optimum.objective
         assert gap < 0.02 * (start - optimum.objective)
         assert np.linalg.norm(x - optimum.x) < 0.1

@@ -11,3 +11,5 @@ from bilevel_rl.algorithms.pbrl import PBRL as PBRL, BellmanPBRL as BellmanPBRL
 from bilevel_rl.algorithms.planned_hpgd import PlannedHPGD as PlannedHPGD
 from bilevel_rl.algorithms.sampled import State as State
 from bilevel_rl.algorithms.single_loop import SingleLoopActorCritic as SingleLoopActorCritic
+from bilevel_rl.algorithms.sobirl import SoBiRL as SoBiRL
+from bilevel_rl.algorithms.sobirl_model_based import SoBiRLModelBased as SoBiRLModelBased

@@ -19,6 +19,10 @@ from bilevel_rl.plots.curves import (
     draw_step_sizes as draw_step_sizes,
     draw_trade_off as draw_trade_off,
 )
+from bilevel_rl.plots.four_rooms import (
+    draw_four_rooms as draw_four_rooms,
+    draw_four_rooms_comparison as draw_four_rooms_comparison,
+)
 from bilevel_rl.plots.grids import draw_goal_placement as draw_goal_placement, draw_goal_position as draw_goal_position
 from bilevel_rl.plots.tables import (
     final_values as final_values,

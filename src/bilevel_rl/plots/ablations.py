@@ -49,7 +49,8 @@ def draw_ablation(folder: RunFolder, variants: Sequence[str], panels: Sequence[P
         for axes, panel in zip(figure.subplots(num_rows, num_columns).flat, panels, strict=False):
             shown = {name: folders[name] for name in panel.variants or variants}
             if panel.column == "path":
-                _draw_paths(axes, shown, reference["optimum"], style)
+                colours = {name: f"C{variants.index(name)}" for name in shown}
+                _draw_paths(axes, shown, colours, reference["optimum"], style)
             else:
                 _draw_curves(axes, panel, shown, float(reference["optimal_objective"]))
             axes.set_title(panel.title)
@@ -75,10 +76,10 @@ def _gap(folder: RunFolder, optimal_objective: float) -> Curves:
     return objective._replace(values=objective.values - optimal_objective)
 
 
-def _draw_paths(axes: Axes, folders: dict[str, RunFolder], optimum: np.ndarray, style: Style):
+def _draw_paths(axes: Axes, folders: dict[str, RunFolder], colours: dict[str, str], optimum: np.ndarray, style: Style):
     for name, folder in folders.items():
         first, second = (read_curves(folder, f"x{i}").values[0] for i in range(2))
-        axes.plot(second, first, marker=".", linewidth=1, markersize=3, label=name)
+        axes.plot(second, first, color=colours[name], marker=".", linewidth=1, markersize=3, label=name)
     axes.plot(optimum[1], optimum[0], "*", color=style.accent, markersize=13, label="optimum")
     axes.set(xlabel="x1", ylabel="x0", aspect="equal")
     axes.invert_yaxis()  # As on the grid: row 0 on top.

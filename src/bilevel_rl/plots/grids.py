@@ -14,7 +14,7 @@ from bilevel_rl.problems.grid import MOVES
 from bilevel_rl.results import RunFolder
 
 
-def _prepare_grid(axes: Axes, options: dict[str, Any]):
+def prepare_grid(axes: Axes, options: dict[str, Any]):
     """Cells as unit squares, row 0 on top; walls dark, hazards hatched."""
     size = options["size"]
     axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), aspect="equal", xlabel="column", ylabel="row")
@@ -63,7 +63,7 @@ def draw_goal_position(folder: RunFolder):
     def draw(style: Style) -> Figure:
         figure = Figure(figsize=(13, 4.4))
         left, middle, right = figure.subplots(1, 3)
-        _prepare_grid(left, options)
+        prepare_grid(left, options)
         axis = data["axis"]
         contours = left.contourf(axis, axis, data["objective"], levels=18, cmap=style.landscape, alpha=0.9)
         figure.colorbar(contours, ax=left, label="Φ(x)", shrink=0.85)
@@ -82,7 +82,7 @@ def draw_goal_position(folder: RunFolder):
             (middle, data["start_policy"], start, "Follower's answer to the first goal (exact)"),
             (right, data["end_policy"], (rows[0, -1], columns[0, -1]), "Policy learned by the end (seed 0)"),
         ):
-            _prepare_grid(axes, options)
+            prepare_grid(axes, options)
             _draw_policy(axes, policy, options, "#44566c")
             axes.plot(
                 goal[1], goal[0], "o", markersize=11, markerfacecolor="none", markeredgewidth=2.2, color="#e09f3e"
@@ -112,7 +112,7 @@ def draw_goal_placement(folder: RunFolder):
         figure.colorbar(shares, ax=middle, label="share of the reward", shrink=0.85)
         middle.set_title(f"Placement at the end (mean of {len(data['final'])} seeds)")
         for axes in (left, middle):
-            _prepare_grid(axes, options)
+            prepare_grid(axes, options)
         left.plot(
             best_column,
             best_row,
@@ -123,7 +123,7 @@ def draw_goal_placement(folder: RunFolder):
             label="best placement",
         )
         left.legend(loc="upper left", frameon=True, framealpha=0.85, fontsize="small")
-        _prepare_grid(right, options)
+        prepare_grid(right, options)
         _draw_policy(right, data["end_policy"], options, "#44566c")
         right.set_title("Policy learned by the end (seed 0)")
         for axes in (middle, right):
