@@ -653,7 +653,7 @@ def test_diagnose_prints_a_finding_for_every_run_of_a_folder(finished, monkeypat
     before = {path: path.stat().st_mtime for path in folder.rglob("*")}
     code, out, _ = call("diagnose", folder)
     assert code is None
-    for subfolder in SUBFOLDERS["ablations"]:
+    for subfolder in LOG_POINTS["ablations"]:
         assert re.search(rf"{subfolder} +│ 2 of 2 │ not judged │ 3 log points are too few", out)
     assert {path: path.stat().st_mtime for path in folder.rglob("*")} == before
 
