@@ -76,7 +76,8 @@ class SoBiRL(SampledAlgorithm):
         start, environment = super().init(key), self.problem.environment
         cost_action_values = jnp.zeros((environment.num_states, environment.num_actions))
         num_numbers = ravel_pytree(start.x)[0].size
-        return SoBiRLState(*start, cost_action_values, jnp.zeros((environment.num_states, num_numbers)))
+        value_gradients = jnp.zeros((environment.num_states, num_numbers))
+        return SoBiRLState(**start._asdict(), cost_action_values=cost_action_values, value_gradients=value_gradients)
 
     def draw(self, key: Array, num_iterations: int) -> Float[Array, "iterations 4 1 B"]:
         """Uniforms for every chain's action, transition, restart and start."""
