@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import warnings
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import equinox as eqx
 import jax
@@ -50,7 +50,7 @@ class SampledAlgorithm(eqx.Module):
         if not self._is_traced():
             self._warn_of_overshoot()
 
-    def shared_by(self, axis: str, num_devices: int) -> Self:
+    def shared_by(self, axis: str, num_devices: int) -> Any:
         """The same algorithm, each of whose chains runs on one of the devices of a mesh axis.
 
         Raises:
