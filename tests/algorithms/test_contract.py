@@ -36,6 +36,9 @@ ALGORITHMS = {
     "exact": lambda problem: Exact(problem, StepSizes.constant_entropy(upper=0.1)),
     "hpgd": lambda problem: HPGD(problem, num_chains=4, num_inner_steps=3, num_rollout_steps=5),
     "planned_hpgd": lambda problem: PlannedHPGD(problem, num_chains=4, num_rollout_steps=5),
+    "hpgd_tables": lambda problem: HPGD(
+        problem, num_chains=4, num_inner_steps=3, num_rollout_steps=5, estimator="tables"
+    ),
     "sobirl": lambda problem: SoBiRL(problem, StepSizes.constant_entropy(upper=0.5), num_chains=4),
     "sobirl_model_based": lambda problem: SoBiRLModelBased(problem, num_inner_steps=3),
 }

@@ -1,5 +1,7 @@
 """HPGD: the mean of its estimated hyper-gradient, what it costs, and where its runs end."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,8 +9,9 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from bilevel_rl import StepSizes, TabularMDP, exact
+from bilevel_rl import BilevelProblem, OccupancyCost, StepSizes, TabularMDP, exact
 from bilevel_rl.algorithms import HPGD, PlannedHPGD
+from bilevel_rl.algorithms.episode_tables import EpisodeTables
 from bilevel_rl.algorithms.rollouts import Rollouts
 from bilevel_rl.problems import goal_position
 from dense_reference import kernel
@@ -77,8 +80,8 @@ def _estimates(rollouts, x, log_policy, keys):
     return jax.lax.map(one, keys)
 
 
-def estimates(problem, policy, num_steps, num_walks=1_000, num_samples=64):
-    rollouts = Rollouts(problem, num_walks, num_steps)
+def estimates(problem, policy, num_steps, num_walks=1_000, num_samples=64, estimator: Callable = Rollouts):
+    rollouts = estimator(problem, num_walks, num_steps)
     x = jax.tree.map(jnp.asarray, problem.initial_x)
     keys = jax.random.split(jax.random.key(3), num_samples)
     return [np.asarray(a, np.float64) for a in _estimates(rollouts, x, jnp.log(jnp.asarray(policy)), keys)]
@@ -131,6 +134,39 @@ def test_without_discounted_future_one_step_is_all():
     assert z_scores(gradients, np.asarray(expected)).max() < 4
 
 
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_tables_of_average_returns_estimate_the_hyper_gradient_with_less_noise(name):
+    problem = garnet(name)
+    x = problem.initial_x
+    policy = exact.lower_policy(problem, x, entropy_weight=ENTROPY_WEIGHT)
+    gradients, means = estimates(problem, policy, 40, num_walks=2_000, num_samples=16, estimator=EpisodeTables)
+    gradient = mean_estimate(problem, policy, LONG)
+    assert z_scores(gradients, gradient).max() < 4
+    for mistake in ({"weight": 1.0}, {"weight": -1 / ENTROPY_WEIGHT}, {"value_discount": 0.0}):
+        assert z_scores(gradients, mean_estimate(problem, policy, LONG, **mistake)).max() > 6
+    _, _, _, r, c = gradient_tables(problem)
+    d = np.asarray(exact.occupancy(problem.environment, jnp.asarray(policy)))
+    H = np.where(problem.environment.terminal, 0.0, -(policy * np.log(policy)).sum(-1))[:, None] + np.zeros_like(r)
+    assert z_scores(means, np.array([(d * table).sum() for table in (r, c, H)])).max() < 4
+    rollouts, _ = estimates(problem, policy, 40, num_walks=2_000, num_samples=8)
+    assert np.all(gradients.std(0) < 0.5 * rollouts.std(0))
+
+
+def test_tables_take_the_two_factors_from_independent_walks():
+    # Actions do nothing, so the gradient is 0. The leader pays what the follower gets: the product of two averages over
+    # the same visits would be their variance, which is positive.
+    kernel = np.full((3, 2, 3), 1 / 3)
+    problem = BilevelProblem(
+        environment=TabularMDP.from_dense(kernel, initial=[1.0, 0.0, 0.0], discount=0.5),
+        reward=lambda x, s, a: x * s,
+        upper=OccupancyCost(cost=lambda x, s, a: 1.0 * s),
+        initial_x=0.3,
+    )
+    gradients, _ = estimates(problem, np.full((3, 2), 0.5), 3, num_walks=2, num_samples=4_000, estimator=EpisodeTables)
+    assert z_scores(gradients, 0.0).max() < 4
+    assert gradients.std() > 0
+
+
 def test_a_policy_without_choice_leaves_the_direct_part():
     problem = garnet("garnet")
     mdp = problem.environment
@@ -145,12 +181,13 @@ def test_a_policy_without_choice_leaves_the_direct_part():
     np.testing.assert_array_equal(*gradients)
 
 
-@pytest.mark.parametrize("name", ["hpgd", "planned_hpgd"])
+@pytest.mark.parametrize("name", ["hpgd", "planned_hpgd", "tables"])
 def test_an_iteration_costs_the_transitions_that_it_says(monkeypatch, name):
     problem = random_problem(seed=0)
     algorithm = {
         "hpgd": HPGD(problem, num_chains=4, num_inner_steps=3, num_rollout_steps=2),
         "planned_hpgd": PlannedHPGD(problem, num_chains=4, num_rollout_steps=2),
+        "tables": PlannedHPGD(problem, num_chains=4, num_rollout_steps=2, estimator="tables"),
     }[name]
     state, transition, counts = algorithm.init(jax.random.key(0)), TabularMDP.step, []
     noise = jax.tree.map(lambda leaf: leaf[0], algorithm.draw(jax.random.key(1), 1))
@@ -159,10 +196,10 @@ def test_an_iteration_costs_the_transitions_that_it_says(monkeypatch, name):
         counts.append(states.size)
         return transition(self, states, actions, uniform)
 
-    def unrolled(body, carry, inputs):
-        outputs = []
-        for entry in inputs:
-            carry, output = body(carry, entry)
+    def unrolled(body, carry, inputs, reverse=False):
+        length, outputs = len(jax.tree.leaves(inputs)[0]), []
+        for i in range(length):
+            carry, output = body(carry, jax.tree.map(lambda leaf, i=i: leaf[i], inputs))
             outputs.append(output)
         return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
 
@@ -171,6 +208,11 @@ def test_an_iteration_costs_the_transitions_that_it_says(monkeypatch, name):
     jax.eval_shape(algorithm.step, noise, state)
     inner = 3 * 4 if name == "hpgd" else 0
     assert sum(counts) == algorithm.num_transitions_per_iteration == inner + 5 * 2 * 4
+
+
+def test_tables_need_two_walks():
+    with pytest.raises(ValueError, match="at least 2 chains, got num_chains = 1"):
+        EpisodeTables(random_problem(seed=0), num_walks=1, num_steps=5)
 
 
 def test_long_gradients_are_shortened():
@@ -200,7 +242,7 @@ def test_the_planned_follower_is_the_answer_to_the_previous_x():
 
 @pytest.mark.parametrize(("argument", "value"), [("num_rollout_steps", 0), ("max_global_norm", 0.0)])
 @pytest.mark.parametrize("algorithm", [HPGD, PlannedHPGD])
-def test_lengths_must_be_positive(algorithm, argument, value):
+def test_wrong_arguments_are_refused(algorithm, argument, value):
     with pytest.raises(ValueError, match=f"{argument} must be .* got {value}"):
         algorithm(random_problem(seed=0), **{argument: value})
 
@@ -226,7 +268,7 @@ def test_runs_end_close_to_the_exact_solution(name):
     sizes = StepSizes.fixed_target(upper=2.0, actor=2.0, critic=8.0, entropy=τ, offset=100.0)
     algorithm = {
         "hpgd": HPGD(problem, sizes, num_chains=32, num_inner_steps=20, num_rollout_steps=20),
-        "planned_hpgd": PlannedHPGD(problem, sizes, num_chains=32, num_rollout_steps=20),
+        "planned_hpgd": PlannedHPGD(problem, sizes, num_chains=16, num_rollout_steps=20, estimator="tables"),
     }[name]
     states = final_states(algorithm, jax.random.split(jax.random.key(13), 2), jnp.int32(1_000))
     solution = exact.solve(problem, entropy_weight=τ)

@@ -6,7 +6,9 @@ NeurIPS 2024, as summarized in docs/method.md, section 8. The entropy weight τ 
 Deviations from the paper, which we know from its summary and its published protocol:
 
 1. The follower learns by the actor-critic of this library. `planned_hpgd.py` has the published protocol's planner.
-2. ∂Q − ∂V and A_c are differences of two actions' rollouts, in which either estimate serves twice (`rollouts.py`).
+2. ∂Q − ∂V and A_c are differences of two actions' rollouts, in which either estimate serves twice (`rollouts.py`). The
+   published experiments average the returns of all visits instead; `estimator="tables"` does so with two halves of the
+   walks (`episode_tables.py`), where theirs take both factors of (IG) from the same episodes.
 3. Rollouts have H steps and weights γ^t, instead of random lengths: γ^H of every sum is missed.
 4. No context: a leader who sees one is a larger state space.
 """
@@ -18,8 +20,16 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from bilevel_rl.algorithms.actor_critic import Info
+from bilevel_rl.algorithms.episode_tables import EpisodeTables
 from bilevel_rl.algorithms.rollouts import Rollouts
-from bilevel_rl.algorithms.sampled import State, TwoLoopAlgorithm, check_rollout_arguments, clipped, draw_uniforms
+from bilevel_rl.algorithms.sampled import (
+    Estimator,
+    State,
+    TwoLoopAlgorithm,
+    check_rollout_arguments,
+    clipped,
+    draw_uniforms,
+)
 from bilevel_rl.schedules import as_leaf
 
 
@@ -31,6 +41,8 @@ class HPGD(TwoLoopAlgorithm):
     Attributes:
         num_chains: B, Markov chains that the follower learns from, and walks of an estimate.
         num_rollout_steps: H; sums over time lack the share γ^H.
+        estimator: "rollouts", unbiased (`rollouts.py`), or "tables" of average returns, with far less noise and a
+            small bias (`episode_tables.py`).
         max_global_norm: longer estimates of the gradient are shortened to this length; infinite for none.
 
     The other attributes are those of `TwoLoopAlgorithm`; the penalty w is not used.
@@ -40,10 +52,11 @@ class HPGD(TwoLoopAlgorithm):
     """
 
     num_rollout_steps: int = eqx.field(static=True, default=100, kw_only=True)
+    estimator: Estimator = eqx.field(static=True, default="rollouts", kw_only=True)
     max_global_norm: Float[ArrayLike, ""] = eqx.field(default=np.inf, kw_only=True, converter=as_leaf)
 
     def __check_init__(self):
-        check_rollout_arguments(self.num_rollout_steps, self.max_global_norm)
+        check_rollout_arguments(self.num_rollout_steps, self.estimator, self.max_global_norm)
 
     @property
     def num_followers(self) -> int:
@@ -51,9 +64,10 @@ class HPGD(TwoLoopAlgorithm):
         return 1
 
     @property
-    def rollouts(self) -> Rollouts:
+    def rollouts(self) -> Rollouts | EpisodeTables:
         """What estimates (IG)."""
-        return Rollouts(self.problem, self.num_chains, self.num_rollout_steps, self.chain_axis)
+        estimator = EpisodeTables if self.estimator == "tables" else Rollouts
+        return estimator(self.problem, self.num_chains, self.num_rollout_steps, self.chain_axis)
 
     @property
     def num_transitions_per_iteration(self) -> int:

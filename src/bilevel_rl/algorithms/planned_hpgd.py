@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
+from bilevel_rl.algorithms.episode_tables import EpisodeTables
 from bilevel_rl.algorithms.rollouts import Rollouts
-from bilevel_rl.algorithms.sampled import SampledAlgorithm, check_rollout_arguments, clipped, draw_uniforms
+from bilevel_rl.algorithms.sampled import Estimator, SampledAlgorithm, check_rollout_arguments, clipped, draw_uniforms
 from bilevel_rl.exact.objectives import reward_table
 from bilevel_rl.exact.soft_mdp import soft_optimal
 from bilevel_rl.schedules import StepSizes, as_leaf
@@ -44,6 +45,8 @@ class PlannedHPGD(SampledAlgorithm):
         step_sizes: ζ and τ; the others are not used.
         num_chains: B, walks of an estimate.
         num_rollout_steps: H; sums over time lack the share γ^H.
+        estimator: "rollouts", unbiased (`rollouts.py`), or "tables" of average returns, with far less noise and a
+            small bias (`episode_tables.py`).
         max_global_norm: longer estimates of the gradient are shortened to this length; infinite for none.
 
     Raises:
@@ -52,15 +55,17 @@ class PlannedHPGD(SampledAlgorithm):
 
     step_sizes: StepSizes = eqx.field(default_factory=StepSizes.fixed_target)
     num_rollout_steps: int = eqx.field(static=True, default=100, kw_only=True)
+    estimator: Estimator = eqx.field(static=True, default="rollouts", kw_only=True)
     max_global_norm: Float[ArrayLike, ""] = eqx.field(default=np.inf, kw_only=True, converter=as_leaf)
 
     def __check_init__(self):
-        check_rollout_arguments(self.num_rollout_steps, self.max_global_norm)
+        check_rollout_arguments(self.num_rollout_steps, self.estimator, self.max_global_norm)
 
     @property
-    def rollouts(self) -> Rollouts:
+    def rollouts(self) -> Rollouts | EpisodeTables:
         """What estimates (IG)."""
-        return Rollouts(self.problem, self.num_chains, self.num_rollout_steps, self.chain_axis)
+        estimator = EpisodeTables if self.estimator == "tables" else Rollouts
+        return estimator(self.problem, self.num_chains, self.num_rollout_steps, self.chain_axis)
 
     @property
     def num_transitions_per_iteration(self) -> int:

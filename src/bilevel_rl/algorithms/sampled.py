@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import math
 import warnings
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import equinox as eqx
 import jax
@@ -148,8 +148,14 @@ def clipped(gradient: PyTree, max_global_norm: Float[ArrayLike, ""]) -> PyTree:
     return jax.tree.map(lambda leaf: leaf * jnp.minimum(1.0, max_global_norm / norm), gradient)
 
 
-def check_rollout_arguments(num_rollout_steps: int, max_global_norm: Float[ArrayLike, ""]):
-    """Raises `ValueError` for a length of rollouts or of gradients that is not positive."""
+Estimator = Literal["rollouts", "tables"]
+"""How (IG) is estimated from a policy's trajectories."""
+
+
+def check_rollout_arguments(num_rollout_steps: int, estimator: str, max_global_norm: Float[ArrayLike, ""]):
+    """Raises `ValueError` for a length of rollouts or of gradients that is not positive, or an unknown estimator."""
+    if estimator not in get_args(Estimator):
+        raise ValueError(f"estimator must be one of {', '.join(get_args(Estimator))}, got {estimator!r}")
     if num_rollout_steps < 1:
         raise ValueError(f"num_rollout_steps must be at least 1, got {num_rollout_steps}")
     if not isinstance(max_global_norm, Tracer) and not np.all(np.asarray(max_global_norm) > 0):
