@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from bilevel_rl.algorithms import (
     PartialSGD,
     PlannedHPGD,
     SingleLoopActorCritic,
+    SoBiRL,
 )
 from bilevel_rl.problems import BilevelProblem
 from bilevel_rl.schedules import GeometricDecay, ScheduleWarning, StepSizes
@@ -113,7 +115,16 @@ _FIXED_TARGET = (0.9, 0.0, 0.0, 0.0, 0.0)
 
 _TWO_LOOPS: dict[str, tuple[float, ...]] = {"num_inner_steps": (2, 5, 20, 80), "upper_exponent": (0.0, 0.9)}
 _CLIPPING = {"max_global_norm": (0.03, 30.0)}
-_ROLLOUTS: dict[str, tuple[float, ...]] = {"num_rollout_steps": (25, 100), "upper_exponent": (0.0, 0.9)}
+_ROLLOUTS: dict[str, tuple[float, ...]] = {
+    "num_rollout_steps": (25, 100),
+    "uses_tables": (0.0, 1.0),
+    "upper_exponent": (0.0, 0.9),
+}
+
+
+def _estimator(parameters: Parameters) -> Literal["rollouts", "tables"]:
+    """HPGD's estimator of the implicit gradient."""
+    return "tables" if parameters["uses_tables"] else "rollouts"
 
 
 def _exact(problem: BilevelProblem, step_sizes: StepSizes, parameters: Parameters) -> Exact:
@@ -177,6 +188,7 @@ METHODS: dict[str, Method] = {
             NUM_CHAINS,
             num_inner_steps=int(parameters["num_inner_steps"]),
             num_rollout_steps=int(parameters["num_rollout_steps"]),
+            estimator=_estimator(parameters),
             max_global_norm=parameters["max_global_norm"],
         ),
         _ranges("upper", "actor", "critic", "entropy") | _CLIPPING,
@@ -189,10 +201,17 @@ METHODS: dict[str, Method] = {
             step_sizes,
             NUM_CHAINS,
             num_rollout_steps=int(parameters["num_rollout_steps"]),
+            estimator=_estimator(parameters),
             max_global_norm=parameters["max_global_norm"],
         ),
         _ranges("upper", "entropy") | _CLIPPING,
         _ROLLOUTS,
+        exponents=_FIXED_TARGET,
+    ),
+    "sobirl": Method(
+        lambda problem, step_sizes, _: SoBiRL(problem, step_sizes, NUM_CHAINS),
+        _ranges("upper", "actor", "critic", "entropy"),
+        {"upper_exponent": (0.0, 0.9)},
         exponents=_FIXED_TARGET,
     ),
     "exact": Method(
