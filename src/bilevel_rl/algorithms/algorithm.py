@@ -45,7 +45,7 @@ class Algorithm(Protocol):
         """
         ...
 
-    def step(self, noise: PyTree[Array], state: Any) -> tuple[Any, Any]:
+    def step(self, noise: PyTree[Array], state: Any, /) -> tuple[Any, Any]:
         """The next state, and an Info: a named tuple of diagnostics of this iteration. Deterministic.
 
         `noise` is one iteration's entry of `draw`. `num_iterations` is the same for all seeds that run side by side.
