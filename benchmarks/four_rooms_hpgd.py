@@ -149,7 +149,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--iterations", type=int, default=NUM_ITERATIONS, help="outer iterations of HPGD")
     parser.add_argument("--learning-rate", type=float, help="of HPGD; by default the best of the published four")
-    parser.add_argument("--upper", type=float, default=1.0, help="step of the single loop's x")
+    parser.add_argument("--upper", type=float, default=30.0, help="step of the single loop's x")
     parser.add_argument("--folder", type=Path, default=Path("runs/four-rooms"))
     arguments = parser.parse_args()
     compiler.fuse_small_loops(None)
