@@ -77,8 +77,10 @@ def test_parameters_reach_the_algorithm(name):
             assert sequence.offset == pytest.approx(length / 3)
         exponents = [float(getattr(algorithm.step_sizes, s).exponent) for s in STEP_SIZES]
         assert exponents == [parameters.get("upper_exponent", method.exponents[0]), *method.exponents[1:]]
-        for parameter in parameters.keys() - STEP_SIZES.keys() - {"upper_exponent"}:
+        for parameter in parameters.keys() - STEP_SIZES.keys() - {"upper_exponent", "uses_tables"}:
             assert getattr(algorithm, parameter) == parameters[parameter], parameter
+        if "uses_tables" in parameters:
+            assert getattr(algorithm, "estimator") == ("rollouts", "tables")[int(parameters["uses_tables"])]  # noqa: B009
         if not method.is_deterministic:
             assert getattr(algorithm, "num_chains") == NUM_CHAINS  # noqa: B009
         assert (algorithm.num_transitions_per_iteration == 0) == method.is_deterministic

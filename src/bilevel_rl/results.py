@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -204,15 +205,21 @@ class RunFolder:
         return ocp.CheckpointManager(self.path / "checkpoints", options=options)
 
     def _write_scalars(self, rows: Sequence[Row]):
-        from tensorboardX import SummaryWriter
+        # Not the SummaryWriter: its flush does not wait for the thread that writes what it was given.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
 
         for row in rows:
             seed = int(row["seed"])
             if seed not in self._writers:
-                self._writers[seed] = SummaryWriter(str(self.path / "tensorboard" / f"seed-{seed}"))
+                path = self.path / "tensorboard" / f"seed-{seed}"
+                path.mkdir(parents=True, exist_ok=True)
+                self._writers[seed] = EventsWriter(str(path / "events"))
             for name, value in row.items():
                 if name not in ("seed", "num_iterations"):
-                    self._writers[seed].add_scalar(name, value, int(row["num_iterations"]))
+                    event = Event(wall_time=time.time(), step=int(row["num_iterations"]), summary=scalar(name, value))
+                    self._writers[seed].write_event(event)
         for writer in self._writers.values():
             writer.flush()
 

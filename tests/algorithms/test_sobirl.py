@@ -166,7 +166,7 @@ def test_a_sweep_is_one_step_of_both_fixed_points():
     pairs = jnp.arange(mdp.num_states)[:, None], jnp.arange(mdp.num_actions)
     r_gradient = np.asarray(jax.jacobian(lambda x: problem.rewards(x, *pairs))(jnp.asarray(problem.initial_x, float)))
     still = SoBiRLModelBased(problem, StepSizes.fixed_target(upper=0.0, entropy=ENTROPY_WEIGHT), num_inner_steps=2)
-    state, _ = eqx.filter_jit(still.step)(jnp.zeros(0), still.init(jax.random.key(0)))
+    state, _ = eqx.filter_jit(still.step)((), still.init(jax.random.key(0)))
     V, gradients = np.zeros(mdp.num_states), np.zeros((mdp.num_states, 3))
     for _ in range(2):
         weights = np.exp((r + mdp.discount * P @ V) / ENTROPY_WEIGHT)

@@ -25,8 +25,8 @@ NAMES = SETTINGS.methods
 
 
 @pytest.fixture
-def copied(finished, tmp_path):
-    return RunFolder(shutil.copytree(finished.path, tmp_path / "copy"))
+def copied(finished_comparison, tmp_path):
+    return RunFolder(shutil.copytree(finished_comparison.path, tmp_path / "copy"))
 
 
 @pytest.fixture
@@ -51,21 +51,21 @@ def final_rows(path):
     return [row for row in rows if row["num_iterations"] == rows[-1]["num_iterations"]]
 
 
-def test_every_method_gets_the_same_budget_in_every_cell(finished):
+def test_every_method_gets_the_same_budget_in_every_cell(finished_comparison):
     for name in NAMES:
-        paths = sorted((finished.path / "tuning" / name).iterdir())
+        paths = sorted((finished_comparison.path / "tuning" / name).iterdir())
         assert [path.name for path in paths] == ["trial-0", "trial-1", "trial-2"]
         for path in paths:
             assert [row["num_transitions"] for row in final_rows(path)] == [6_400]
-        paths = sorted((finished.path / "cells" / name).iterdir())
+        paths = sorted((finished_comparison.path / "cells" / name).iterdir())
         assert [path.name for path in paths] == ["seed-0", "seed-1", "seed-2"]
         for path in paths:
             transitions = [row["num_transitions"] for row in RunFolder(path).read_rows("metrics")]
             assert transitions == [0, 1_600, 3_200, 4_800, 6_400]
 
 
-def test_the_protocol_says_what_was_tried_and_chosen(finished):
-    noted = protocol(finished)
+def test_the_protocol_says_what_was_tried_and_chosen(finished_comparison):
+    noted = protocol(finished_comparison)
     assert noted["comparison"] == json.loads(json.dumps(dataclasses.asdict(SETTINGS)))
     assert noted["problem"] == json.loads(json.dumps(dataclasses.asdict(PROBLEM)))
     for name in NAMES:
@@ -74,7 +74,7 @@ def test_the_protocol_says_what_was_tried_and_chosen(finished):
         assert [trial["parameters"] for trial in record["trials"]] == [method.draw(0, trial) for trial in range(3)]
         scores = [trial["score"] for trial in record["trials"]]
         for trial, score in enumerate(scores):
-            (row,) = final_rows(finished.path / f"tuning/{name}/trial-{trial}")
+            (row,) = final_rows(finished_comparison.path / f"tuning/{name}/trial-{trial}")
             assert score == row["upper_objective"]
         assert record["chosen"] == record["trials"][int(np.argmin(scores))]["parameters"]
         assert record["at_edge"] == method.at_edge(record["chosen"])
@@ -82,9 +82,9 @@ def test_the_protocol_says_what_was_tried_and_chosen(finished):
     assert noted["methods"]["partial-sgd"]["iterations"] == 400
 
 
-def test_reported_seeds_are_others_than_those_of_the_tuning(finished):
+def test_reported_seeds_are_others_than_those_of_the_tuning(finished_comparison):
     def key(path):
-        return tuple(json.loads((finished.path / path / "run.json").read_text())["key"])
+        return tuple(json.loads((finished_comparison.path / path / "run.json").read_text())["key"])
 
     for name in NAMES:
         keys = [key(f"cells/{name}/seed-{seed}") for seed in range(3)]
@@ -99,32 +99,34 @@ def test_reported_seeds_are_others_than_those_of_the_tuning(finished):
         assert keys == [key(f"cells/{NAMES[0]}/seed-{seed}") for seed in range(3)], "methods are paired"
 
 
-def test_a_final_cell_is_a_run_with_the_chosen_parameters(finished):
+def test_a_final_cell_is_a_run_with_the_chosen_parameters(finished_comparison):
     name, problem = "single-loop", PROBLEM.problem()
-    chosen = protocol(finished)["methods"][name]["chosen"]
+    chosen = protocol(finished_comparison)["methods"][name]["chosen"]
     algorithm = METHODS[name].build(problem, chosen, lambda cost: 6_400 // cost)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), 2)
     metrics = run(algorithm, key, 1, 200, 50, progress=False).metrics
-    rows = RunFolder(finished.path / f"cells/{name}/seed-2").read_rows("metrics")
+    rows = RunFolder(finished_comparison.path / f"cells/{name}/seed-2").read_rows("metrics")
     for column in ("upper_objective", "x0", "lower_mean_reward", "num_transitions"):
         assert [row[column] for row in rows] == metrics[column].tolist(), column
 
 
-def test_the_table_holds_the_statistics_of_the_cells(finished):
-    header, _, *lines = ((finished.path / "table.md").read_text()).splitlines()
+def test_the_table_holds_the_statistics_of_the_cells(finished_comparison):
+    header, _, *lines = ((finished_comparison.path / "table.md").read_text()).splitlines()
     assert header == f"| {' | '.join(HEADER)} |"
     table = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ") for line in lines}
     optimum = PROBLEM.optimum(PROBLEM.problem(), 0.01).objective
     for name in NAMES:
-        finals = [final_rows(finished.path / f"cells/{name}/seed-{s}")[0]["upper_objective"] for s in range(3)]
+        finals = [
+            final_rows(finished_comparison.path / f"cells/{name}/seed-{s}")[0]["upper_objective"] for s in range(3)
+        ]
         assert float(table[name][1]) == pytest.approx(interquartile_mean(np.array(finals)), abs=5e-5)
         assert float(table[name][3]) == pytest.approx(interquartile_mean(np.array(finals)) - optimum, abs=5e-5)
         assert table[name][-1] == "0 of 3"
     assert [table[name][0] for name in table] == sorted(NAMES, key=lambda name: float(table[name][1]))
     for name in NAMES:
-        assert name in comparison.summarize(finished)
-        assert name in (finished.path / "table.tex").read_text()
-        assert name in (finished.path / "wall_clock.md").read_text()
+        assert name in comparison.summarize(finished_comparison)
+        assert name in (finished_comparison.path / "table.tex").read_text()
+        assert name in (finished_comparison.path / "wall_clock.md").read_text()
 
 
 def test_figures_and_tables_are_drawn_again_from_the_files_alone(copied, runs):
@@ -138,7 +140,7 @@ def test_figures_and_tables_are_drawn_again_from_the_files_alone(copied, runs):
     assert (copied.path / "table.md").read_text().count("\n") == 4
 
 
-def test_finished_cells_are_not_run_again_and_missing_ones_are(finished, copied, runs):
+def test_finished_cells_are_not_run_again_and_missing_ones_are(finished_comparison, copied, runs):
     for cell in ("tuning/single-loop/trial-1", "cells/partial-sgd/seed-0"):
         shutil.rmtree(copied.path / cell)
     half = copied.path / "cells/single-loop/seed-1"
@@ -150,7 +152,7 @@ def test_finished_cells_are_not_run_again_and_missing_ones_are(finished, copied,
     comparison.main(CONFIG, copied, progress=False)
     assert sorted(runs) == ["cells/partial-sgd/seed-0", "cells/single-loop/seed-1", "tuning/single-loop/trial-1"]
     for name in RESULTS:
-        assert (copied.path / name).read_bytes() == (finished.path / name).read_bytes(), name
+        assert (copied.path / name).read_bytes() == (finished_comparison.path / name).read_bytes(), name
 
 
 def test_cells_of_other_settings_are_refused(copied, runs):

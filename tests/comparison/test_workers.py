@@ -18,12 +18,12 @@ from bilevel_rl.results import RunFolder
 from comparison.small_comparison import CONFIG, FLAGS, RESULTS
 
 
-def assert_same_results(path, finished):
+def assert_same_results(path, finished_comparison):
     for name in RESULTS:
-        assert (path / name).read_bytes() == (finished.path / name).read_bytes(), name
+        assert (path / name).read_bytes() == (finished_comparison.path / name).read_bytes(), name
 
 
-def test_dask_workers_write_the_table_of_one_process(finished, tmp_path):
+def test_dask_workers_write_the_table_of_one_process(finished_comparison, tmp_path):
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
@@ -31,7 +31,7 @@ def test_dask_workers_write_the_table_of_one_process(finished, tmp_path):
         address = cluster.scheduler_address.removeprefix("tcp://")
         with Workers(backend="dask", address=address).connected():
             comparison.main(CONFIG, RunFolder(tmp_path / "run"), progress=False)
-    assert_same_results(tmp_path / "run", finished)
+    assert_same_results(tmp_path / "run", finished_comparison)
 
 
 def start(log, *arguments, jobs):
@@ -57,7 +57,7 @@ def exit_code(command, sign, until):
     return command.wait(timeout=60)
 
 
-def test_an_interrupted_comparison_is_resumed_to_the_same_table(finished, tmp_path):
+def test_an_interrupted_comparison_is_resumed_to_the_same_table(finished_comparison, tmp_path):
     folder, log = tmp_path / "run", tmp_path / "log.txt"
 
     def has(pattern, number):
@@ -73,7 +73,7 @@ def test_an_interrupted_comparison_is_resumed_to_the_same_table(finished, tmp_pa
     assert not (folder / "table.md").exists()
 
     assert start(log, "resume", folder, jobs=1).wait(timeout=180) == 0
-    assert_same_results(folder, finished)
+    assert_same_results(folder, finished_comparison)
     assert (folder / "table.md").read_text() in log.read_text()
     assert (folder / "wall_clock.md").read_text() in log.read_text()
 
@@ -122,7 +122,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(backend, p
         pass
 
 
-def test_workers_are_for_comparisons_and_devices_for_runs(finished, tmp_path, capsys):
+def test_workers_are_for_comparisons_and_devices_for_runs(finished_comparison, tmp_path, capsys):
     comparison_folder, run_folder = tmp_path / "comparison", tmp_path / "run"
     for folder, experiment in ((comparison_folder, "compare-goal-position"), (run_folder, "goal-position")):
         RunFolder(folder).write_config({"experiment": experiment, "options": {}})
@@ -135,13 +135,13 @@ def test_workers_are_for_comparisons_and_devices_for_runs(finished, tmp_path, ca
         assert message in re.sub(r"\s+", " ", capsys.readouterr().err)
 
 
-def test_plot_and_list_know_comparisons(finished, tmp_path, capsys):
-    figure = finished.figures() / "comparison.png"
+def test_plot_and_list_know_comparisons(finished_comparison, tmp_path, capsys):
+    figure = finished_comparison.figures() / "comparison.png"
     figure.unlink()
-    main(["plot", str(finished.path)])
+    main(["plot", str(finished_comparison.path)])
     assert figure.is_file()
     (tmp_path / "unfinished").mkdir()
-    (tmp_path / "unfinished/config.json").write_bytes((finished.path / "config.json").read_bytes())
+    (tmp_path / "unfinished/config.json").write_bytes((finished_comparison.path / "config.json").read_bytes())
     capsys.readouterr()
     main(["list", str(tmp_path)])
     assert "unfinished: bilevel-rl resume" in re.sub(r"\s+", " ", capsys.readouterr().out)
