@@ -207,7 +207,7 @@ class RunFolder:
     def _write_scalars(self, rows: Sequence[Row]):
         # Not the SummaryWriter: its flush does not wait for the thread that writes what it was given.
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboardX.summary import scalar
 
         for row in rows:
