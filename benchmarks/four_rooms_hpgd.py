@@ -22,7 +22,7 @@ import numpy as np
 import bilevel_rl as brl
 from bilevel_rl import compiler
 from bilevel_rl.algorithms import Algorithm, PlannedHPGD
-from bilevel_rl.algorithms.sampled import Estimator
+from bilevel_rl.algorithms.implicit_gradient import Estimator
 from bilevel_rl.loop import Layout, Loop
 from bilevel_rl.schedules import ScheduleWarning
 

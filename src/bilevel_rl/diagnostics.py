@@ -11,10 +11,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from bilevel_rl.algorithms import Algorithm
-from bilevel_rl.exact.evaluation import DENSE_LIMIT, occupancy, policy_values, start_mean
+from bilevel_rl.exact.evaluation import DENSE_LIMIT, occupancy, start_mean
 from bilevel_rl.exact.objectives import cost_table, implicit_gradient, reward_table
 from bilevel_rl.exact.oracle import in_double_precision
 from bilevel_rl.exact.soft_mdp import entropy, soft_optimal, soft_values
@@ -193,25 +194,21 @@ def _measure(
         occupancies = occupancy(mdp, jnp.exp(lower)), occupancy(mdp, jnp.exp(penalized))
         visits, best_visits = occupancies[0].sum(1), occupancy(mdp, answer.policy).sum(1)
 
-        def upper_value(policy: Array) -> Array:
-            return start_mean(mdp, policy_values(mdp, policy, jnp.sum(policy * cost, axis=-1))) + price
+        def upper_value(state_action_occupancy: Array) -> Array:
+            return jnp.sum(state_action_occupancy * cost) + price
 
         return Measurement(
-            upper_objective=upper_value(evaluated.policy),
+            upper_objective=upper_value(occupancy(mdp, evaluated.policy)),
             regularized_objective=regularized_objective,
-            hyper_gradient_norm=_norm(gradient),
-            upper_value=upper_value(jnp.exp(lower)),
+            hyper_gradient_norm=optax.global_norm(gradient),
+            upper_value=upper_value(occupancies[0]),
             lower_residual=start_mean(mdp, answer.values - lower_values),
             penalized_residual=start_mean(mdp, penalized_answer.values - penalized_values),
             optimal_entropy=jnp.sum(jnp.where(mdp.terminal, 0.0, visits) * entropy(answer.log_policy)),
             missed_occupancy=jnp.sum(jnp.where(visits < RARELY * best_visits, best_visits, 0.0)),
-            hyper_gradient_norm_at_first_entropy=_norm(first_gradient),
+            hyper_gradient_norm_at_first_entropy=optax.global_norm(first_gradient),
             upper_noise=upper_noise(problem, x, occupancies, w),
         )
 
     # One after the other: under vmap the last bits would depend on how many seeds this process has.
     return jax.lax.map(lambda arguments: one_seed(*arguments), (x, log_policies, penalty, entropy_weight))
-
-
-def _norm(tree: PyTree) -> Array:
-    return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from bilevel_rl.algorithms.devices import shared_by_devices
-from bilevel_rl.algorithms.rollouts import WalkMeans
+from bilevel_rl.algorithms.rollouts import WalkMeans, inverse_cdf_actions
 from bilevel_rl.problems import BilevelProblem
 
 
@@ -98,8 +98,7 @@ class EpisodeTables(eqx.Module):
 
         def step(carry: tuple[Array, Array], uniforms: Array) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
             s, t = carry
-            choices = thresholds.at[s].get(mode="promise_in_bounds")
-            a = jnp.sum(uniforms[0, :, None] >= choices, axis=-1, dtype=jnp.int32)
+            a = inverse_cdf_actions(thresholds, s, uniforms[0])
             ends = environment.is_terminal(s) | (t == self.num_steps - 1)
             next_s = jnp.where(ends, environment.reset(uniforms[2]), environment.step(s, a, uniforms[1]))
             return (next_s, jnp.where(ends, 0, t + 1)), (s, a, t, ends)

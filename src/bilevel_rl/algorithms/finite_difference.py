@@ -92,7 +92,7 @@ class FiniteDifference(TwoLoopAlgorithm):
         r, c = jax.vmap(of_follower, in_axes=(0, 1, 1))(tried, visits.states, visits.actions)
         f = c + jax.vmap(lambda x: jnp.asarray(problem.upper.regularizer(x), float))(tried)
         slopes = (f[: self.num_directions] - f[self.num_directions :]) / (2 * self.radius)
-        x = self._moved(state.x, unravel(slopes @ directions), step_size.upper)
+        x = self._moved(state.x, unravel(slopes @ directions), step_size.upper)  # docs/method.md, section 8
 
         entropy, squared_error = visits.entropy, visits.td_errors**2
         means = jax.tree.map(lambda values: jnp.full(2, jnp.mean(values)), (r, c, entropy, squared_error))

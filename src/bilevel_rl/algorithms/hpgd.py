@@ -13,61 +13,28 @@ Deviations from the paper, which we know from its summary and its published prot
 4. No context: a leader who sees one is a larger state space.
 """
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array
 
 from bilevel_rl.algorithms.actor_critic import Info
-from bilevel_rl.algorithms.episode_tables import EpisodeTables
-from bilevel_rl.algorithms.rollouts import Rollouts
-from bilevel_rl.algorithms.sampled import (
-    Estimator,
-    State,
-    TwoLoopAlgorithm,
-    check_rollout_arguments,
-    clipped,
-    draw_uniforms,
-)
-from bilevel_rl.schedules import as_leaf
+from bilevel_rl.algorithms.implicit_gradient import ImplicitGradientMethod
+from bilevel_rl.algorithms.sampled import State, TwoLoopAlgorithm, draw_uniforms
 
 
-class HPGD(TwoLoopAlgorithm):
+class HPGD(TwoLoopAlgorithm, ImplicitGradientMethod):
     """T actor-critic steps on θ, then x ← Π_X[x − ζ_k clip(∇Φ̂_τ(x))] from rollouts of π_θ.
 
     An iteration costs (T + 5 H) B environment transitions; rollouts in a terminal state count on.
 
-    Attributes:
-        num_chains: B, Markov chains that the follower learns from, and walks of an estimate.
-        num_rollout_steps: H; sums over time lack the share γ^H.
-        estimator: "rollouts", unbiased (`rollouts.py`), or "tables" of average returns, with far less noise and a
-            small bias (`episode_tables.py`).
-        max_global_norm: longer estimates of the gradient are shortened to this length; infinite for none.
-
-    The other attributes are those of `TwoLoopAlgorithm`; the penalty w is not used.
-
-    Raises:
-        ValueError: `num_rollout_steps` < 1, `max_global_norm` is not positive, or as `TwoLoopAlgorithm`.
+    B is the number of chains that the follower learns from and of walks of an estimate. Attributes and errors are those
+    of `TwoLoopAlgorithm` and `ImplicitGradientMethod`.
     """
-
-    num_rollout_steps: int = eqx.field(static=True, default=100, kw_only=True)
-    estimator: Estimator = eqx.field(static=True, default="rollouts", kw_only=True)
-    max_global_norm: Float[ArrayLike, ""] = eqx.field(default=np.inf, kw_only=True, converter=as_leaf)
-
-    def __check_init__(self):
-        check_rollout_arguments(self.num_rollout_steps, self.estimator, self.max_global_norm)
 
     @property
     def num_followers(self) -> int:
         """One, which tracks π_τ*(x)."""
         return 1
-
-    @property
-    def rollouts(self) -> Rollouts | EpisodeTables:
-        """What estimates (IG)."""
-        estimator = EpisodeTables if self.estimator == "tables" else Rollouts
-        return estimator(self.problem, self.num_chains, self.num_rollout_steps, self.chain_axis)
 
     @property
     def num_transitions_per_iteration(self) -> int:
@@ -96,6 +63,6 @@ class HPGD(TwoLoopAlgorithm):
         )
         log_policy = jax.nn.log_softmax(followers[0, :, :-1])
         gradient, means = self.rollouts.estimate(x, log_policy, step_size.entropy, noise["rollouts"])
-        x = self._moved(x, clipped(gradient, self.max_global_norm), step_size.upper)
+        x = self._descended(x, gradient, step_size.upper)  # (IG)
         info = Info(*(jnp.full(2, mean) for mean in (*means, jnp.mean(visits.later_half().td_errors ** 2))))
         return State(state.num_iterations + 1, x, followers, chain_states), info

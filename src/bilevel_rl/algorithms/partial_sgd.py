@@ -51,7 +51,7 @@ class PartialSGD(SampledAlgorithm):
         means = (r.mean(), c.mean(), actor_critic.accrued_entropy(sample).mean(), (δ**2).mean())
         return State(
             state.num_iterations + 1,
-            self._moved(state.x, upper_gradient, step_size.upper),
+            self._moved(state.x, upper_gradient, step_size.upper),  # (U) without its penalty term
             followers,
             actor_critic.restart(sample.next_states, uniforms),
         ), Info(*(jnp.stack([mean, mean]) for mean in means))

@@ -69,7 +69,7 @@ class PBRL(TwoLoopAlgorithm):
 
         upper_gradient, (best, r, c) = jax.grad(upper_estimate, has_aux=True)(x)
         bound = actor_critic.value_bound(problem.reward_bound + w * problem.upper.cost_bound, τ)
-        joint, δ = actor_critic.learn(state.followers[JOINT], sample, r - w * c, step_size, bound)
+        joint, δ = actor_critic.learn(state.followers[JOINT], sample, r - w * c, step_size, bound)  # (AL), (CL)
 
         entropy = actor_critic.accrued_entropy(sample)
         answer_cost = jnp.mean(problem.costs(x, visits.states, visits.actions))
@@ -81,7 +81,7 @@ class PBRL(TwoLoopAlgorithm):
         )
         return State(
             state.num_iterations + 1,
-            self._moved(x, upper_gradient, step_size.upper),
+            self._moved(x, upper_gradient, step_size.upper),  # (U), of the penalty above
             jnp.concatenate([answer, joint]),
             jnp.concatenate([answer_chains, actor_critic.restart(sample.next_states, uniforms[-1])]),
         ), info
@@ -171,7 +171,7 @@ class BellmanPBRL(TwoLoopAlgorithm):
         ]
         return BellmanPBRLState(
             state.num_iterations + 1,
-            self._moved(x, upper_gradient, step_size.upper),
+            self._moved(x, upper_gradient, step_size.upper),  # (U), of the penalty above
             jnp.concatenate([answer, learned]),
             jnp.concatenate(next_states),
             of_mixture[2, 0] >= problem.environment.discount,

@@ -6,17 +6,14 @@ values of the previous x. Planning costs no environment transitions.
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
-from bilevel_rl.algorithms.episode_tables import EpisodeTables
-from bilevel_rl.algorithms.rollouts import Rollouts
-from bilevel_rl.algorithms.sampled import Estimator, SampledAlgorithm, check_rollout_arguments, clipped, draw_uniforms
+from bilevel_rl.algorithms.implicit_gradient import ImplicitGradientMethod
+from bilevel_rl.algorithms.sampled import draw_uniforms
 from bilevel_rl.exact.objectives import reward_table
 from bilevel_rl.exact.soft_mdp import soft_optimal
-from bilevel_rl.schedules import StepSizes, as_leaf
 
 
 class PlannedState(NamedTuple):
@@ -36,36 +33,13 @@ class PlannedInfo(NamedTuple):
     mean_entropy: Float[Array, "2"]
 
 
-class PlannedHPGD(SampledAlgorithm):
+class PlannedHPGD(ImplicitGradientMethod):
     """x ← Π_X[x − ζ_k clip(∇Φ̂_τ(x))] from rollouts of π_τ*(x).
 
     An iteration costs 5 H B environment transitions; rollouts in a terminal state count on.
 
-    Attributes:
-        step_sizes: ζ and τ; the others are not used.
-        num_chains: B, walks of an estimate.
-        num_rollout_steps: H; sums over time lack the share γ^H.
-        estimator: "rollouts", unbiased (`rollouts.py`), or "tables" of average returns, with far less noise and a
-            small bias (`episode_tables.py`).
-        max_global_norm: longer estimates of the gradient are shortened to this length; infinite for none.
-
-    Raises:
-        ValueError: `num_chains` or `num_rollout_steps` < 1, or `max_global_norm` is not positive.
+    Of the step sizes ζ and τ are used. Attributes and errors are those of `ImplicitGradientMethod`.
     """
-
-    step_sizes: StepSizes = eqx.field(default_factory=StepSizes.fixed_target)
-    num_rollout_steps: int = eqx.field(static=True, default=100, kw_only=True)
-    estimator: Estimator = eqx.field(static=True, default="rollouts", kw_only=True)
-    max_global_norm: Float[ArrayLike, ""] = eqx.field(default=np.inf, kw_only=True, converter=as_leaf)
-
-    def __check_init__(self):
-        check_rollout_arguments(self.num_rollout_steps, self.estimator, self.max_global_norm)
-
-    @property
-    def rollouts(self) -> Rollouts | EpisodeTables:
-        """What estimates (IG)."""
-        estimator = EpisodeTables if self.estimator == "tables" else Rollouts
-        return estimator(self.problem, self.num_chains, self.num_rollout_steps, self.chain_axis)
 
     @property
     def num_transitions_per_iteration(self) -> int:
@@ -88,7 +62,7 @@ class PlannedHPGD(SampledAlgorithm):
         τ = step_size.entropy
         answer = soft_optimal(self.problem.environment, reward_table(self.problem, x), τ, start_values=state.values)
         gradient, means = self.rollouts.estimate(x, answer.log_policy, τ, uniforms)
-        x = self._moved(x, clipped(gradient, self.max_global_norm), step_size.upper)
+        x = self._descended(x, gradient, step_size.upper)  # (IG)
         info = PlannedInfo(*(jnp.full(2, mean) for mean in means))
         return PlannedState(state.num_iterations + 1, x, answer.log_policy, answer.values), info
 

@@ -37,6 +37,14 @@ class WalkMeans(NamedTuple):
     entropy: Float[Array, ""]
 
 
+def inverse_cdf_actions(
+    thresholds: Float[Array, "S choices"], states: Int[Array, "*batch"], uniforms: Float[Array, "*batch"]
+) -> Int[Array, "*batch"]:
+    """a ~ π(·|s) by inverse CDF; thresholds are the cumulative π of all actions but the last."""
+    choices = thresholds.at[states].get(mode="promise_in_bounds")
+    return jnp.sum(uniforms[..., None] >= choices, axis=-1, dtype=jnp.int32)
+
+
 class Rollouts(eqx.Module):
     """Estimates (IG) from B walks of H steps and four rollouts of H steps from each.
 
@@ -117,8 +125,7 @@ class Rollouts(eqx.Module):
         """States and actions of H steps, by inverse CDFs of the uniforms."""
 
         def transition(states: Array, uniforms: Array) -> tuple[Array, tuple[Array, Array]]:
-            choices = thresholds.at[states].get(mode="promise_in_bounds")
-            actions = jnp.sum(uniforms[0, ..., None] >= choices, axis=-1, dtype=jnp.int32)
+            actions = inverse_cdf_actions(thresholds, states, uniforms[0])
             return self.problem.environment.step(states, actions, uniforms[1]), (states, actions)
 
         _, (states, actions) = jax.lax.scan(transition, start, uniforms)

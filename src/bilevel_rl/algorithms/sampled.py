@@ -4,14 +4,14 @@ import abc
 import dataclasses
 import math
 import warnings
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from bilevel_rl.algorithms.actor_critic import ActorCritic
 from bilevel_rl.problems import BilevelProblem
@@ -140,26 +140,6 @@ class TwoLoopAlgorithm(SampledAlgorithm):
     def __check_init__(self):
         if self.num_inner_steps < 1:
             raise ValueError(f"num_inner_steps must be at least 1, got {self.num_inner_steps}")
-
-
-def clipped(gradient: PyTree, max_global_norm: Float[ArrayLike, ""]) -> PyTree:
-    """The gradient, shortened to `max_global_norm` where its Euclidean norm over all leaves is greater."""
-    norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
-    return jax.tree.map(lambda leaf: leaf * jnp.minimum(1.0, max_global_norm / norm), gradient)
-
-
-Estimator = Literal["rollouts", "tables"]
-"""How (IG) is estimated from a policy's trajectories."""
-
-
-def check_rollout_arguments(num_rollout_steps: int, estimator: str, max_global_norm: Float[ArrayLike, ""]):
-    """Raises `ValueError` for a length of rollouts or of gradients that is not positive, or an unknown estimator."""
-    if estimator not in get_args(Estimator):
-        raise ValueError(f"estimator must be one of {', '.join(get_args(Estimator))}, got {estimator!r}")
-    if num_rollout_steps < 1:
-        raise ValueError(f"num_rollout_steps must be at least 1, got {num_rollout_steps}")
-    if not isinstance(max_global_norm, Tracer) and not np.all(np.asarray(max_global_norm) > 0):
-        raise ValueError(f"max_global_norm must be positive (infinite for no clipping), got {max_global_norm}")
 
 
 def draw_uniforms(key: Array, *shape: int) -> Float[Array, "..."]:

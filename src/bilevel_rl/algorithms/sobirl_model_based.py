@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
-from bilevel_rl.exact.evaluation import expected_next, occupancy, policy_values
-from bilevel_rl.exact.objectives import cost_table, reward_table
+from bilevel_rl.exact.evaluation import PolicySystem, expected_next
+from bilevel_rl.exact.objectives import cost_table, direct_gradient, reward_table
 from bilevel_rl.problems import BilevelProblem
 from bilevel_rl.schedules import StepSizes
 
@@ -113,16 +113,13 @@ class SoBiRLModelBased(eqx.Module):
 
         policy = jax.nn.softmax((reward + mdp.discount * expected_next(mdp, values)) / τ)
         cost = cost_table(problem, state.x)
-        cost_values = policy_values(mdp, policy, jnp.sum(policy * cost, axis=1))
+        system = PolicySystem(mdp, policy)
+        cost_values, visits = system.values(jnp.sum(policy * cost, axis=1)), system.occupancy()
         cost_advantage = cost + mdp.discount * expected_next(mdp, cost_values) - cost_values[:, None]
-        visits = occupancy(mdp, policy)
         differences = action_value_gradients(value_gradients) - value_gradients[:, None]
 
-        def upper(x: PyTree) -> Array:
-            return jnp.sum(visits * cost_table(problem, x)) + problem.upper.regularizer(x)
-
         through_policy = unravel(jnp.einsum("sa,sai->i", visits * cost_advantage / τ, differences))
-        gradient = jax.tree.map(jnp.add, jax.grad(upper)(state.x), through_policy)  # (IG)
+        gradient = jax.tree.map(jnp.add, direct_gradient(problem, state.x, visits), through_policy)  # (IG)
         x = problem.project(jax.tree.map(lambda x, g: x - step_size.upper * g, state.x, gradient))
         info = ModelBasedInfo(jnp.full(2, jnp.sum(visits * reward)), jnp.full(2, jnp.sum(visits * cost)))
         return ModelBasedState(state.num_iterations + 1, x, values, value_gradients), info

@@ -113,7 +113,7 @@ def implicit_gradient(
     sensitivity = state_action_occupancy * cost_advantage / entropy_weight
     flow = system.inflow(mdp.discount * inflow(mdp, sensitivity))
     (through_policy,) = jax.vjp(lambda x: reward_table(problem, x), x)[1](sensitivity + flow[:, None] * policy)
-    gradient = jax.tree.map(jnp.add, _direct_gradient(problem, x, state_action_occupancy), through_policy)  # (IG)
+    gradient = jax.tree.map(jnp.add, direct_gradient(problem, x, state_action_occupancy), through_policy)  # (IG)
     return start_mean(mdp, cost_values) + problem.upper.regularizer(x), gradient
 
 
@@ -139,7 +139,7 @@ def penalty_gradient(
     lower = occupancy(mdp, soft_answer(problem, x, entropy_weight).policy)
     penalized = occupancy(mdp, soft_answer(problem, x, entropy_weight, penalty).policy)
     (through_reward,) = jax.vjp(lambda x: reward_table(problem, x), x)[1]((lower - penalized) / penalty)
-    return jax.tree.map(jnp.add, _direct_gradient(problem, x, penalized), through_reward)  # (HG)
+    return jax.tree.map(jnp.add, direct_gradient(problem, x, penalized), through_reward)  # (HG)
 
 
 @oracle
@@ -161,7 +161,7 @@ def lower_residual(
     )
 
 
-def _direct_gradient(problem: BilevelProblem, x: PyTree, state_action_occupancy: Float[Array, "S A"]) -> PyTree:
+def direct_gradient(problem: BilevelProblem, x: PyTree, state_action_occupancy: Float[Array, "S A"]) -> PyTree:
     """∇_x f(x, π) at a fixed policy."""
 
     def upper(x: PyTree) -> Array:
