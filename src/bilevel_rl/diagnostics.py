@@ -200,13 +200,13 @@ def _measure(
         return Measurement(
             upper_objective=upper_value(occupancy(mdp, evaluated.policy)),
             regularized_objective=regularized_objective,
-            hyper_gradient_norm=optax.global_norm(gradient),
+            hyper_gradient_norm=optax.tree.norm(gradient),
             upper_value=upper_value(occupancies[0]),
             lower_residual=start_mean(mdp, answer.values - lower_values),
             penalized_residual=start_mean(mdp, penalized_answer.values - penalized_values),
             optimal_entropy=jnp.sum(jnp.where(mdp.terminal, 0.0, visits) * entropy(answer.log_policy)),
             missed_occupancy=jnp.sum(jnp.where(visits < RARELY * best_visits, best_visits, 0.0)),
-            hyper_gradient_norm_at_first_entropy=optax.global_norm(first_gradient),
+            hyper_gradient_norm_at_first_entropy=optax.tree.norm(first_gradient),
             upper_noise=upper_noise(problem, x, occupancies, w),
         )
 

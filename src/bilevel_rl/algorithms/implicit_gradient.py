@@ -57,5 +57,5 @@ class ImplicitGradientMethod(SampledAlgorithm):
 
     def _descended(self, x: PyTree, gradient: PyTree, step: Array) -> PyTree:
         """Π_X[x − step · clip(gradient)]."""
-        scale = jnp.minimum(1.0, self.max_global_norm / optax.global_norm(gradient))
+        scale = jnp.minimum(1.0, self.max_global_norm / optax.tree.norm(gradient))
         return self._moved(x, jax.tree.map(lambda leaf: leaf * scale, gradient), step)
