@@ -3,15 +3,22 @@ EXPERIMENT ?= goal-position
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: run test lint clean
+TORCH ?= torch==2.13.0
+
+.PHONY: run test lm test-lm lint clean
 
 run: .venv/.installed
 	$(BIN)/bilevel-rl run $(EXPERIMENT) $(ARGS)
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term --ignore=tests/lm --ignore=src/bilevel_rl/lm $(ARGS)
 
-lint: .venv/.installed-dev
+lm: .venv/.installed-lm
+
+test-lm: .venv/.installed-dev .venv/.installed-lm
+	$(BIN)/python -m pytest -n 2 tests/lm src/bilevel_rl/lm $(ARGS)
+
+lint: .venv/.installed-dev .venv/.installed-lm
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
@@ -25,6 +32,11 @@ clean:
 
 .venv/.installed: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/.installed-lm: .venv/.installed pyproject.toml
+	$(BIN)/python -m pip install --quiet '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --editable '.[lm]'
 	touch $@
 
 .venv/.installed-dev: .venv/.installed pyproject.toml

@@ -102,7 +102,7 @@ def entries_of(path):
     return {entry.name for entry in path.iterdir()}
 
 
-@pytest.fixture(scope="module", params=EXPERIMENTS)
+@pytest.fixture(scope="module", params=sorted(set(EXPERIMENTS) - {"happy-tweets"}))  # that one is in tests/lm
 def finished(request, tmp_path_factory):
     """Name, folder and output of a finished run. To be copied, not to be changed."""
     folder = tmp_path_factory.mktemp("runs") / "finished"

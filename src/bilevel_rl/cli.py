@@ -28,6 +28,7 @@ from bilevel_rl.commands import (
 )
 from bilevel_rl.comparison.workers import Workers
 from bilevel_rl.experiments import comparison
+from bilevel_rl.experiments.happy_tweets import HappyTweets
 from bilevel_rl.experiments.settings import from_json, to_json
 from bilevel_rl.results import RunFolder, RunFolderError
 
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None):
                 _diagnose(command.run, console)
             case List():
                 _list(command.runs, console)
-    except (ValueError, RunFolderError) as error:
+    except (ValueError, RunFolderError, ModuleNotFoundError) as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
         processes.leave(2)
     except processes.LostProcessError as error:
@@ -71,6 +72,11 @@ def _run(command: Run, console: Console):
     config = command.experiment
     name, module = _named(config, EXPERIMENTS)
     config.run.check()
+    if isinstance(config, HappyTweets) and command.job != Job():
+        raise ValueError(
+            "happy-tweets is no JAX program: --coordinator, --num-processes, --process-id and --cpu-devices do not "
+            "apply; for several processes see docs/language_models.md"
+        )
     path = _new_path(command.folder, name, is_checked=command.job.process_id == 0)
     command.job.join(command.folder)
     config.algorithm()  # Raises for every bad option, before a folder is made or anything runs.

@@ -16,6 +16,7 @@ from bilevel_rl.experiments import (
     four_rooms,
     goal_placement,
     goal_position,
+    happy_tweets,
     rates,
 )
 
@@ -26,6 +27,7 @@ EXPERIMENTS: dict[str, tuple[type, ModuleType]] = {
     "four-rooms": (four_rooms.FourRooms, four_rooms),
     "ablations": (ablations.Ablations, ablations),
     "rates": (rates.Rates, rates),
+    "happy-tweets": (happy_tweets.HappyTweets, happy_tweets),
 }
 
 COMPARISONS: dict[str, tuple[type, ModuleType]] = {
@@ -40,6 +42,7 @@ AnyExperiment = (
     | Annotated[four_rooms.FourRooms, tyro.conf.subcommand("four-rooms")]
     | Annotated[ablations.Ablations, tyro.conf.subcommand("ablations")]
     | Annotated[rates.Rates, tyro.conf.subcommand("rates")]
+    | Annotated[happy_tweets.HappyTweets, tyro.conf.subcommand("happy-tweets")]
 )
 
 AnyComparison = (

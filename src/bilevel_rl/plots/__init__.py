@@ -24,6 +24,11 @@ from bilevel_rl.plots.four_rooms import (
     draw_four_rooms_comparison as draw_four_rooms_comparison,
 )
 from bilevel_rl.plots.grids import draw_goal_placement as draw_goal_placement, draw_goal_position as draw_goal_position
+from bilevel_rl.plots.happy_tweets import (
+    draw_happy_tweets as draw_happy_tweets,
+    draw_happy_tweets_study as draw_happy_tweets_study,
+    read_evaluation as read_evaluation,
+)
 from bilevel_rl.plots.tables import (
     final_values as final_values,
     initial_values as initial_values,

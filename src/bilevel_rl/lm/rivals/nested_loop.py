@@ -1,0 +1,62 @@
+"""Nested loop: Algorithm 1's equations with T steps of both policies between two steps of x, at fixed w and τ.
+
+The completions of the later half of the T steps, when the policies have had time to answer, are what x learns from.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from bilevel_rl.lm.penalty import TwoPolicyTrainer
+from bilevel_rl.lm.training import StepSizeNumbers
+
+
+class NestedLoopRLHFTrainer(TwoPolicyTrainer):
+    """x moves once in T iterations. Arguments and errors are those of `RLHFTrainer`, and:
+
+    Args:
+        num_inner_steps: T.
+
+    Raises:
+        ValueError: `num_inner_steps` < 1.
+    """
+
+    def __init__(self, *arguments: Any, num_inner_steps: int = 5, **options: Any):
+        if num_inner_steps < 1:
+            raise ValueError(f"num_inner_steps must be at least 1, got {num_inner_steps}")
+        self._num_inner_steps = num_inner_steps
+        super().__init__(*arguments, **options)
+
+    def _iterate(self, k: int, step_size: StepSizeNumbers) -> dict[str, float]:
+        """One inner step: (A), (C), (AL), (CL); with the last of T also (U)."""
+        first, inner = self._step_sizes(0), k % self._num_inner_steps
+        fixed = step_size._replace(penalty=float(first.penalty), entropy=float(first.entropy))
+        num_learned_from = self._num_inner_steps - self._num_inner_steps // 2
+        is_learned_from = inner >= self._num_inner_steps // 2
+        weights = list(self.reward_model.parameters())
+        earlier = [weight.grad for weight in weights]
+        self.steps.optimizers["upper"].zero_grad()  # What processes share is this iteration's part.
+        columns = self._accumulate(k, fixed, share=is_learned_from / num_learned_from)
+        for weight, gradient in zip(weights, earlier, strict=True):
+            if gradient is not None:
+                weight.grad = gradient if weight.grad is None else gradient + weight.grad
+        columns |= {"penalty": fixed.penalty, "entropy_weight": fixed.entropy, "hyper_gradient_norm": 0.0}
+        if inner == self._num_inner_steps - 1:
+            self._add_preference_gradient(k)
+            columns["hyper_gradient_norm"] = self.steps.move("upper", step_size.upper)  # (U)
+        self.steps.move("actor", step_size.actor)  # (A), (AL)
+        self.steps.move("critic", step_size.critic)  # (C), (CL)
+        return columns
+
+    def _identity(self) -> dict[str, Any]:
+        return super()._identity() | {"num_inner_steps": self._num_inner_steps}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        weights = self.reward_model.named_parameters()
+        gradients = {f"gradient.{name}": weight.grad for name, weight in weights if weight.grad is not None}
+        return super()._tensors() | gradients
+
+    def _restore(self, tensors: dict[str, Tensor], counters: dict[str, Any]):
+        super()._restore(tensors, counters)
+        for name, weight in self.reward_model.named_parameters():
+            weight.grad = tensors.get(f"gradient.{name}")

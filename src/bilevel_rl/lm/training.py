@@ -1,0 +1,315 @@
+"""What every method that trains a language model shares: completions, evidence, steps, rows and checkpoints.
+
+A method is a subclass that says which policies there are and what one iteration does (`BilevelRLHFTrainer`, and its
+rivals in `rivals`).
+"""
+
+import abc
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env, reduce
+from jaxtyping import Float
+from peft import PeftConfig
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from bilevel_rl.lm.batches import ANSWERS, PAIRS, Batch, Batches
+from bilevel_rl.lm.checkpoints import Checkpoints
+from bilevel_rl.lm.config import BilevelRLHFConfig
+from bilevel_rl.lm.followers import Followers
+from bilevel_rl.lm.objectives import UpperEstimate, UpperObjective
+from bilevel_rl.lm.progress import LiveProgress
+from bilevel_rl.lm.rewards import Encoder, RewardInputs
+from bilevel_rl.lm.sampling import stream
+from bilevel_rl.lm.steps import Steps
+from bilevel_rl.lm.tokens import Completions
+from bilevel_rl.results import Row, RunFolder, RunFolderError
+from bilevel_rl.schedules import ScheduleWarning
+
+Scorer = Callable[[list[str]], Sequence[float] | np.ndarray]
+"""Texts → one number each. Judges are scorers: they are logged, and nothing learns from them."""
+
+STEP_SIZE_COLUMNS = ("upper_step", "actor_step", "critic_step", "penalty", "entropy_weight")
+"""Names of the five step sizes in metric rows, as in those of tabular runs."""
+
+
+class DivergedError(RuntimeError):
+    """A number left the finite range; checkpoints up to then stay."""
+
+
+class StepSizeNumbers(NamedTuple):
+    """The five step sizes at one iteration, as Python numbers."""
+
+    upper: float
+    actor: float
+    critic: float
+    penalty: float
+    entropy: float
+
+
+class RLHFTrainer(abc.ABC):
+    """A language model's policies as adapters, their critics, and a reward with parameters x.
+
+    Args:
+        model: a causal language model, or the path of one. It is frozen, and its layers are wrapped in place.
+        processing_class: its tokenizer, with an end mark and a padding token.
+        reward_model: r_x, any module from `RewardInputs` to one number a row.
+        upper_objective: what the leader wants of completions; None where the method does not ask people.
+        prompts: texts that completions begin with; an empty text is the start mark alone.
+        preference_dataset: rows with "chosen" and "rejected" (and "prompt"), for the offline term of the objective.
+        args: options.
+        peft_config: form of the adapters; by default LoRA of rank 8 on all linear layers.
+        judges: columns of the metric rows that nothing learns from.
+
+    Raises:
+        ValueError: an argument cannot be used; the message names it.
+
+    Warns:
+        ScheduleWarning: the step sizes violate a validity condition (docs/method.md, section 4).
+    """
+
+    policies: ClassVar[tuple[str, ...]]
+    """names of the policies; the first one is the follower, which answers r_x"""
+
+    def __init__(
+        self,
+        model: PreTrainedModel | str,
+        processing_class: PreTrainedTokenizerBase,
+        reward_model: nn.Module,
+        upper_objective: UpperObjective | None,
+        prompts: Sequence[str],
+        preference_dataset: Sequence[Mapping[str, str]] | None,
+        args: BilevelRLHFConfig,
+        peft_config: PeftConfig | None = None,
+        *,
+        judges: Mapping[str, Scorer] | None = None,
+    ):
+        # Without being told, accelerate takes processes without an accelerator for strangers to each other.
+        cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+        self._processes = PartialState(cpu=cpu)
+        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model) if isinstance(model, str) else model
+        loaded.to(device=self._processes.device, dtype=torch.bfloat16 if args.bf16 else torch.float32)  # pyright: ignore
+        self.args, self.tokenizer, self.judges = args, processing_class, dict(judges or {})
+        with torch.random.fork_rng():
+            torch.manual_seed(args.seed)
+            self.followers = Followers(loaded, self.policies, peft_config)
+        self.reward_model = reward_model.to(self._processes.device)
+        self.upper_objective = upper_objective
+        self.encoder = Encoder(
+            self.followers, processing_class, args.max_completion_length, args.per_device_train_batch_size
+        )
+        self.batches = Batches(self.followers, self.encoder, self.reward_model, prompts, self.policies, args)
+        self.preferences = self.encoder.encode_preferences(preference_dataset) if preference_dataset else None
+        self._step_sizes = args.step_sizes()
+        for violation in self._step_sizes.violations():
+            warnings.warn(f"step sizes violate {violation}", ScheduleWarning, stacklevel=2)
+        self.steps = Steps(
+            {
+                "upper": [list(self.reward_model.parameters())],
+                "actor": [self.followers.adapter(name) for name in self.policies],
+                "critic": [self.followers.critic(name) for name in self.policies],
+            },
+            optimizer=args.optimizer,
+            max_grad_norm=args.max_grad_norm,
+            never_shortened=["critic"],
+        )
+        self.num_iterations = self.num_transitions = self.num_answers = 0
+        self.folder = RunFolder(args.output_dir, tensorboard=args.report_to == "tensorboard")
+        self._checkpoints = Checkpoints(self.folder.path / "checkpoints")
+
+    @abc.abstractmethod
+    def _iterate(self, k: int, step_size: StepSizeNumbers) -> dict[str, float]:
+        """One iteration, all from iteration k's values; returns columns of its metric row."""
+
+    def train(self, *, progress: bool = True) -> list[dict[str, float]]:
+        """Runs, or continues what `output_dir` holds, up to `max_steps` iterations; returns all metric rows.
+
+        Raises:
+            DivergedError: a number left the finite range.
+            RunFolderError: the folder holds a run with other options.
+        """
+        self._continue()
+        args, is_main = self.args, self._processes.is_main_process
+        started, elapsed = time.perf_counter(), 0.0
+        with LiveProgress(args.max_steps, is_shown=progress and is_main) as shown:
+            while self.num_iterations < args.max_steps:
+                k = self.num_iterations
+                step_size = StepSizeNumbers(*(float(value) for value in self._step_sizes(k)))
+                columns = self._averaged(self._iterate(k, step_size))
+                self._check(columns)
+                self.num_iterations += 1
+                elapsed = time.perf_counter() - started
+                if not is_main:
+                    continue
+                row = self._row(step_size, columns)
+                if self.num_iterations % args.logging_steps == 0:
+                    self.folder.append_rows("metrics", [row])
+                    timing = {"seed": args.seed, "num_iterations": self.num_iterations, "seconds": elapsed}
+                    self.folder.append_rows("timing", [timing])
+                shown.update(row, self._shown_texts)
+                if self.num_iterations % args.save_steps == 0 or self.num_iterations == args.max_steps:
+                    self._checkpoints.save(self.num_iterations, self._tensors(), self._counters())
+        if is_main:
+            self.save_model()
+        self._processes.wait_for_everyone()
+        return self.folder.read_rows("metrics")
+
+    def save_model(self):
+        """Writes the adapters in peft's form and the reward's parameters into `output_dir`."""
+        from safetensors.torch import save_file
+
+        self.followers.adapted.save_pretrained(str(self.folder.path / "adapters"))
+        save_file(
+            {n: t.contiguous() for n, t in self._reward_tensors().items()}, self.folder.path / "reward.safetensors"
+        )
+
+    def complete(self, num_completions: int, *, policy: str | None = None, seed: int = 0) -> list[str]:
+        """Texts of one policy; `followers.REFERENCE` is the frozen model. The same seed gives the same noise."""
+        batches = self.completions(num_completions, policy=policy, seed=seed)
+        return [text for completions in batches for text in completions.texts(self.tokenizer)]
+
+    def completions(self, num_completions: int, *, policy: str | None = None, seed: int = 0) -> Iterator[Completions]:
+        """As `complete`, as tokens, in batches."""
+        return self.batches.complete(policy or self.policies[0], num_completions, seed)
+
+    # What iterations are made of.
+
+    def _batches(self, k: int, step_size: StepSizeNumbers, *, num_rows: int, compares: bool) -> Iterator[Batch]:
+        """This process's completions of iteration k; arguments as for `Batches.collect`."""
+        for batch in self.batches.collect(k, step_size.entropy, num_rows=num_rows, compares=compares):
+            self._shown_texts = batch.inputs.texts[:: max(1, len(batch.inputs.texts) // 6)][:3]
+            self.num_transitions += int(reduce(batch.completions.mask.sum(), "sum"))  # pyright: ignore
+            yield batch
+
+    def _ascend(self, batch: Batch, rewards: Float[Tensor, " N"], num_rows: int) -> dict[str, float]:
+        """Gradients of (A), (C) of all policies in a batch for these rewards; columns that describe each policy."""
+        δ = batch.policy_pass.ascend(
+            rewards, discount=self.args.discount, gae_lambda=self.args.gae_lambda, num_rows=num_rows
+        )
+        mask = batch.completions.mask
+        numbers = {
+            "mean_reward": batch.rewards.detach(),
+            "mean_divergence": batch.policy_pass.divergence,
+            "mean_entropy": batch.policy_pass.entropy,
+            "mean_length": mask.sum(dim=1).float(),
+            "mean_squared_td_error": (δ**2).sum(dim=1) / mask.sum(dim=1),
+        }
+        for name, judge in self.judges.items():
+            numbers[f"judge_{name}"] = torch.tensor(np.asarray(judge(batch.inputs.texts), dtype=np.float32))
+        return {
+            f"{policy}_{column}": float(part.mean())
+            for column, values in numbers.items()
+            for policy, part in zip(self.policies, values.chunk(len(self.policies)), strict=True)
+        }
+
+    def _add_preference_gradient(self, k: int) -> float:
+        """Adds λ ∇NLL_D(x) to the gradient of x; returns NLL_D."""
+        if self.preferences is None:
+            return math.nan
+        pairs, num_pairs = None, self.args.preference_batch_size
+        if num_pairs is not None:
+            generator = stream(self.args.seed, PAIRS, k)
+            pairs = torch.randint(len(self.preferences.chosen), (num_pairs,), generator=generator)
+        loss = self.preferences.negative_log_likelihood(self.reward_model, pairs)
+        (self.args.preference_weight * loss).backward()
+        return float(loss.detach())
+
+    def _ask(self, inputs: RewardInputs, rewards: Float[Tensor, " N"], number: int) -> UpperEstimate:
+        """The upper objective on completions of one policy; `number` is that of the question."""
+        if self.upper_objective is None:
+            raise ValueError(f"upper_objective is None, but {type(self).__name__} asks people: give one, as HumanScore")
+        seed = int(np.random.SeedSequence((self.args.seed, ANSWERS, number)).generate_state(1)[0])
+        estimate = self.upper_objective(inputs, rewards, seed)
+        self.num_answers += estimate.num_answers * self._processes.num_processes
+        return estimate
+
+    @property
+    def _num_rows(self) -> int:
+        """Completions of each policy in an iteration, all processes together."""
+        args = self.args
+        return args.per_device_train_batch_size * args.gradient_accumulation_steps * self._processes.num_processes
+
+    # Rows, checkpoints.
+
+    def _averaged(self, columns: dict[str, float]) -> dict[str, float]:
+        if self._processes.num_processes == 1:
+            return columns
+        values = reduce(torch.tensor(list(columns.values()), dtype=torch.float64), "mean")
+        return dict(zip(columns, values.tolist(), strict=True))  # pyright: ignore
+
+    def _check(self, columns: Mapping[str, float]):
+        for name, value in columns.items():
+            if not math.isfinite(value) and not (name == "preference_loss" and self.preferences is None):
+                raise DivergedError(
+                    f"{name} is {value} at iteration {self.num_iterations}: lower learning_rate or "
+                    f"upper_learning_rate, or raise penalty; the last good state is in {self._checkpoints.path}"
+                )
+
+    def _row(self, step_size: StepSizeNumbers, columns: Mapping[str, float]) -> Row:
+        counts = {"seed": self.args.seed, "num_iterations": self.num_iterations}
+        counts |= {"num_transitions": self.num_transitions, "num_answers": self.num_answers}
+        return counts | dict(zip(STEP_SIZE_COLUMNS, step_size, strict=True)) | dict(columns)
+
+    def _reward_tensors(self) -> dict[str, Tensor]:
+        return dict(self.reward_model.state_dict())
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that a resumed run needs, by name."""
+        tensors = {f"reward.{name}": tensor for name, tensor in self._reward_tensors().items()}
+        for path, weight in self.followers.named_parameters():
+            if weight.requires_grad:
+                tensors[f"followers.{path}"] = weight.detach()
+        tensors |= {f"optimizer.{path}": tensor for path, tensor in self.steps.tensors().items()}
+        return tensors
+
+    def _counters(self) -> dict[str, Any]:
+        """All that a resumed run needs besides tensors, as JSON."""
+        return {"num_transitions": self.num_transitions, "num_answers": self.num_answers}
+
+    def _restore(self, tensors: dict[str, Tensor], counters: dict[str, Any]):
+        self.num_transitions, self.num_answers = counters["num_transitions"], counters["num_answers"]
+        self.reward_model.load_state_dict(_below("reward.", tensors))
+        with torch.no_grad():
+            for path, weight in self.followers.named_parameters():
+                if weight.requires_grad:
+                    weight.copy_(tensors[f"followers.{path}"])
+        self.steps.restore(_below("optimizer.", tensors))
+
+    def _identity(self) -> dict[str, Any]:
+        """What decides a run's numbers, as JSON; a run with another identity is not continued."""
+        return {"method": type(self).__name__, **self.args.identity()}
+
+    def _continue(self):
+        identity = self._identity()
+        if self._processes.is_main_process:
+            known = self.folder.note_identity(identity)
+            changed = {name: (known.get(name), value) for name, value in identity.items() if known.get(name) != value}
+            if changed:
+                raise RunFolderError(
+                    f"output_dir: {self.folder.path} holds a run with other options (there, here): {changed}; "
+                    "name another folder"
+                )
+        latest = self._checkpoints.latest()
+        if latest is not None and latest > self.num_iterations:
+            self._restore(*self._checkpoints.load(latest))
+            self.num_iterations = latest
+        if self._processes.is_main_process:
+            for table in ("metrics", "timing"):
+                self.folder.truncate_rows(table, self.num_iterations)
+        self._processes.wait_for_everyone()
+
+
+def mean_columns(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Column means of rows with the same columns."""
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,75 @@
+"""A process of a job that `test_lm_processes` starts: trains, and saves what it ended with. Not a test."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from bilevel_rl.lm import (
+    BilevelRLHFTrainer,
+    HumanScore,
+    IteratedRLHFTrainer,
+    NestedLoopRLHFTrainer,
+    PartialSGDRLHFTrainer,
+    PreferenceLoss,
+    TwoStageRLHFTrainer,
+)
+from lm.tiny_trainers import PREFERENCES, score, trainer
+
+SETTINGS = {
+    "scores": (BilevelRLHFTrainer, {}, {}),
+    "preferences": (BilevelRLHFTrainer, {"reward_gradient": "plain", "coupled": False}, {}),
+    "nested": (NestedLoopRLHFTrainer, {}, {"num_inner_steps": 3}),
+    "partial": (PartialSGDRLHFTrainer, {}, {}),
+    "two_stage": (TwoStageRLHFTrainer, {}, {}),
+    "iterated": (IteratedRLHFTrainer, {}, {"refit_every": 1, "num_fit_steps": 3}),
+}
+NUM_ROWS = 8
+
+
+def train(setting, folder, num_processes):
+    """Three iterations of 8 rows of each policy; returns the trainer, its rows, and the questions that people got."""
+    torch.set_num_threads(1)
+    asked = []
+
+    def ask(texts, seed):
+        asked.append([texts, seed])
+        return score(texts)
+
+    def prefer(first, second, seed):
+        asked.append([[*first, *second], seed])
+        return [one > other for one, other in zip(score(first), score(second), strict=True)]
+
+    method, options, method_options = SETTINGS[setting]
+    built = trainer(
+        folder,
+        method,
+        upper_objective=PreferenceLoss(prefer) if setting == "preferences" else HumanScore(ask),
+        per_device_train_batch_size=NUM_ROWS // num_processes,
+        prompts=("", "b", "b a b"),
+        preferences=PREFERENCES,
+        optimizer="sgd",
+        learning_rate=0.1,
+        critic_learning_rate=0.2,
+        upper_learning_rate=0.1,
+        max_steps=3,
+        method_options=method_options,
+        **options,
+    )
+    rows = built.train(progress=False)
+    return built, rows, asked
+
+
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    rank, num_processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    for setting in SETTINGS:
+        built, rows, asked = train(setting, root / setting, num_processes)
+        assert built._processes.num_processes == num_processes
+        tensors = {name: tensor.contiguous().clone() for name, tensor in built._tensors().items()}
+        save_file(tensors, root / f"{setting}-{rank}.safetensors")
+        (root / f"{setting}-{rank}.json").write_text(json.dumps([rows, asked]))
+    torch.distributed.destroy_process_group()
