@@ -39,7 +39,7 @@ print(*(package for package in packages if package in sys.modules))
 
 @pytest.fixture(scope="module")
 def lines():
-    finished = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=120)
+    finished = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=600)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout.splitlines()
 

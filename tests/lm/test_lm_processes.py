@@ -41,7 +41,7 @@ def job(tmp_path_factory):
         for rank in range(2)
     ]
     try:
-        outputs = [member.communicate(timeout=240)[0] for member in members]
+        outputs = [member.communicate(timeout=600)[0] for member in members]
     finally:
         for member in members:
             member.kill()

@@ -36,7 +36,7 @@ class TweetRunSettings:
     """root of all randomness"""
     checkpoint_every: int = 10
     """iterations between two checkpoints"""
-    num_evaluated: int = 256
+    num_evaluated: int = 128
     """tweets of each policy that are judged at the end"""
     tensorboard: bool = False
     """also write TensorBoard scalars into the run folder"""
@@ -66,7 +66,7 @@ class HappyTweets:
     """ζ_0, step size of the reward's parameters"""
     actor: float = 5e-4
     """α_0, step size of the policies"""
-    critic: float = 1e-2
+    critic: float = 1e-3
     """β_0, step size of the critics"""
     offset: float = 100.0
     """iterations that the initial step sizes last"""
@@ -168,11 +168,11 @@ def _run(config: HappyTweets, folder: RunFolder, *, progress: bool):
         setting.preferences(config.num_offline, seed=config.run.seed),
         config.algorithm(folder.path),
         setting.peft_config,
-        judges={"score": judges["score"]},
+        judges=judges,
         **options.get(config.method, {}),
     )
     head.standardize(trainer.preferences.inputs.states)
-    fit_reward(head, trainer.preferences)
+    fit_reward(head, trainer.preferences, num_steps=200, learning_rate=3e-3, weight_decay=1.0)
     trainer.train(progress=progress)
 
     measured = {

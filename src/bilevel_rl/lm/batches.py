@@ -20,6 +20,10 @@ ORDER_OF_PROMPTS, NOISE, ANSWERS, PAIRS, EVALUATION = range(5)
 """What a stream of random numbers is for."""
 
 
+ROWS_WITHOUT_GRADIENTS = 32
+"""Completions that are written at a time where nothing is learned from them; which they are does not depend on it."""
+
+
 class Batch(NamedTuple):
     """Completions of all policies in one pass, the first policy's rows first.
 
@@ -88,8 +92,8 @@ class Batches:
 
     def complete(self, policy: str, num_completions: int, seed: int) -> Iterator[Completions]:
         """Completions of one policy, in batches. The same seed gives the same noise."""
-        for start in range(0, num_completions, self._args.per_device_train_batch_size):
-            rows = range(start, min(start + self._args.per_device_train_batch_size, num_completions))
+        for start in range(0, num_completions, ROWS_WITHOUT_GRADIENTS):
+            rows = range(start, min(start + ROWS_WITHOUT_GRADIENTS, num_completions))
             prompts = [self._prompts[row % len(self._prompts)] for row in rows]
             yield self._write([policy], prompts, [stream(seed, EVALUATION, row) for row in rows])
 

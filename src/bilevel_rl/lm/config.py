@@ -40,7 +40,7 @@ class BilevelRLHFConfig:
     """ζ_0, step size of the reward's parameters x"""
     learning_rate: float = 5e-4
     """α_0, step size of the policies"""
-    critic_learning_rate: float = 1e-2
+    critic_learning_rate: float = 1e-3
     """β_0, step size of the critics"""
     penalty: float = 0.5
     """w_0, penalty parameter: smaller is a harder penalty"""

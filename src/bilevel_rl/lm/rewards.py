@@ -186,10 +186,10 @@ def fit_reward(
 ) -> float:
     """Minimizes NLL_D(x) on all pairs by Adam with decoupled weight decay; returns the NLL at the end."""
     optimizer = torch.optim.AdamW(reward_model.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    loss = torch.zeros(())
     for _ in range(num_steps):
         optimizer.zero_grad()
         loss = preferences.negative_log_likelihood(reward_model)
         loss.backward()
         optimizer.step()
+    optimizer.zero_grad()  # A trainer adds to what it finds.
     return float(preferences.negative_log_likelihood(reward_model))
