@@ -31,13 +31,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from bilevel_rl.experiments.happy_tweets import HUMAN_MAXIMUM, PRIOR_PRECISION
 from bilevel_rl.lm import BilevelRLHFConfig, Evaluation, RewardHead, TwoStageRLHFTrainer, evaluate
 from bilevel_rl.lm.followers import REFERENCE
 from bilevel_rl.lm.happy_tweets import setting as problem
 from bilevel_rl.lm.rewards import fit_reward
 
-HUMAN_MAXIMUM = 3.55
-"""Mean rating of the best of the 4,200 rated tweets."""
 MAX_LENGTH, BATCH_OF_EVALUATION, NUM_SHOWN = 24, 16, 12
 NUM_LAST = 20
 """Steps at the end over which numbers of the training are averaged."""
@@ -47,6 +46,7 @@ COLUMNS = {
     "reward": "reward",
     "gap": "reward − judge",
     "vader": "VADER",
+    "nade": "NADE",
     "divergence": "KL, nats",
     "distinct_1": "distinct-1",
     "distinct_2": "distinct-2",
@@ -60,8 +60,8 @@ COLUMNS = {
 
 def train(setting: problem.Setting, beta: float, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Wraps the setting's model and trains its adapter; returns the adapter's weights and numbers of the training."""
-    from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer
+    from datasets import Dataset  # pyright: ignore[reportMissingImports]
+    from trl import DPOConfig, DPOTrainer  # pyright: ignore[reportMissingImports]
 
     pairs, tokenizer = setting.preferences(arguments.pairs, seed), setting.tokenizer
     # TRL's tokenizer makes no tokens of an empty prompt, and the first token would have no state to be chosen from.
@@ -147,18 +147,13 @@ def judged(
         )
         assert holder.preferences is not None
         head.standardize(holder.preferences.inputs.states)
-        loss = fit_reward(head, holder.preferences)
+        loss = fit_reward(head, holder.preferences, precision=PRIOR_PRECISION)
         own = dict(holder.followers.adapted.named_parameters())
         with torch.no_grad():
             for name, weight in weights.items():
                 own[name.replace(".default.", f".{POLICY}.")].copy_(weight)
-        judges = dict(setting.judges)
-        if "vader" not in judges:
-            from bilevel_rl.lm.happy_tweets import Vader
-
-            judges["vader"] = Vader(setting.assets).mean
         evaluations = {
-            name: evaluate(holder, policy, judges, num_completions=arguments.num_evaluated, seed=seed)
+            name: evaluate(holder, policy, setting.judges, num_completions=arguments.num_evaluated, seed=seed)
             for name, policy in (("before", REFERENCE), ("after", POLICY))
         }
     return evaluations, float(loss)

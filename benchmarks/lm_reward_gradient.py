@@ -4,7 +4,7 @@
     python -m benchmarks.lm_reward_gradient --self-check                 # a random tiny model, half a minute
 
 Loads the newest checkpoint of a bi-level run, holds x, θ and θᴸ, and draws N batches as an iteration of the trainer
-does (`RLHFTrainer._batches`, so sampling, passes and weights are the trainer's own):
+does (`Batches.collect`, so sampling, passes and weights are the trainer's own):
 
 | estimator           | completions                          | weights of the rewards' gradients      |
 |---------------------|--------------------------------------|----------------------------------------|
@@ -52,8 +52,8 @@ from transformers import (
 )
 
 from bilevel_rl.lm import BilevelRLHFConfig, BilevelRLHFTrainer, HumanScore, RewardHead, estimators
+from bilevel_rl.lm.batches import Batch, Batches
 from bilevel_rl.lm.checkpoints import Checkpoints
-from bilevel_rl.lm.training import Batch, StepSizeNumbers
 from bilevel_rl.schedules import ScheduleWarning
 
 Sampling = Literal["independent", "coupled"]
@@ -100,9 +100,6 @@ def restored(run: Path, model: str | None, batch_size: int | None, output_dir: s
     hidden_layer = tensors.get("reward.score.0.weight")
     head = RewardHead(loaded.config.hidden_size, hidden_size=None if hidden_layer is None else len(hidden_layer))
     trainer = trainer_of(loaded, AutoTokenizer.from_pretrained(path), head, args, form_of_adapters(run))
-    # Moments of optimizers are of no use here, and the trainer's own _restore would want them.
-    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")}
-    trainer.steps.optimizers.clear()
     trainer._restore(tensors, counters)
     trainer.num_iterations = latest
     print(f"{run}: {latest} iterations, {args.per_device_train_batch_size} completions of each policy a batch")
@@ -158,12 +155,12 @@ def random_trainer(output_dir: str) -> BilevelRLHFTrainer:
 
 def batches(trainer: BilevelRLHFTrainer, sampling: Sampling, first: int, number: int) -> Iterator[Batch]:
     """One batch of each of these iterations, as the trainer draws it."""
-    num_rows = trainer.args.per_device_train_batch_size
-    trainer.args = dataclasses.replace(trainer.args, coupled=sampling == "coupled", gradient_accumulation_steps=1)
-    step_size = StepSizeNumbers(*(float(value) for value in trainer._step_sizes(trainer.num_iterations)))
+    args = dataclasses.replace(trainer.args, coupled=sampling == "coupled", gradient_accumulation_steps=1)
+    collected = Batches(trainer.followers, trainer.encoder, trainer.reward_model, [""], trainer.policies, args)
+    entropy_weight = float(trainer._step_sizes(trainer.num_iterations).entropy)
     for k in range(first, first + number):
         with torch.no_grad():
-            (batch,) = trainer._batches(k, step_size, num_rows=num_rows, compares=True)
+            (batch,) = collected.collect(k, entropy_weight, num_rows=args.per_device_train_batch_size, compares=True)
         yield batch
 
 

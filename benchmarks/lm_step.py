@@ -41,7 +41,7 @@ import torch
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, TrainerCallback
 
-from bilevel_rl.lm import BilevelRLHFConfig, BilevelRLHFTrainer, HumanScore, RewardHead
+from bilevel_rl.lm import BilevelRLHFConfig, BilevelRLHFTrainer, HumanScore, RewardHead, batches
 from bilevel_rl.lm.training import StepSizeNumbers
 from bilevel_rl.schedules import ScheduleWarning
 
@@ -52,7 +52,7 @@ NUM_POLICIES = 2
 
 
 class Stopwatch:
-    """Adds up the seconds spent in a method of an object."""
+    """Adds up the seconds spent in a method of an object, or in a function of a module."""
 
     def __init__(self, owner: Any, method: str):
         self.seconds = 0.0
@@ -109,7 +109,7 @@ class Ours:
                 args,
                 adapter(),
             )
-        self._sampling = Stopwatch(self.trainer, "_sample")
+        self._sampling = Stopwatch(batches, "sample")
 
     def step(self) -> dict[str, float]:
         """One iteration: seconds, seconds of sampling, tokens; each per policy."""
@@ -129,8 +129,8 @@ class Ours:
 
 def theirs(opponent: Opponent, path: str, arguments: Mapping[str, Any], callback: TrainerCallback, folder: str) -> Any:
     """TRL's trainer."""
-    import trl
-    from datasets import Dataset
+    import trl  # pyright: ignore[reportMissingImports]
+    from datasets import Dataset  # pyright: ignore[reportMissingImports]
 
     config, build = {
         "rloo": (trl.RLOOConfig, trl.RLOOTrainer),

@@ -181,6 +181,16 @@ def test_names_that_cannot_be_are_refused(names):
         Followers(llama(), names)
 
 
+@pytest.mark.parametrize("names", [("lower",), NAMES, ("another",)])
+def test_a_model_that_carries_adapters_already_is_refused_and_they_stay(names):
+    model = llama()
+    followers = randomize(Followers(model, NAMES))
+    before = [weight.detach().clone() for weight in followers.adapter("lower")]
+    with pytest.raises(ValueError, match="model carries adapters already, perhaps those of another trainer"):
+        Followers(model, names)
+    assert all(torch.equal(one, other) for one, other in zip(before, followers.adapter("lower"), strict=True))
+
+
 @pytest.mark.parametrize("name", ["layers", "model", "0", "lora_A", "self_attn"])
 def test_a_name_that_is_also_a_name_of_the_models_parts_is_a_name_like_any_other(name):
     followers = Followers(llama(), (name, "other"))

@@ -133,7 +133,7 @@ def test_fitting_lowers_the_loss_and_ranks_the_chosen_above_the_rejected():
     head = RewardHead(8)
     head.standardize(preferences.inputs.states)
     before = float(preferences.negative_log_likelihood(head).detach())
-    after = fit_reward(head, preferences, num_steps=100, learning_rate=0.05, weight_decay=0.0)
+    after = fit_reward(head, preferences, precision=0.0, num_steps=100, learning_rate=0.05)
     assert before == pytest.approx(math.log(2))
     assert after == pytest.approx(float(preferences.negative_log_likelihood(head).detach()))
     assert after < 0.3
@@ -141,13 +141,19 @@ def test_fitting_lowers_the_loss_and_ranks_the_chosen_above_the_rejected():
     assert (rewards[preferences.chosen] > rewards[preferences.rejected]).all()
 
 
-def test_weight_decay_keeps_rewards_small():
-    preferences, largest = an_encoder().encode_preferences(PREFERENCES), []
-    for weight_decay in (0.0, 2.0):
-        model = TextTable()
-        fit_reward(model, preferences, num_steps=100, learning_rate=0.05, weight_decay=weight_decay)
-        largest.append(float(model.table.detach().abs().max()))
-    assert largest[1] < 0.5 * largest[0]
+def test_a_fit_with_a_prior_ends_where_likelihood_and_prior_balance():
+    preferences, model, κ = an_encoder().encode_preferences(PREFERENCES), TextTable(), 0.2
+    fit_reward(model, preferences, precision=κ, num_steps=2_000, learning_rate=0.02)
+    model.zero_grad()
+    preferences.negative_log_likelihood(model).backward()
+    assert float(model.table.grad.abs().max()) > 0.05
+    torch.testing.assert_close(model.table.grad, -κ * model.table.detach(), rtol=0, atol=1e-3)
+
+
+def test_a_fit_leaves_no_gradient():
+    model = TextTable()
+    fit_reward(model, an_encoder().encode_preferences(PREFERENCES), precision=0.1, num_steps=2)
+    assert model.table.grad is None
 
 
 def test_a_tokenizer_without_a_mark_is_refused():

@@ -10,7 +10,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch import nn
 
-from bilevel_rl.lm import HumanScore, PreferenceLoss
+from bilevel_rl.lm import HumanScore, PreferenceLoss, batches
 from bilevel_rl.lm.followers import REFERENCE
 from bilevel_rl.lm.objectives import UpperEstimate
 from bilevel_rl.lm.rewards import RewardInputs
@@ -282,6 +282,23 @@ def test_a_run_that_was_stopped_or_killed_in_an_iteration_goes_on_as_if_it_had_n
         assert (resumed.num_transitions, resumed.num_answers) == (whole.num_transitions, whole.num_answers)
 
 
+def test_a_trainer_that_was_interrupted_is_not_gone_on_with(tmp_path):
+    built = trainer(tmp_path, judges={"j": Bomb(explodes_at=4)}, gradient_accumulation_steps=2)
+    with pytest.raises(KeyboardInterrupt):
+        built.train(progress=False)
+    with pytest.raises(RuntimeError, match=r"an iteration of this trainer was interrupted.*build the trainer again"):
+        built.train(progress=False)
+
+
+def test_gradients_that_a_fit_left_do_not_enter_the_first_step(tmp_path):
+    found = []
+    for left in (None, torch.ones(27)):
+        reward_model = TextTable()
+        reward_model.table.grad = left
+        found.append(train(trainer(tmp_path / str(len(found)), reward_model=reward_model, max_steps=1))[0])
+    assert_same_bits(*found)
+
+
 def test_a_finished_run_is_left_as_it_is(tmp_path):
     expected, _ = train(trainer(tmp_path))
     metrics = (tmp_path / "metrics.csv").read_bytes()
@@ -538,10 +555,10 @@ def test_saved_adapters_and_rewards_are_what_the_trainer_holds(tmp_path):
     assert torch.equal(saved["table"], built.reward_model.table)
 
 
-def test_completions_of_a_policy_are_the_same_in_batches_of_any_size(tmp_path):
-    texts = []
-    for size in (4, 3):
-        built = trainer(tmp_path / str(size), per_device_train_batch_size=size, prompts=("", "b"))
+def test_completions_of_a_policy_are_the_same_in_batches_of_any_size(tmp_path, monkeypatch):
+    built, texts = trainer(tmp_path, prompts=("", "b")), []
+    for size in (20, 3):
+        monkeypatch.setattr(batches, "ROWS_WITHOUT_GRADIENTS", size)
         names = (None, "lower", "penalized", REFERENCE)
         texts.append({name: built.complete(20, policy=name, seed=2) for name in names})
         assert built.complete(20, seed=3) != texts[-1][None]

@@ -22,6 +22,9 @@ ASKS_PEOPLE = ("bilevel", "iterated", "partial-sgd", "nested-loop")
 HUMAN_MAXIMUM = 3.55
 """Mean rating of the best of the 4,200 rated tweets."""
 
+PRIOR_PRECISION = 0.3
+"""κ of the reward's Gaussian prior, at which a fit to some tweets of D predicts preferences between the others best."""
+
 NUM_SHOWN = 12
 """Tweets before and after that `tweets.md` shows."""
 
@@ -108,6 +111,7 @@ class HappyTweets:
             penalty=self.penalty,
             offset=self.offset,
             preference_weight=self.preference_weight,
+            prior_precision=PRIOR_PRECISION,
             reward_gradient=self.reward_gradient,
             coupled=self.coupled,
             save_steps=self.run.checkpoint_every,
@@ -172,7 +176,7 @@ def _run(config: HappyTweets, folder: RunFolder, *, progress: bool):
         **options.get(config.method, {}),
     )
     head.standardize(trainer.preferences.inputs.states)
-    fit_reward(head, trainer.preferences, num_steps=200, learning_rate=3e-3, weight_decay=1.0)
+    fit_reward(head, trainer.preferences, precision=PRIOR_PRECISION)
     trainer.train(progress=progress)
 
     measured = {

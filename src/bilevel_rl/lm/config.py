@@ -50,6 +50,8 @@ class BilevelRLHFConfig:
     """iterations that initial step sizes last"""
     preference_weight: float = 5.0
     """λ, weight of the preferences' negative log-likelihood in the upper objective"""
+    prior_precision: float = 0.0
+    """κ of the Gaussian prior (κ/2) ‖x‖² that is added to the likelihood of the preferences"""
     preference_batch_size: int | None = None
     """pairs of a step; None for all"""
 
@@ -81,7 +83,7 @@ class BilevelRLHFConfig:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must lie in 0..{2**32 - 1}, got {self.seed}")
         steps = ("upper_learning_rate", "learning_rate", "critic_learning_rate")
-        for name in ("beta", "preference_weight", *steps):
+        for name in ("beta", "preference_weight", "prior_precision", *steps):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be finite and not negative, got {getattr(self, name)}")
         for name in ("penalty", "offset"):

@@ -35,14 +35,16 @@ class Followers(nn.Module):
         peft_config: the adapters' form.
 
     Raises:
-        ValueError: a name is missing, doubled or that of the reference; or the model's logits are not what its output
-            embedding makes of its last hidden states, which every policy here relies on.
+        ValueError: a name is missing, doubled or that of the reference; the model carries adapters already; or its
+            logits are not what its output embedding makes of its last hidden states, which every policy here relies on.
     """
 
     def __init__(self, model: PreTrainedModel, names: Sequence[str], peft_config: PeftConfig | None = None):
         super().__init__()
         if not names or len(set(names)) < len(names) or REFERENCE in names:
             raise ValueError(f"names must be different names of policies, not {REFERENCE!r}, got {list(names)}")
+        if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+            raise ValueError("model carries adapters already, perhaps those of another trainer: load it again")
         config = peft_config or LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
         self.names = tuple(names)
         self.adapted = get_peft_model(model, config, adapter_name=names[0])

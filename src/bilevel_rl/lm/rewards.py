@@ -176,19 +176,24 @@ def mean_states(hidden: Float[Tensor, "N L d"], completions: Completions) -> Flo
     return (hidden * weights[:, :, None]).sum(dim=1) / weights.sum(dim=1, keepdim=True)
 
 
+def prior(reward_model: nn.Module, precision: float) -> Float[Tensor, ""]:
+    """(κ/2) ‖x‖²: the negative logarithm of a Gaussian prior of x, in units of one preference's likelihood."""
+    return precision / 2 * torch.stack([(weight**2).sum() for weight in reward_model.parameters()]).sum()
+
+
 def fit_reward(
     reward_model: nn.Module,
     preferences: Preferences,
     *,
-    num_steps: int,
-    learning_rate: float,
-    weight_decay: float,
+    precision: float,
+    num_steps: int = 400,
+    learning_rate: float = 3e-3,
 ) -> float:
-    """Minimizes NLL_D(x) on all pairs by Adam with decoupled weight decay; returns the NLL at the end."""
-    optimizer = torch.optim.AdamW(reward_model.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    """Minimizes NLL_D(x) + (κ/2) ‖x‖² on all pairs by Adam, κ the precision; returns the NLL at the end."""
+    optimizer = torch.optim.Adam(reward_model.parameters(), lr=learning_rate)
     for _ in range(num_steps):
         optimizer.zero_grad()
-        loss = preferences.negative_log_likelihood(reward_model)
+        loss = preferences.negative_log_likelihood(reward_model) + prior(reward_model, precision)
         loss.backward()
         optimizer.step()
     optimizer.zero_grad()  # A trainer adds to what it finds.

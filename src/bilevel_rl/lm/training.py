@@ -26,7 +26,7 @@ from bilevel_rl.lm.config import BilevelRLHFConfig
 from bilevel_rl.lm.followers import Followers
 from bilevel_rl.lm.objectives import UpperEstimate, UpperObjective
 from bilevel_rl.lm.progress import LiveProgress
-from bilevel_rl.lm.rewards import Encoder, RewardInputs
+from bilevel_rl.lm.rewards import Encoder, RewardInputs, prior
 from bilevel_rl.lm.sampling import stream
 from bilevel_rl.lm.steps import Steps
 from bilevel_rl.lm.tokens import Completions
@@ -101,6 +101,7 @@ class RLHFTrainer(abc.ABC):
             torch.manual_seed(args.seed)
             self.followers = Followers(loaded, self.policies, peft_config)
         self.reward_model = reward_model.to(self._processes.device)
+        self.reward_model.zero_grad()  # A fit before may have left gradients, and the first step would add to them.
         self.upper_objective = upper_objective
         self.encoder = Encoder(
             self.followers, processing_class, args.max_completion_length, args.per_device_train_batch_size
@@ -121,6 +122,7 @@ class RLHFTrainer(abc.ABC):
             never_shortened=["critic"],
         )
         self.num_iterations = self.num_transitions = self.num_answers = 0
+        self._is_in_an_iteration = False
         self.folder = RunFolder(args.output_dir, tensorboard=args.report_to == "tensorboard")
         self._checkpoints = Checkpoints(self.folder.path / "checkpoints")
 
@@ -134,7 +136,13 @@ class RLHFTrainer(abc.ABC):
         Raises:
             DivergedError: a number left the finite range.
             RunFolderError: the folder holds a run with other options.
+            RuntimeError: this trainer was stopped in the middle of an iteration before.
         """
+        if self._is_in_an_iteration:
+            raise RuntimeError(
+                "an iteration of this trainer was interrupted, so its state is that of no iteration: load the model "
+                f"and build the trainer again, and it goes on from the last checkpoint in {self._checkpoints.path}"
+            )
         self._continue()
         args, is_main = self.args, self._processes.is_main_process
         started, elapsed = time.perf_counter(), 0.0
@@ -142,9 +150,11 @@ class RLHFTrainer(abc.ABC):
             while self.num_iterations < args.max_steps:
                 k = self.num_iterations
                 step_size = StepSizeNumbers(*(float(value) for value in self._step_sizes(k)))
+                self._is_in_an_iteration = True
                 columns = self._averaged(self._iterate(k, step_size))
                 self._check(columns)
                 self.num_iterations += 1
+                self._is_in_an_iteration = False
                 elapsed = time.perf_counter() - started
                 if not is_main:
                     continue
@@ -210,7 +220,7 @@ class RLHFTrainer(abc.ABC):
         }
 
     def _add_preference_gradient(self, k: int) -> float:
-        """Adds λ ∇NLL_D(x) to the gradient of x; returns NLL_D."""
+        """Adds λ ∇(NLL_D(x) + (κ/2) ‖x‖²) to the gradient of x; returns NLL_D."""
         if self.preferences is None:
             return math.nan
         pairs, num_pairs = None, self.args.preference_batch_size
@@ -218,7 +228,8 @@ class RLHFTrainer(abc.ABC):
             generator = stream(self.args.seed, PAIRS, k)
             pairs = torch.randint(len(self.preferences.chosen), (num_pairs,), generator=generator)
         loss = self.preferences.negative_log_likelihood(self.reward_model, pairs)
-        (self.args.preference_weight * loss).backward()
+        regularized = loss + prior(self.reward_model, self.args.prior_precision)
+        (self.args.preference_weight * regularized).backward()
         return float(loss.detach())
 
     def _ask(self, inputs: RewardInputs, rewards: Float[Tensor, " N"], number: int) -> UpperEstimate:

@@ -11,6 +11,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from bilevel_rl.lm.rewards import prior
 from bilevel_rl.lm.training import RLHFTrainer, StepSizeNumbers, mean_columns
 
 
@@ -74,6 +75,7 @@ class IteratedRLHFTrainer(RLHFTrainer):
                 ((1 - offline) * loss).backward()
             if self.preferences is not None:
                 (offline * self.preferences.negative_log_likelihood(self.reward_model)).backward()
+            prior(self.reward_model, self.args.prior_precision).backward()
             self.steps.move("upper", step)
 
     def _pairs(self) -> Tensor:
