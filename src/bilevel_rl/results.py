@@ -82,11 +82,19 @@ class RunFolder:
         """Writes a file of this name."""
         _write_atomically(self.path / name, text)
 
-    def note_identity(self, identity: Mapping[str, Any]) -> dict[str, Any]:
-        """Writes `run.json` and `environment.json` unless they exist; returns the identity that stands there."""
+    def note_identity(self, identity: Mapping[str, Any], packages: Sequence[str] = ()) -> dict[str, Any]:
+        """Writes `run.json` and `environment.json` unless they exist; returns the identity that stands there.
+
+        Args:
+            identity: what decides the run's numbers.
+            packages: whose versions do so too, besides `PACKAGES`.
+        """
         path = self.path / "run.json"
         if not path.is_file():
-            _write_atomically(self.path / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
+            environment = describe_environment()
+            versions = environment["versions"] | {name: importlib.metadata.version(name) for name in packages}
+            text = json.dumps(environment | {"versions": versions}, indent=2)
+            _write_atomically(self.path / "environment.json", text + "\n")
             _write_atomically(path, json.dumps(identity, indent=2) + "\n")
         return json.loads(path.read_text())
 
@@ -94,8 +102,8 @@ class RunFolder:
         """Packages whose version is not the one that the run started with: name to (then, now)."""
         path = self.path / "environment.json"
         then = json.loads(path.read_text())["versions"] if path.is_file() else {}
-        now = describe_environment()["versions"]
-        return {name: (then[name], now[name]) for name in then if name in now and then[name] != now[name]}
+        now = {name: importlib.metadata.version(name) for name in then if _is_installed(name)}
+        return {name: (then[name], now[name]) for name in now if then[name] != now[name]}
 
     def append_rows(self, table: str, rows: Sequence[Row]):
         """Appends rows to `table`.csv and waits until they are on disk. Numbers read back exactly."""
@@ -222,6 +230,14 @@ class RunFolder:
                     self._writers[seed].write_event(event)
         for writer in self._writers.values():
             writer.flush()
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def describe_environment() -> dict[str, Any]:

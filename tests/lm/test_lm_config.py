@@ -12,7 +12,11 @@ OUT_OF_RANGE = [
     *[(name, 0) for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "max_completion_length")],
     ("seed", -1),
     ("seed", 2**32),
-    *[(name, value) for name in ("beta", "preference_weight") for value in (-0.1, math.nan, math.inf)],
+    *[
+        (name, value)
+        for name in ("beta", "preference_weight", "prior_precision")
+        for value in (-0.1, math.nan, math.inf)
+    ],
     *[(name, value) for name in ("discount", "gae_lambda") for value in (-0.1, 1.1, math.nan)],
     *[(name, value) for name in ("preference_batch_size", "max_grad_norm") for value in (0, -1)],
     ("max_grad_norm", math.nan),

@@ -507,8 +507,9 @@ def test_long_gradients_are_shortened_policy_by_policy_but_not_the_critics(tmp_p
     assert all(weight.grad is None for group in groups.values() for weight in group)
 
 
-def test_preferences_pull_x_with_their_weight(tmp_path):
-    built = trainer(tmp_path, preferences=PREFERENCES, preference_weight=3.0)
+@pytest.mark.parametrize("κ", [0.0, 0.2])
+def test_preferences_and_prior_pull_x_with_their_weight(tmp_path, κ):
+    built = trainer(tmp_path, preferences=PREFERENCES, preference_weight=3.0, prior_precision=κ)
     table = built.reward_model.table
     loss = built._add_preference_gradient(0)
     codes = text_number(built.preferences.inputs.completions)
@@ -517,9 +518,9 @@ def test_preferences_pull_x_with_their_weight(tmp_path):
     chosen, rejected = built.preferences.chosen, built.preferences.rejected
     hand = torch.log1p(torch.exp(r[rejected] - r[chosen])).mean()
     (3.0 * hand).backward()
-    torch.testing.assert_close(table.grad, expected.grad)
+    torch.testing.assert_close(table.grad, expected.grad + 3.0 * κ * table.detach())
     assert loss == pytest.approx(float(hand.detach()))
-    assert table.grad.count_nonzero() == 3
+    assert table.grad.count_nonzero() == (3 if κ == 0 else 27)
 
 
 def test_a_batch_of_preferences_is_drawn_anew_every_iteration_with_the_right_mean(tmp_path):

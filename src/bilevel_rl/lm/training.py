@@ -36,6 +36,9 @@ from bilevel_rl.schedules import ScheduleWarning
 Scorer = Callable[[list[str]], Sequence[float] | np.ndarray]
 """Texts → one number each. Judges are scorers: they are logged, and nothing learns from them."""
 
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
+"""Whose versions are noted with a run."""
+
 STEP_SIZE_COLUMNS = ("upper_step", "actor_step", "critic_step", "penalty", "entropy_weight")
 """Names of the five step sizes in metric rows, as in those of tabular runs."""
 
@@ -300,13 +303,15 @@ class RLHFTrainer(abc.ABC):
     def _continue(self):
         identity = self._identity()
         if self._processes.is_main_process:
-            known = self.folder.note_identity(identity)
+            known = self.folder.note_identity(identity, PACKAGES)
             changed = {name: (known.get(name), value) for name, value in identity.items() if known.get(name) != value}
             if changed:
                 raise RunFolderError(
                     f"output_dir: {self.folder.path} holds a run with other options (there, here): {changed}; "
                     "name another folder"
                 )
+            for name, (then, now) in self.folder.changed_versions().items():
+                warnings.warn(f"{name} is now {now}, was {then}: results may differ in the last bits", stacklevel=3)
         latest = self._checkpoints.latest()
         if latest is not None and latest > self.num_iterations:
             self._restore(*self._checkpoints.load(latest))
