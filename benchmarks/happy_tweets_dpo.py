@@ -5,18 +5,19 @@
 
 Needs the extra `lm-bench`. DPO asks nobody about what it writes, so it gets as many more offline preferences as the
 others get answers: 1,600 + 100 iterations × 16 = 3,200 by default, the same pairs that two-stage RLHF sees at a seed.
+For a study with `--options.batch-size 8` that is `--pairs 2400`.
 Model, adapter (LoRA, r = 8, on q, v, o, as `happy_tweets.prepare` gives it), judges, and the evaluation of 256 tweets
 of up to 24 tokens are those of `bilevel-rl run happy-tweets`; "reward" is r_x fitted to the same pairs as two-stage
 RLHF's, which DPO does not see. β is DPO's own: its optimum is that of RLHF with the KL weight β under the
 Bradley–Terry reward of the pairs.
 
-One pass over all pairs: 200 steps of 16 pairs (`--epochs`, `--batch-size`), Adam, constant learning rate after 10 steps
-of warm-up. Tokens are reported: "tokens" counts those of texts that gradients pass through, end marks included. The
-others' 100 iterations × 32 completions write and learn from at most 76,800, so DPO learns from more tokens, and writes
-none. Texts are whole tweets, begin mark, text, end mark, as the model was fine-tuned on.
+One pass over all pairs: 200 steps of 16 pairs (`--epochs`, `--steps`, `--batch-size`), AdamW without decay, constant
+learning rate after 10 steps of warm-up. Tokens are reported: "tokens" counts those of texts that gradients pass
+through, end marks included. The others' 100 iterations × 32 completions write and learn from at most 76,800, so DPO learns from
+more tokens, and writes none. Texts are whole tweets, begin mark, text, end mark, as the model was fine-tuned on.
 
 Every (β, seed) writes one JSON file when it is finished; the same command goes on with those that are missing. A run
-takes 10 to 15 minutes on two cores.
+of 200 steps takes half an hour to an hour on two cores.
 """
 
 import argparse

@@ -92,8 +92,9 @@ def restored(run: Path, model: str | None, batch_size: int | None, output_dir: s
         sys.exit(f"{run} holds no checkpoint of a bi-level run of a language model")
     names = {field.name for field in dataclasses.fields(BilevelRLHFConfig)}
     args = BilevelRLHFConfig(output_dir, **{name: value for name, value in identity.items() if name in names})
-    if batch_size is not None:
-        args = dataclasses.replace(args, per_device_train_batch_size=batch_size)
+    # All completions of an iteration in one pass.
+    rows = batch_size or args.per_device_train_batch_size * args.gradient_accumulation_steps
+    args = dataclasses.replace(args, per_device_train_batch_size=rows, gradient_accumulation_steps=1)
     tensors, counters = checkpoints.load(latest)
     path = model or fine_tuned_model()
     loaded = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16 if args.bf16 else torch.float32)
@@ -155,7 +156,7 @@ def random_trainer(output_dir: str) -> BilevelRLHFTrainer:
 
 def batches(trainer: BilevelRLHFTrainer, sampling: Sampling, first: int, number: int) -> Iterator[Batch]:
     """One batch of each of these iterations, as the trainer draws it."""
-    args = dataclasses.replace(trainer.args, coupled=sampling == "coupled", gradient_accumulation_steps=1)
+    args = dataclasses.replace(trainer.args, coupled=sampling == "coupled")
     collected = Batches(trainer.followers, trainer.encoder, trainer.reward_model, [""], trainer.policies, args)
     entropy_weight = float(trainer._step_sizes(trainer.num_iterations).entropy)
     for k in range(first, first + number):
@@ -281,7 +282,7 @@ def report(arrays: Mapping[str, np.ndarray], seed: int = 0) -> float:
 
 
 def interval(values: np.ndarray) -> str:
-    low, high = np.quantile(values, (0.025, 0.975))
+    low, high = np.nanquantile(values, (0.025, 0.975))
     return f"{low:.4g}–{high:.4g}"
 
 

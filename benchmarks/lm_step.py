@@ -13,15 +13,15 @@ training loop does them: B completions, log π before the step (RLOO only), refe
 the part of it that writes the completions. Neither has people or a costly reward: scores are random numbers, and the
 learning rate is so small that all policies stay the model that they start as and write equally long texts.
 
-The same for both: model in bfloat16, LoRA (r = 8, α = 16, single precision, no dropout) on q, v, o, B = 16 completions
-of one prompt (the start mark) of up to 24 tokens that may end before, temperature 1 and the whole vocabulary, weight of
-the KL to the frozen model β = 0.1, Adam, gradients shortened to 1, number of threads.
+The same for both: model in bfloat16 (`--precision`), LoRA (r = 8, α = 16, single precision, no dropout) on q, v, o,
+B = 16 completions of one prompt (the start mark) of up to 24 tokens that may end before, temperature 1 and the whole
+vocabulary, weight of the KL to the frozen model β = 0.1, Adam, gradients shortened to 1, number of threads.
 
 Set for TRL, beside these: gradient checkpointing off (on by default), no vLLM, no evaluation, no logging, no
 checkpoints, no progress bar; num_generations = B, so the batch is one group; one optimizer step a batch
 (num_iterations = steps_per_generation = gradient_accumulation_steps = 1), with which GRPO needs no pass for old log π;
-mask_truncated_completions off; dynamic KV cache; `--autocast off`, TRL's `bf16=False`: weights are in bfloat16 anyway,
-and TRL's default, autocast, makes its steps slower on CPUs (`--autocast on` shows it).
+mask_truncated_completions off; dynamic KV cache; `--autocast off`, TRL's `bf16=False`: weights are in bfloat16 anyway
+(`--autocast on` is TRL's default).
 """
 
 import argparse
@@ -49,7 +49,7 @@ Opponent = Literal["rloo", "grpo"]
 OPPONENTS: tuple[Opponent, ...] = ("rloo", "grpo")
 BETA, LEARNING_RATE, TARGET = 0.1, 1e-7, 1.2
 NUM_POLICIES = 2
-OPTIONS = ("steps", "warm_up", "batch_size", "max_length", "pairs", "autocast")
+OPTIONS = ("steps", "warm_up", "batch_size", "max_length", "pairs", "precision", "autocast")
 
 
 class Stopwatch:
@@ -80,21 +80,26 @@ def adapter() -> LoraConfig:
     )
 
 
-def load(path: str) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
+def load(path: str, precision: str) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, precision))
 
 
 class Ours:
     """`BilevelRLHFTrainer`, an iteration at a time."""
 
-    def __init__(self, path: str, batch_size: int, max_length: int, num_pairs: int, folder: str):
-        tokenizer, model, generator = AutoTokenizer.from_pretrained(path), load(path), np.random.default_rng(0)
+    def __init__(self, path: str, arguments: Mapping[str, Any], folder: str):
+        precision, num_pairs = arguments["precision"], arguments["pairs"]
+        tokenizer, model, generator = (
+            AutoTokenizer.from_pretrained(path),
+            load(path, precision),
+            np.random.default_rng(0),
+        )
         pairs = [{"prompt": "", "chosen": f"tweet {i}", "rejected": f"tweet {i + 1}"} for i in range(num_pairs)]
         args = BilevelRLHFConfig(
             folder,
-            per_device_train_batch_size=batch_size,
-            max_completion_length=max_length,
-            bf16=True,
+            per_device_train_batch_size=arguments["batch_size"],
+            max_completion_length=arguments["max_length"],
+            bf16=precision == "bfloat16",
             beta=BETA,
             learning_rate=LEARNING_RATE,
         )
@@ -171,7 +176,7 @@ def theirs(opponent: Opponent, path: str, arguments: Mapping[str, Any], callback
         dataloader_pin_memory=False,
     )
     return build(
-        load(path),
+        load(path, arguments["precision"]),
         reward_funcs=lambda completions, **_: generator.normal(size=len(completions)).tolist(),
         args=args,
         train_dataset=Dataset.from_dict({"prompt": [tokenizer.bos_token] * 1_024}),
@@ -228,7 +233,7 @@ def compare(opponent: Opponent, arguments: Mapping[str, Any]) -> dict[str, list[
     """Rows of counted steps of both."""
     path = arguments["model"]
     with tempfile.TemporaryDirectory() as folder:
-        ours = Ours(path, arguments["batch_size"], arguments["max_length"], arguments["pairs"], f"{folder}/ours")
+        ours = Ours(path, arguments, f"{folder}/ours")
         alternation = Alternation(ours)
         trainer = theirs(opponent, path, arguments, alternation, f"{folder}/theirs")
         alternation.watch(trainer)
@@ -308,6 +313,7 @@ if __name__ == "__main__":
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--max-length", type=int, default=24)
     parser.add_argument("--pairs", type=int, default=1_600, help="offline preferences of ours")
+    parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16", help="of the frozen model")
     parser.add_argument("--autocast", choices=("on", "off"), default="off", help="of TRL")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
@@ -122,77 +122,94 @@ _ROLLOUTS: dict[str, tuple[float, ...]] = {
 }
 
 
+def _estimator(parameters: Parameters) -> Literal["rollouts", "tables"]:
+    """HPGD's estimator of the implicit gradient."""
+    return "tables" if parameters["uses_tables"] else "rollouts"
+
+
 def _exact(problem: BilevelProblem, step_sizes: StepSizes, parameters: Parameters) -> Exact:
     """Annealed to a small entropy weight in the first half: at small ones Φ_τ has many stationary points."""
     annealed = GeometricDecay(initial=parameters["entropy"], final=0.01, num_iterations=FREE_ITERATIONS / 2)
     return Exact(problem, replace(step_sizes, entropy=annealed))
 
 
-def _built_from(kind: Callable[..., Algorithm]) -> Callable[[BilevelProblem, StepSizes, Parameters], Algorithm]:
-    """Passes a method what is searched beside its step sizes."""
-
-    def build(problem: BilevelProblem, step_sizes: StepSizes, parameters: Parameters) -> Algorithm:
-        own: dict[str, Any] = {
-            name: value for name, value in parameters.items() if name not in (*STEP_SIZES, "upper_exponent")
-        }
-        if "uses_tables" in own:
-            own["estimator"] = "tables" if own.pop("uses_tables") else "rollouts"
-        own = {name: int(value) if name.startswith("num_") else value for name, value in own.items()}
-        return kind(problem, step_sizes, NUM_CHAINS, **own)
-
-    return build
-
-
 METHODS: dict[str, Method] = {
     "single-loop": Method(
-        _built_from(SingleLoopActorCritic),
+        lambda problem, step_sizes, _: SingleLoopActorCritic(problem, step_sizes, NUM_CHAINS),
         _ranges("upper", "actor", "critic", "penalty", "entropy"),
         exponents=(9 / 10, 1 / 2, 1 / 2, 3 / 20, 1 / 20),
     ),
     "partial-sgd": Method(
-        _built_from(PartialSGD),
+        lambda problem, step_sizes, _: PartialSGD(problem, step_sizes, NUM_CHAINS),
         _ranges("upper", "actor", "critic", "entropy"),
         {"upper_exponent": (0.0, 0.9)},
         exponents=(9 / 10, 1 / 2, 1 / 2, 0.0, 1 / 20),
     ),
     "finite-difference": Method(
-        _built_from(FiniteDifference),
+        lambda problem, step_sizes, parameters: FiniteDifference(
+            problem,
+            step_sizes,
+            NUM_CHAINS,
+            num_inner_steps=int(parameters["num_inner_steps"]),
+            radius=parameters["radius"],
+        ),
         _ranges("upper", "actor", "critic", "entropy") | {"radius": (0.1, 3.0)},
         _TWO_LOOPS,
         exponents=_FIXED_TARGET,
     ),
     "nested-loop": Method(
-        _built_from(NestedLoop),
+        lambda problem, step_sizes, parameters: NestedLoop(
+            problem, step_sizes, NUM_CHAINS, num_inner_steps=int(parameters["num_inner_steps"])
+        ),
         _ranges("upper", "actor", "critic", "penalty", "entropy"),
         _TWO_LOOPS,
         exponents=_FIXED_TARGET,
     ),
     "pbrl": Method(
-        _built_from(PBRL),
+        lambda problem, step_sizes, parameters: PBRL(
+            problem, step_sizes, NUM_CHAINS, num_inner_steps=int(parameters["num_inner_steps"])
+        ),
         _ranges("upper", "actor", "critic", "penalty", "entropy"),
         _TWO_LOOPS,
         exponents=_FIXED_TARGET,
     ),
     "pbrl-bellman": Method(
-        _built_from(BellmanPBRL),
+        lambda problem, step_sizes, parameters: BellmanPBRL(
+            problem, step_sizes, NUM_CHAINS, num_inner_steps=int(parameters["num_inner_steps"])
+        ),
         _ranges("upper", "actor", "critic", "penalty", "entropy"),
         _TWO_LOOPS,
         exponents=_FIXED_TARGET,
     ),
     "hpgd": Method(
-        _built_from(HPGD),
+        lambda problem, step_sizes, parameters: HPGD(
+            problem,
+            step_sizes,
+            NUM_CHAINS,
+            num_inner_steps=int(parameters["num_inner_steps"]),
+            num_rollout_steps=int(parameters["num_rollout_steps"]),
+            estimator=_estimator(parameters),
+            max_global_norm=parameters["max_global_norm"],
+        ),
         _ranges("upper", "actor", "critic", "entropy") | _CLIPPING,
         _TWO_LOOPS | _ROLLOUTS,
         exponents=_FIXED_TARGET,
     ),
     "hpgd-planned": Method(
-        _built_from(PlannedHPGD),
+        lambda problem, step_sizes, parameters: PlannedHPGD(
+            problem,
+            step_sizes,
+            NUM_CHAINS,
+            num_rollout_steps=int(parameters["num_rollout_steps"]),
+            estimator=_estimator(parameters),
+            max_global_norm=parameters["max_global_norm"],
+        ),
         _ranges("upper", "entropy") | _CLIPPING,
         _ROLLOUTS,
         exponents=_FIXED_TARGET,
     ),
     "sobirl": Method(
-        _built_from(SoBiRL),
+        lambda problem, step_sizes, _: SoBiRL(problem, step_sizes, NUM_CHAINS),
         _ranges("upper", "actor", "critic", "entropy"),
         {"upper_exponent": (0.0, 0.9)},
         exponents=_FIXED_TARGET,

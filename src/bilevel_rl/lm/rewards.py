@@ -197,4 +197,4 @@ def fit_reward(
         loss.backward()
         optimizer.step()
     optimizer.zero_grad()  # A trainer adds to what it finds.
-    return float(preferences.negative_log_likelihood(reward_model))
+    return float(preferences.negative_log_likelihood(reward_model).detach())
