@@ -14,7 +14,8 @@ Bradley–Terry reward of the pairs.
 One pass over all pairs: 200 steps of 16 pairs (`--epochs`, `--steps`, `--batch-size`), AdamW without decay, constant
 learning rate after 10 steps of warm-up. Tokens are reported: "tokens" counts those of texts that gradients pass
 through, end marks included. The others' 100 iterations × 32 completions write and learn from at most 76,800, so DPO
-learns from more tokens, and writes none. Texts are whole tweets, begin mark, text, end mark, as the model was fine-tuned on.
+learns from more tokens, and writes none. Texts are whole tweets, begin mark, text, end mark, as the model was
+fine-tuned on.
 
 Every (β, seed) writes one JSON file when it is finished; the same command goes on with those that are missing. A run
 of 200 steps takes half an hour to an hour on two cores.
