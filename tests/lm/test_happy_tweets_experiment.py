@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from peft import LoraConfig
 
+from bilevel_rl import plots
 from bilevel_rl.cli import main
 from bilevel_rl.experiments import happy_tweets
 from bilevel_rl.lm.happy_tweets import setting
@@ -64,7 +65,7 @@ def test_a_run_writes_rows_scores_tweets_and_figures(method, tmp_path):
     )
     assert code is None, err
     folder = RunFolder.open(tmp_path / "run")
-    rows = {row["policy"]: row for row in happy_tweets.read_evaluation(folder)}
+    rows = {row["policy"]: row for row in plots.read_evaluation(folder)}
     penalized = {"penalized"} if method in ("bilevel", "nested-loop") else set()
     assert set(rows) == {"before", "lower"} | penalized
     assert rows["before"]["divergence"] == 0

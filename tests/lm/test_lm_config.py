@@ -49,7 +49,12 @@ def test_a_choice_that_there_is_not_is_refused_by_name_and_value(name):
 
 def test_the_ends_of_the_ranges_are_allowed():
     least = {"max_steps": 1, "seed": 2**32 - 1, "discount": 0.0, "gae_lambda": 1.0, "learning_rate": 0.0}
-    BilevelRLHFConfig("folder", beta=0.0, entropy_weight=0.1, preference_weight=0.0, max_grad_norm=None, **least)
+    config = BilevelRLHFConfig(
+        "folder", beta=0.0, entropy_weight=0.1, preference_weight=0.0, max_grad_norm=None, **least
+    )
+    assert {name: getattr(config, name) for name in least} == least
+    assert float(config.step_sizes()(0).actor) == 0.0
+    assert float(config.step_sizes()(0).entropy) == pytest.approx(0.1)
 
 
 def test_schedules_decay_as_they_say():

@@ -52,7 +52,7 @@ class TweetRunSettings:
 
 @dataclass(frozen=True)
 class HappyTweets:
-    """Move a reward so that the tweets that it induces are liked: a language model, real ratings (20 min)."""
+    """Move a reward so that the tweets that it induces are liked: a language model, real ratings (half an hour)."""
 
     run: TweetRunSettings = field(default_factory=TweetRunSettings)
     size: Literal["smollm2", "tiny"] = "smollm2"
@@ -203,22 +203,13 @@ def plot(folder: RunFolder):
 
 def summarize(folder: RunFolder) -> str:
     """One line about the outcome."""
-    rows = {row["policy"]: row for row in read_evaluation(folder)}
+    rows = {row["policy"]: row for row in plots.read_evaluation(folder)}
     before, after = rows["before"], rows["lower"]
     return (
         f"judge {before['score']:.2f} → {after['score']:.2f} (± {after['score_se']:.2f}), "
         f"reward {before['reward']:.2f} → {after['reward']:.2f}, KL {after['divergence']:.1f} nats, "
         f"distinct-2 {before['distinct_2']:.2f} → {after['distinct_2']:.2f}"
     )
-
-
-def read_evaluation(folder: RunFolder) -> list[dict[str, Any]]:
-    """Rows of `evaluation.csv`: one for the model before, and one for every policy.
-
-    Raises:
-        RunFolderError: the run has not come that far.
-    """
-    return plots.read_evaluation(folder)
 
 
 def _write_evaluation(folder: RunFolder, rows: dict[str, dict[str, float]]):

@@ -26,15 +26,16 @@ class TwoPolicyTrainer(RLHFTrainer):
             share: what the gradient of x counts beside those of other iterations.
         """
         w, num_rows = step_size.penalty, self._num_rows
-        parts = self.args.gradient_accumulation_steps
+        parts, is_balanced = self.args.gradient_accumulation_steps, self.args.reward_gradient == "balance"
         columns: list[dict[str, float]] = []
-        for part, batch in enumerate(self._batches(k, step_size, num_rows=num_rows, compares=True)):
+        for part, batch in enumerate(self._batches(k, step_size, num_rows=num_rows, compares=is_balanced)):
             r, n = batch.rewards, len(batch.rewards) // 2
             upper = self._ask(batch.inputs.select(torch.arange(n, 2 * n)), r[n:], k * parts + part)
-            if self.args.reward_gradient == "balance" and batch.log_ratio is not None:
-                weights = estimators.balance_weights(batch.log_ratio)
-            else:
-                weights = estimators.plain_weights(2 * n, r.device)
+            weights = (
+                estimators.plain_weights(2 * n, r.device)
+                if batch.log_ratio is None
+                else estimators.balance_weights(batch.log_ratio)
+            )
             difference = estimators.reward_difference(r, weights)
             upper_gradient_of = upper.direct + difference / w  # ∇_x f̂ + (1/w)(E_θ[∇r_x] − E_θᴸ[∇r_x])
             (upper_gradient_of * (share * n / num_rows)).backward()

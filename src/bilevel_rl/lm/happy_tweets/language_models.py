@@ -55,7 +55,7 @@ class TinyShape:
 
 
 def smollm2(assets: Assets, fine_tuning: FineTuning = SMOLLM2_FINE_TUNING, *, progress: Progress | None = None) -> Path:
-    """Folder of SmolLM2-135M fine-tuned on tweets, bfloat16. The first call trains it: 6 minutes on two cores.
+    """Folder of SmolLM2-135M fine-tuned on tweets, bfloat16. The first call trains it: some 8 minutes on two cores.
 
     A call after a kill goes on from the last checkpoint. `sft.json` in the folder says what came out: steps, loss,
     and perplexity of held-out tweets before and after.
