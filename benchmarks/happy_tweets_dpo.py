@@ -85,7 +85,7 @@ def train(setting: problem.Setting, beta: float, seed: int, arguments: argparse.
             beta=beta,
             max_length=None,
             use_cpu=True,
-            bf16=False,  # Weights are in bfloat16 already; autocast would only add copies.
+            bf16=False,
             gradient_checkpointing=False,
             eval_strategy="no",
             save_strategy="no",
@@ -134,7 +134,6 @@ def judged(
             per_device_train_batch_size=BATCH_OF_EVALUATION,
             max_completion_length=MAX_LENGTH,
             seed=seed,
-            bf16=arguments.size == "smollm2",
         )
         # Never trained: it holds the adapter, samples from it, and measures it like every other policy.
         holder = TwoStageRLHFTrainer(

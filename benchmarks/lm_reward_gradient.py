@@ -54,6 +54,7 @@ from transformers import (
 from bilevel_rl.lm import BilevelRLHFConfig, BilevelRLHFTrainer, HumanScore, RewardHead, estimators
 from bilevel_rl.lm.batches import Batch, Batches
 from bilevel_rl.lm.checkpoints import Checkpoints
+from bilevel_rl.lm.learning import Regularization
 from bilevel_rl.schedules import ScheduleWarning
 
 Sampling = Literal["independent", "coupled"]
@@ -61,6 +62,7 @@ Weights = Literal["plain", "balance"]
 ESTIMATORS: tuple[tuple[Sampling, Weights], ...] = tuple(itertools.product(get_args(Sampling), get_args(Weights)))
 FIRST_BATCH = 10**6
 """Iterations whose random numbers no training has used."""
+NOTHING_IS_LEARNED = dict.fromkeys(BilevelRLHFTrainer.policies, Regularization(0.0, 0.0))
 NUM_BOOTSTRAP, NUM_SIGNS, LOWEST_P, CHECKED_ROWS = 2_000, 20_000, 1e-3, 256
 
 
@@ -154,25 +156,27 @@ def random_trainer(output_dir: str) -> BilevelRLHFTrainer:
     return trainer
 
 
-def batches(trainer: BilevelRLHFTrainer, sampling: Sampling, first: int, number: int) -> Iterator[Batch]:
-    """One batch of each of these iterations, as the trainer draws it."""
+def batches(
+    trainer: BilevelRLHFTrainer, sampling: Sampling, first: int, number: int
+) -> Iterator[tuple[Batch, torch.Tensor]]:
+    """One batch of each of these iterations, as the trainer draws it, and Δ of its completions."""
     args = dataclasses.replace(trainer.args, coupled=sampling == "coupled")
     collected = Batches(trainer.followers, trainer.encoder, trainer.reward_model, [""], trainer.policies, args)
-    entropy_weight = float(trainer._step_sizes(trainer.num_iterations).entropy)
     for k in range(first, first + number):
         with torch.no_grad():
-            (batch,) = collected.collect(k, entropy_weight, num_rows=args.per_device_train_batch_size, compares=True)
-        yield batch
+            (batch,) = collected.collect(k, num_rows=args.per_device_train_batch_size, compares=True)
+            log_probs = torch.cat([part.log_probs for _, part in collected.passes(batch, NOTHING_IS_LEARNED)])
+        assert batch.evidence.other_log_probs is not None
+        yield batch, estimators.log_ratio(log_probs, batch.evidence.other_log_probs)
 
 
-def gradients(trainer: BilevelRLHFTrainer, batch: Batch) -> dict[Weights, np.ndarray]:
+def gradients(trainer: BilevelRLHFTrainer, batch: Batch, log_ratio: torch.Tensor) -> dict[Weights, np.ndarray]:
     """Of the difference with respect to x, by both kinds of weights."""
-    assert batch.log_ratio is not None
     parameters = [weight for weight in trainer.reward_model.parameters() if weight.requires_grad]
     rewards = trainer.reward_model(batch.inputs)
     weights: dict[Weights, torch.Tensor] = {
         "plain": estimators.plain_weights(len(rewards), rewards.device),
-        "balance": estimators.balance_weights(batch.log_ratio),
+        "balance": estimators.balance_weights(log_ratio),
     }
     result: dict[Weights, np.ndarray] = {}
     for name, weight in weights.items():
@@ -191,13 +195,12 @@ def draw(trainer: BilevelRLHFTrainer, num_batches: int, output: Path | None) -> 
         have = len(next(iter(done.values()), ()))
         # Other random numbers for both ways of sampling, so that their means are independent.
         first = FIRST_BATCH * (1 + number) + have
-        for batch in batches(trainer, sampling, first, num_batches - have):
+        for batch, log_ratio in batches(trainer, sampling, first, num_batches - have):
             n = len(batch.completions.ids) // 2
-            assert batch.log_ratio is not None
             same = (batch.completions.ids[:n] == batch.completions.ids[n:]).all(dim=1)
-            row = {f"gradient_{name}": gradient for name, gradient in gradients(trainer, batch).items()}
+            row = {f"gradient_{name}": gradient for name, gradient in gradients(trainer, batch, log_ratio).items()}
             row["coupling_rate"] = np.array(float(same.float().mean()))
-            row["log_ratio"] = batch.log_ratio.double().numpy()
+            row["log_ratio"] = log_ratio.double().numpy()
             row["tokens"] = np.array(batch.completions.num_tokens)
             done = {
                 name: np.concatenate([done[name], value[None]]) if name in done else value[None]

@@ -14,7 +14,7 @@ OUT_OF_RANGE = [
     ("seed", 2**32),
     *[
         (name, value)
-        for name in ("beta", "preference_weight", "prior_precision")
+        for name in ("beta", "upper_beta", "preference_weight", "prior_precision")
         for value in (-0.1, math.nan, math.inf)
     ],
     *[(name, value) for name in ("discount", "gae_lambda") for value in (-0.1, 1.1, math.nan)],

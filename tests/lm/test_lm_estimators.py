@@ -115,6 +115,11 @@ def test_balance_weights_turn_the_mixture_into_the_difference_of_the_means():
     torch.testing.assert_close(((p + q) / 2 * weights * g).sum(), (p * g - q * g).sum(), rtol=1e-12, atol=1e-14)
 
 
+def test_log_ratios_have_the_sign_of_the_first_policy():
+    own, other = torch.tensor([-1.0, -2.0, -3.0, -5.0]), torch.tensor([-1.5, -4.0, -2.0, -9.0])
+    assert torch.equal(estimators.log_ratio(own, other), torch.tensor([0.5, 2.0, 1.0, -4.0]))
+
+
 def test_balance_weights_are_bounded_odd_and_vanish_where_the_policies_meet():
     Δ = torch.tensor([-1e4, -3.0, -1e-3, 0.0, 1e-3, 3.0, 1e4]).double()
     weights = estimators.balance_weights(Δ)

@@ -5,7 +5,7 @@ import torch
 
 from bilevel_rl.lm import learning
 from bilevel_rl.lm.followers import REFERENCE, Followers
-from bilevel_rl.lm.learning import PolicyPass, gather_evidence
+from bilevel_rl.lm.learning import PolicyPass, Regularization, gather_evidence
 from lm.tiny_models import (
     END,
     TABLE_ADAPTER,
@@ -71,7 +71,7 @@ def one_row_step(followers, name, completions, row, rewards, β, τ, *, gae_lamb
     followers.zero_grad()
     single = completions.select(slice(row, row + 1))
     reference_logits = gather_evidence(followers, single, None).reference_logits
-    policy_pass = PolicyPass(followers, [name], single, reference_logits, β, τ)
+    policy_pass = PolicyPass(followers, [name], single, reference_logits, {name: Regularization(β, τ)})
     policy_pass.ascend(rewards[row : row + 1], discount=discount, gae_lambda=gae_lambda, num_rows=1)
     return [torch.zeros_like(weight) if weight.grad is None else -weight.grad for weight in weights]
 
@@ -210,9 +210,16 @@ def test_a_critic_moves_toward_the_bellman_target_at_lambda_zero():
     torch.testing.assert_close(step[0].double(), expected, rtol=1e-4, atol=2e-6)
 
 
+REGULARIZATION = {
+    "lower": Regularization(β, τ),
+    "penalized": Regularization(0.5, 1.1),
+    REFERENCE: Regularization(0.2, 0.7),
+}
+
+
 def a_pass(followers, rows, completions):
     reference_logits = gather_evidence(followers, completions, None).reference_logits
-    return PolicyPass(followers, rows, completions, reference_logits, β, τ)
+    return PolicyPass(followers, rows, completions, reference_logits, REGULARIZATION)
 
 
 def gradients_of(followers):
@@ -291,7 +298,7 @@ def test_a_pass_describes_its_policy(followers, name):
     torch.testing.assert_close(policy_pass.entropy, sums(-(policies * log_policies).sum(dim=2)), **close)
     divergence = sums((policies * (log_policies - log_reference)).sum(dim=2))
     torch.testing.assert_close(policy_pass.divergence, divergence, **close)
-    R = token_regularizers(log_policies, log_reference, β, τ)
+    R = token_regularizers(log_policies, log_reference, *REGULARIZATION[name])
     torch.testing.assert_close(policy_pass.regularizer, torch.where(completions.mask, R, 0.0).float(), **close)
     assert (divergence.max() > 0.1) == (name != REFERENCE)
 

@@ -122,8 +122,9 @@ def test_the_gradient_of_x_is_the_hyper_gradient_in_expectation_and_balance_has_
     assert variances["balance"] < variances["plain"]
 
 
+@pytest.mark.parametrize("η", [0.0, 0.7])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_both_policies_follow_their_objectives_gradient_in_expectation(tmp_path, objective):
+def test_both_policies_follow_their_objectives_gradient_in_expectation(tmp_path, objective, η):
     built = trainer(
         tmp_path,
         model=prefix_table,
@@ -131,10 +132,13 @@ def test_both_policies_follow_their_objectives_gradient_in_expectation(tmp_path,
         upper_objective=OBJECTIVES[objective](),
         per_device_train_batch_size=32,
         beta=0.4,
+        upper_beta=η,
     )
     inputs, rewards, policies = enumerated(built)
-    f = exact_objective(built.upper_objective, inputs, rewards.detach(), policies["penalized"].exp())
     log_reference = token_log_policies(built.followers, REFERENCE, inputs.completions).detach()
+    strayed = policies["penalized"] - log_probs(log_reference, inputs.completions)
+    f = exact_objective(built.upper_objective, inputs, rewards.detach(), policies["penalized"].exp())
+    f = f + η * (policies["penalized"].exp() * strayed).sum()
     J = -W * f
     for name, log_policy in policies.items():
         log_policies = token_log_policies(built.followers, name, inputs.completions)
@@ -231,6 +235,25 @@ def test_two_passes_of_four_rows_make_the_update_of_one_of_eight(tmp_path):
         torch.testing.assert_close(parts[name], tensor, rtol=1e-4, atol=1e-6)
         if "lora" in name or "critic" in name or name == "reward.table":
             assert (tensor - before[name]).abs().max() > 1e-3, name
+    for row, other in zip(rows, other_rows, strict=True):
+        assert row == pytest.approx(other, rel=1e-4, abs=1e-6)
+
+
+def test_how_many_rows_are_learned_from_at_a_time_does_not_matter(tmp_path, monkeypatch):
+    found = []
+    for number in (16, 3):
+        monkeypatch.setattr(batches, "ROWS_PER_PASS", number)
+        built = trainer(
+            tmp_path / str(number),
+            per_device_train_batch_size=5,
+            prompts=("", "b a"),
+            preferences=PREFERENCES,
+            optimizer="sgd",
+        )
+        found.append(train(built))
+    (whole, rows), (parts, other_rows) = found
+    for name, tensor in whole.items():
+        torch.testing.assert_close(parts[name], tensor, rtol=1e-4, atol=1e-6)
     for row, other in zip(rows, other_rows, strict=True):
         assert row == pytest.approx(other, rel=1e-4, abs=1e-6)
 

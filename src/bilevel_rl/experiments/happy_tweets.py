@@ -73,6 +73,8 @@ class HappyTweets:
     """β_0, step size of the critics"""
     offset: float = 100.0
     """iterations that the initial step sizes last"""
+    upper_beta: float = 0.0
+    """η, weight of staying near the fine-tuned model in the upper objective"""
     preference_weight: float = 5.0
     """λ, weight of the offline preferences in the upper objective"""
     num_preferences: int = 1_600
@@ -89,6 +91,8 @@ class HappyTweets:
     """iterated: iterations between two fits of the reward"""
     num_inner_steps: int = 5
     """nested-loop: iterations between two steps of the reward"""
+    bf16: bool = False
+    """hold the model in bfloat16: half its memory, but slower where the processor multiplies bfloat16 no faster"""
     cache: Path | None = None
     """where downloads and prepared models are kept; by default in the user's cache folder"""
 
@@ -102,7 +106,7 @@ class HappyTweets:
             per_device_train_batch_size=self.batch_size,
             max_completion_length=24,
             seed=self.run.seed,
-            bf16=self.size == "smollm2",
+            bf16=self.bf16,
             beta=self.beta,
             schedule=self.schedule,
             upper_learning_rate=self.upper,
@@ -110,6 +114,7 @@ class HappyTweets:
             critic_learning_rate=self.critic,
             penalty=self.penalty,
             offset=self.offset,
+            upper_beta=self.upper_beta,
             preference_weight=self.preference_weight,
             prior_precision=PRIOR_PRECISION,
             reward_gradient=self.reward_gradient,

@@ -1,6 +1,6 @@
 """Completions of all policies, and all that is known of them: what one iteration learns from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bilevel_rl.lm.config import BilevelRLHFConfig
 from bilevel_rl.lm.followers import Followers
-from bilevel_rl.lm.learning import PolicyPass, gather_evidence
+from bilevel_rl.lm.learning import Evidence, PolicyPass, Regularization, gather_evidence
 from bilevel_rl.lm.rewards import Encoder, RewardInputs
 from bilevel_rl.lm.sampling import sample, stream
 from bilevel_rl.lm.tokens import Completions
@@ -24,17 +24,18 @@ ROWS_WITHOUT_GRADIENTS = 32
 """Completions that are written at a time where nothing is learned from them; which they are does not depend on it."""
 
 
+ROWS_PER_PASS = 16
+"""Completions that are learned from at a time: what the layers remember of them needs most of the memory."""
+
+
 class Batch(NamedTuple):
-    """Completions of all policies in one pass, the first policy's rows first.
+    """Completions of all policies, the first policy's rows first, and r_x of them, with gradients for x."""
 
-    `log_ratio` is log π_θ − log π_θᴸ of every row, where it was asked for.
-    """
-
+    policies: list[str]
     completions: Completions
     inputs: RewardInputs
     rewards: Float[Tensor, " N"]
-    policy_pass: PolicyPass
-    log_ratio: Float[Tensor, " N"] | None
+    evidence: Evidence
 
 
 class Batches:
@@ -46,7 +47,7 @@ class Batches:
         reward_model: r_x.
         prompts: texts that completions begin with; an empty text is the start mark alone.
         policies: names of those that write, all after the same prompts.
-        args: batch size, horizon, seed, β and coupling.
+        args: batch size, horizon, seed and coupling.
 
     Raises:
         ValueError: there is no prompt, or one that cannot be used.
@@ -67,12 +68,11 @@ class Batches:
         self._followers, self._encoder, self._reward_model = followers, encoder, reward_model
         self._prompts, self._policies, self._args = list(prompts), tuple(policies), args
 
-    def collect(self, k: int, entropy_weight: float, *, num_rows: int, compares: bool) -> Iterator[Batch]:
+    def collect(self, k: int, *, num_rows: int, compares: bool) -> Iterator[Batch]:
         """This process's completions of iteration k, in `gradient_accumulation_steps` passes.
 
         Args:
             k: iteration.
-            entropy_weight: τ_k.
             num_rows: of each policy, in all processes.
             compares: whether to work out log π of every row under the other one of two policies.
         """
@@ -88,7 +88,16 @@ class Batches:
                 for row in rows
             ]
             completions = self._write(self._policies, [self.prompt(k * num_rows + row) for row in rows], streams)
-            yield self._observe(completions, entropy_weight, compares=compares)
+            yield self._observe(completions, compares=compares)
+
+    def passes(self, batch: Batch, regularization: Mapping[str, Regularization]) -> Iterator[tuple[slice, PolicyPass]]:
+        """Some rows after the other, with a pass that is to be used up before the next one is asked for."""
+        for start in range(0, len(batch.policies), ROWS_PER_PASS):
+            rows = slice(start, start + ROWS_PER_PASS)
+            completions = batch.completions.select(rows)
+            first = int(batch.completions.mask[:start].sum())
+            reference_logits = batch.evidence.reference_logits[first : first + completions.num_tokens]
+            yield rows, PolicyPass(self._followers, batch.policies[rows], completions, reference_logits, regularization)
 
     def complete(self, policy: str, num_completions: int, seed: int) -> Iterator[Completions]:
         """Completions of one policy, in batches. The same seed gives the same noise."""
@@ -116,17 +125,9 @@ class Batches:
             pad_id=self._encoder.pad_id,
         )
 
-    def _observe(self, completions: Completions, entropy_weight: float, *, compares: bool) -> Batch:
+    def _observe(self, completions: Completions, *, compares: bool) -> Batch:
         size = len(completions.ids) // len(self._policies)
-        names = [name for name in self._policies for _ in range(size)]
-        evidence = gather_evidence(self._followers, completions, names[::-1] if compares else None)
-        policy_pass = PolicyPass(
-            self._followers, names, completions, evidence.reference_logits, self._args.beta, entropy_weight
-        )
-        log_ratio = None
-        if evidence.other_log_probs is not None:
-            sign = torch.ones(len(names), device=completions.ids.device)
-            sign[size:] = -1.0
-            log_ratio = sign * (policy_pass.log_probs - evidence.other_log_probs)
+        policies = [name for name in self._policies for _ in range(size)]
+        evidence = gather_evidence(self._followers, completions, policies[::-1] if compares else None)
         inputs = RewardInputs(self._encoder.texts(completions), completions, evidence.states)
-        return Batch(completions, inputs, self._reward_model(inputs), policy_pass, log_ratio)
+        return Batch(policies, completions, inputs, self._reward_model(inputs), evidence)

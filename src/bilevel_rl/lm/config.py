@@ -48,6 +48,8 @@ class BilevelRLHFConfig:
     """τ_0, weight of the policies' entropy; None for β"""
     offset: float = 100.0
     """iterations that initial step sizes last"""
+    upper_beta: float = 0.0
+    """η, weight of KL(π‖π_ref) in the upper objective: what the leader pays for a follower that strays"""
     preference_weight: float = 5.0
     """λ, weight of the preferences' negative log-likelihood in the upper objective"""
     prior_precision: float = 0.0
@@ -83,7 +85,7 @@ class BilevelRLHFConfig:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must lie in 0..{2**32 - 1}, got {self.seed}")
         steps = ("upper_learning_rate", "learning_rate", "critic_learning_rate")
-        for name in ("beta", "preference_weight", "prior_precision", *steps):
+        for name in ("beta", "upper_beta", "preference_weight", "prior_precision", *steps):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be finite and not negative, got {getattr(self, name)}")
         for name in ("penalty", "offset"):

@@ -85,6 +85,13 @@ def at_the_end(rewards: Float[Tensor, " N"], mask: Bool[Tensor, "N T"]) -> Float
     return torch.zeros(mask.shape, dtype=rewards.dtype, device=mask.device).scatter_(1, last, rewards[:, None])
 
 
+def log_ratio(log_probs: Float[Tensor, " N"], other_log_probs: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """Δ, where the first half of the completions is π_θ's and the other half π_θᴸ's, from log π of each completion
+    under the policy that wrote it and under the other one."""
+    own_less_other = log_probs - other_log_probs
+    return torch.cat([own_less_other[: len(log_probs) // 2], -own_less_other[len(log_probs) // 2 :]])
+
+
 def balance_weights(log_ratio: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
     """(p − q) / ((p + q)/2) = 2 tanh(Δ/2) of completions from the even mixture of p = π_θ and q = π_θᴸ.
 

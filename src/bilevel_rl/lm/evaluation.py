@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from bilevel_rl.lm.learning import PolicyPass, gather_evidence
+from bilevel_rl.lm.learning import PolicyPass, Regularization, gather_evidence
 from bilevel_rl.lm.rewards import RewardInputs
 from bilevel_rl.lm.training import RLHFTrainer
 
@@ -46,10 +46,11 @@ def evaluate(
     """Measures fresh completions of a policy of the trainer, or of the frozen model (`followers.REFERENCE`)."""
     texts: list[str] = []
     columns: dict[str, list[np.ndarray]] = {"reward": [], "divergence": [], "perplexity_nats": []}
+    unregularized = {policy: Regularization(0.0, 0.0)}
     for completions in trainer.completions(num_completions, policy=policy, seed=seed):
         evidence = gather_evidence(trainer.followers, completions, None)
         rows = [policy] * len(completions.ids)
-        measured = PolicyPass(trainer.followers, rows, completions, evidence.reference_logits, 0.0, 0.0)
+        measured = PolicyPass(trainer.followers, rows, completions, evidence.reference_logits, unregularized)
         inputs = RewardInputs(completions.texts(trainer.tokenizer), completions, evidence.states)
         texts += inputs.texts
         columns["reward"].append(trainer.reward_model(inputs).numpy())

@@ -4,7 +4,8 @@
 leaves in the weights' `grad` the negated mean direction, for an optimizer that descends.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,13 @@ from bilevel_rl.lm.tokens import Completions
 
 CHUNK = 256
 """Tokens whose scores over the whole vocabulary are worked on at a time."""
+
+
+class Regularization(NamedTuple):
+    """Weights of log π_ref and of the entropy in what a policy learns from: β and τ."""
+
+    reference: float
+    entropy: float
 
 
 class Evidence(NamedTuple):
@@ -64,8 +72,7 @@ class PolicyPass:
         rows: the policy of every row, which wrote it.
         completions: N rows of M tokens in all.
         reference_logits: of the frozen model.
-        reference_weight: β.
-        entropy_weight: τ.
+        regularization: of every policy.
     """
 
     def __init__(
@@ -74,17 +81,15 @@ class PolicyPass:
         rows: Sequence[str],
         completions: Completions,
         reference_logits: Float[Tensor, "M A"],
-        reference_weight: float,
-        entropy_weight: float,
+        regularization: Mapping[str, Regularization],
     ):
         self._followers, self._rows, self._completions = followers, rows, completions
-        self._weights = reference_weight, entropy_weight
         self._acting = followers.acting_states(rows, completions)
         # Scores hang on a copy of the states, so that their large arrays are freed before the pass back through layers.
         self._leaf = self._acting.detach().requires_grad_()
         token_rows = _per_token(rows, completions)
         self._chunks = [
-            (followers.logits(names, states), actions, reference)
+            (followers.logits(names, states), actions, reference, regularization[names[0]])
             for names, states, actions, reference in _chunks(
                 token_rows, self._leaf, completions.actions, reference_logits
             )
@@ -114,11 +119,11 @@ class PolicyPass:
         token_advantages = estimators.advantages(δ, discount, gae_lambda)[completions.mask]
         values_with_gradient.backward(-token_advantages / num_rows)  # (C), (CL)
         done = 0
-        for logits, actions, reference in self._chunks:
+        for logits, actions, reference, weights in self._chunks:
             part = token_advantages[done : done + len(actions)]
             done += len(actions)
             with torch.no_grad():
-                row = estimators.direction(part, actions, logits.detach(), reference.float(), *self._weights)
+                row = estimators.direction(part, actions, logits.detach(), reference.float(), *weights)
             logits.backward(row.div_(-num_rows))  # (A), (AL)
         self._chunks = []
         if self._acting.requires_grad:  # not where only the output embedding is adapted
@@ -132,10 +137,12 @@ class PolicyPass:
         return values[torch.tensor([i for place in places.values() for i in place]).argsort()]
 
     @torch.no_grad()
-    def _describe(self, logits: Tensor, actions: Tensor, reference: Tensor) -> tuple[Tensor, ...]:
+    def _describe(
+        self, logits: Tensor, actions: Tensor, reference: Tensor, weights: Regularization
+    ) -> tuple[Tensor, ...]:
         logits, reference = logits.detach(), reference.float()
         entropy, cross = estimators.entropy_and_cross(logits, reference)
-        regularizer = self._weights[0] * cross + self._weights[1] * entropy
+        regularizer = weights.reference * cross + weights.entropy * entropy
         return _log_probs(logits, actions), _log_probs(reference, actions), regularizer, entropy, -entropy - cross
 
 
@@ -148,6 +155,12 @@ def _per_token(rows: Sequence[str], completions: Completions) -> list[str]:
     return [name for name, length in zip(rows, lengths, strict=True) for _ in range(length)]
 
 
-def _chunks(names: list[str], *arrays: Tensor) -> list[tuple]:
-    starts = range(0, len(names), CHUNK)
-    return [(names[i : i + CHUNK], *(array[i : i + CHUNK] for array in arrays)) for i in starts]
+def _chunks(names: list[str], *arrays: Tensor) -> Iterator[tuple]:
+    """Parts of at most `CHUNK` tokens, each of one policy."""
+    start = 0
+    for _, group in itertools.groupby(names):
+        end = start + len(list(group))
+        for first in range(start, end, CHUNK):
+            part = slice(first, min(first + CHUNK, end))
+            yield names[part], *(array[part] for array in arrays)
+        start = end

@@ -24,6 +24,7 @@ from bilevel_rl.lm.batches import ANSWERS, PAIRS, Batch, Batches
 from bilevel_rl.lm.checkpoints import Checkpoints
 from bilevel_rl.lm.config import BilevelRLHFConfig
 from bilevel_rl.lm.followers import Followers
+from bilevel_rl.lm.learning import Regularization
 from bilevel_rl.lm.objectives import UpperEstimate, UpperObjective
 from bilevel_rl.lm.progress import LiveProgress
 from bilevel_rl.lm.rewards import Encoder, RewardInputs, prior
@@ -55,6 +56,13 @@ class StepSizeNumbers(NamedTuple):
     critic: float
     penalty: float
     entropy: float
+
+
+class Ascent(NamedTuple):
+    """Columns that describe each policy, and log π of every completion under the policy that wrote it."""
+
+    columns: dict[str, float]
+    log_probs: Float[Tensor, " N"]
 
 
 class RLHFTrainer(abc.ABC):
@@ -194,33 +202,42 @@ class RLHFTrainer(abc.ABC):
 
     # What iterations are made of.
 
-    def _batches(self, k: int, step_size: StepSizeNumbers, *, num_rows: int, compares: bool) -> Iterator[Batch]:
+    def _batches(self, k: int, *, num_rows: int, compares: bool) -> Iterator[Batch]:
         """This process's completions of iteration k; arguments as for `Batches.collect`."""
-        for batch in self.batches.collect(k, step_size.entropy, num_rows=num_rows, compares=compares):
+        for batch in self.batches.collect(k, num_rows=num_rows, compares=compares):
             self._shown_texts = batch.inputs.texts[:: max(1, len(batch.inputs.texts) // 6)][:3]
             self.num_transitions += int(reduce(batch.completions.mask.sum(), "sum"))  # pyright: ignore
             yield batch
 
-    def _ascend(self, batch: Batch, rewards: Float[Tensor, " N"], num_rows: int) -> dict[str, float]:
-        """Gradients of (A), (C) of all policies in a batch for these rewards; columns that describe each policy."""
-        δ = batch.policy_pass.ascend(
-            rewards, discount=self.args.discount, gae_lambda=self.args.gae_lambda, num_rows=num_rows
-        )
-        mask = batch.completions.mask
+    def _regularization(self, policy: str, step_size: StepSizeNumbers) -> Regularization:
+        """Weights of what a policy learns from besides rewards."""
+        return Regularization(self.args.beta, step_size.entropy)
+
+    def _ascend(self, batch: Batch, rewards: Float[Tensor, " N"], step_size: StepSizeNumbers, num_rows: int) -> Ascent:
+        """Gradients of (A), (C) of all policies in a batch for these rewards."""
+        regularization = {name: self._regularization(name, step_size) for name in self.policies}
+        options = {"discount": self.args.discount, "gae_lambda": self.args.gae_lambda, "num_rows": num_rows}
+        parts = []
+        for rows, policy_pass in self.batches.passes(batch, regularization):
+            δ = policy_pass.ascend(rewards[rows], **options)
+            parts.append((policy_pass.log_probs, policy_pass.divergence, policy_pass.entropy, (δ**2).sum(dim=1)))
+        log_probs, divergence, entropy, squared = (torch.cat(part) for part in zip(*parts, strict=True))
+        num_tokens = batch.completions.mask.sum(dim=1)
         numbers = {
             "mean_reward": batch.rewards.detach(),
-            "mean_divergence": batch.policy_pass.divergence,
-            "mean_entropy": batch.policy_pass.entropy,
-            "mean_length": mask.sum(dim=1).float(),
-            "mean_squared_td_error": (δ**2).sum(dim=1) / mask.sum(dim=1),
+            "mean_divergence": divergence,
+            "mean_entropy": entropy,
+            "mean_length": num_tokens.float(),
+            "mean_squared_td_error": squared / num_tokens,
         }
         for name, judge in self.judges.items():
             numbers[f"judge_{name}"] = torch.tensor(np.asarray(judge(batch.inputs.texts), dtype=np.float32))
-        return {
+        columns = {
             f"{policy}_{column}": float(part.mean())
             for column, values in numbers.items()
             for policy, part in zip(self.policies, values.chunk(len(self.policies)), strict=True)
         }
+        return Ascent(columns, log_probs)
 
     def _add_preference_gradient(self, k: int) -> float:
         """Adds λ ∇(NLL_D(x) + (κ/2) ‖x‖²) to the gradient of x; returns NLL_D."""

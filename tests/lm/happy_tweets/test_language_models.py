@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from bilevel_rl.lm.happy_tweets import fine_tuning
 from bilevel_rl.lm.happy_tweets.assets import Assets
 from bilevel_rl.lm.happy_tweets.fine_tuning import FineTuning, fine_tune, learning_rate, perplexity, token_losses
-from bilevel_rl.lm.happy_tweets.language_models import TinyShape, tiny
+from bilevel_rl.lm.happy_tweets.language_models import NUM_HELD_OUT, TinyShape, tiny
 from lm.happy_tweets.fake_ratings import made_up_tweets, write_ratings
 
 SETTINGS = FineTuning(num_steps=9, batch_size=4, learning_rate=1e-2, num_warmup_steps=2)
@@ -181,7 +181,7 @@ def test_the_report_is_that_of_the_saved_model(folder, cache):
     from bilevel_rl.lm.happy_tweets.tweets import read_tweets, split_tweets
 
     report = json.loads((folder / "sft.json").read_text())
-    held_out = [tweet.text for tweet in split_tweets(read_tweets(cache / "ratings")).judge]
+    held_out = [tweet.text for tweet in split_tweets(read_tweets(cache / "ratings")).judge[:NUM_HELD_OUT]]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
     after = perplexity(model, token_sequences(tokenizer, held_out))

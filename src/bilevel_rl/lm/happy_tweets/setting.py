@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 from peft import LoraConfig
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -55,15 +54,15 @@ def prepare(size: Literal["smollm2", "tiny"], cache: Path | None = None, *, prog
     assets = Assets(cache)
     console = Console(stderr=True, quiet=not progress, highlight=False)
     console.print(f"preparing data and models in {assets.cache}", markup=False)
-    build, precision, layers = (
-        (language_models.smollm2, torch.bfloat16, ["q_proj", "v_proj", "o_proj"])
+    build, layers = (
+        (language_models.smollm2, ["q_proj", "v_proj", "o_proj"])
         if size == "smollm2"
-        else (language_models.tiny, torch.float32, "all-linear")
+        else (language_models.tiny, "all-linear")
     )
     path = build(assets, progress=_reporter(console))
     annotator, judge = Annotator(assets), Judge(assets)
     return Setting(
-        AutoModelForCausalLM.from_pretrained(path, dtype=precision),
+        AutoModelForCausalLM.from_pretrained(path),
         AutoTokenizer.from_pretrained(path),
         LoraConfig(r=8, lora_alpha=16, target_modules=layers, task_type="CAUSAL_LM"),
         annotator,

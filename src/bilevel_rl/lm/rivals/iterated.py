@@ -44,13 +44,15 @@ class IteratedRLHFTrainer(RLHFTrainer):
         prompts: list[str] = []
         texts: list[str] = []
         scores: list[float] = []
-        for number, batch in enumerate(self._batches(k, step_size, num_rows=num_rows, compares=False)):
+        for number, batch in enumerate(self._batches(k, num_rows=num_rows, compares=False)):
             r, n = batch.rewards, (len(batch.rewards) + 1) // 2
             upper = self._ask(batch.inputs.select(torch.arange(n)), r[:n], k * num_rows + number)
             prompts += [self.batches.prompt(first + number * len(r) + row) for row in range(n)]
             texts += batch.inputs.texts[:n]
             scores += (-upper.costs).tolist()
-            columns.append(self._ascend(batch, r.detach(), num_rows) | {"upper_value": upper.objective})  # (A), (C)
+            columns.append(
+                self._ascend(batch, r.detach(), step_size, num_rows).columns | {"upper_value": upper.objective}
+            )  # (A), (C)
         self._answers.append((gather_object(prompts), gather_object(texts), gather_object(scores)))
         self.steps.share("actor", "critic")
         self.steps.move("actor", step_size.actor)

@@ -20,12 +20,14 @@ class PartialSGDRLHFTrainer(RLHFTrainer):
     def _iterate(self, k: int, step_size: StepSizeNumbers) -> dict[str, float]:
         """y ~ π_θ; then (U) without its penalty term, (A), (C)."""
         num_rows, columns = 2 * self._num_rows, []
-        for number, batch in enumerate(self._batches(k, step_size, num_rows=num_rows, compares=False)):
+        for number, batch in enumerate(self._batches(k, num_rows=num_rows, compares=False)):
             r, n = batch.rewards, (len(batch.rewards) + 1) // 2
             upper = self._ask(batch.inputs.select(torch.arange(n)), r[:n], k * num_rows + number)
             if upper.direct.requires_grad:
                 (upper.direct * (len(r) / num_rows)).backward(retain_graph=True)
-            columns.append(self._ascend(batch, r.detach(), num_rows) | {"upper_value": upper.objective})  # (A), (C)
+            columns.append(
+                self._ascend(batch, r.detach(), step_size, num_rows).columns | {"upper_value": upper.objective}
+            )  # (A), (C)
         self.steps.share("upper", "actor", "critic")
         means = mean_columns(columns) | {"preference_loss": self._add_preference_gradient(k)}
         means["upper_gradient_norm"] = self.steps.move("upper", step_size.upper)

@@ -17,8 +17,8 @@ class TwoStageRLHFTrainer(RLHFTrainer):
         num_rows = 2 * self._num_rows
         columns = mean_columns(
             [
-                self._ascend(batch, batch.rewards.detach(), num_rows)  # (A), (C)
-                for batch in self._batches(k, step_size, num_rows=num_rows, compares=False)
+                self._ascend(batch, batch.rewards.detach(), step_size, num_rows).columns  # (A), (C)
+                for batch in self._batches(k, num_rows=num_rows, compares=False)
             ]
         )
         self.steps.share("actor", "critic")
