@@ -94,3 +94,9 @@ def test_iterated_processes_know_each_others_answers(job):
     _, _, asked = results(job, "iterated", 0)
     kept = [text for _, texts, _ in counters["answers"] for text in texts]
     assert sorted(kept) == sorted(text for texts, _ in asked for text in texts)
+
+
+def test_where_people_cannot_be_asked_no_process_waits_for_their_answers(job):
+    first, second = (json.loads((job / f"failure-{rank}.json").read_text()) for rank in range(2))
+    assert first == "ConnectionError: nobody is there"
+    assert second == "RuntimeError: upper_objective: asking failed in the first process: " + first

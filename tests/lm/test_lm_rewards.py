@@ -67,6 +67,11 @@ def test_standardized_states_do_not_depend_on_the_features_units():
     assert rewards[0].std() > 0.5
 
 
+def test_one_example_tells_no_scale():
+    with pytest.raises(ValueError, match="states must have at least 2 rows to tell their scale, got 1"):
+        RewardHead(3).standardize(torch.zeros(1, 3))
+
+
 def test_a_feature_that_never_varies_does_no_harm():
     states = random_states(20)
     states[:, 3] = 4.0

@@ -88,7 +88,7 @@ def test_two_stage_leaves_x_and_asks_nobody(tmp_path):
 @pytest.mark.parametrize("method", ASKING)
 def test_methods_that_ask_need_someone_to_ask(tmp_path, method):
     with pytest.raises(ValueError, match=f"upper_objective is None, but {method.__name__} asks people"):
-        trainer(tmp_path, method, upper_objective=None).train(progress=False)
+        trainer(tmp_path, method, upper_objective=None)
 
 
 def preference_gradient(built, table):
@@ -151,6 +151,15 @@ def test_a_nested_loop_moves_x_every_t_th_iteration_along_the_mean_of_the_later_
     expected = tables[0] - 0.03 * (gradients[1] + gradients[2]) / 2
     torch.testing.assert_close(tables[3], expected, rtol=1e-5, atol=1e-7)
     assert (gradients[0] - gradients[1]).abs().max() > 0.1
+
+
+def test_a_nested_loop_notes_the_loss_of_the_preferences_in_every_row(tmp_path):
+    built = trainer(tmp_path, NestedLoopRLHFTrainer, preferences=PREFERENCES, method_options={"num_inner_steps": 2})
+    before = float(built._preference_loss(built.preferences, 0))
+    rows = built.train(progress=False)
+    losses = [row["preference_loss"] for row in rows]
+    assert losses[:2] == pytest.approx([before, before], rel=1e-6)
+    assert abs(losses[2] - before) > 1e-5, "x has moved"
 
 
 def test_a_nested_loop_keeps_penalty_and_entropy_weight_and_says_so(tmp_path):

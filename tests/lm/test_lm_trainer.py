@@ -364,6 +364,26 @@ def test_a_folder_with_a_run_of_other_options_is_refused(tmp_path):
     assert len(trainer(tmp_path, max_steps=2, save_steps=7).train(progress=False)) == 2, "these do not change numbers"
 
 
+class OtherReward(TextTable):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("prompts", {"prompts": ("", "b", "b b")}),
+        ("preference_dataset", {"preferences": PREFERENCES[:2]}),
+        ("reward_model", {"reward_model": OtherReward()}),
+        ("model_and_adapters", {"model": prefix_table}),
+    ],
+)
+def test_a_folder_with_a_run_on_other_data_or_weights_is_refused(tmp_path, name, other):
+    usual = {"prompts": ("", "b"), "preferences": PREFERENCES}
+    trainer(tmp_path, max_steps=1, **usual).train(progress=False)
+    with pytest.raises(RunFolderError, match=rf"options \(there, here\): \{{'{name}': [^:]*; name another"):
+        trainer(tmp_path, max_steps=2, **(usual | other)).train(progress=False)
+
+
 def test_a_reward_that_is_no_number_stops_the_run_and_names_it(tmp_path):
     class Spoiled(TextTable):
         calls = 0
@@ -422,7 +442,7 @@ def test_people_are_asked_about_the_penalized_policys_texts_with_a_seed_of_the_q
 
 def test_a_method_that_asks_people_needs_an_upper_objective(tmp_path):
     with pytest.raises(ValueError, match="upper_objective is None, but BilevelRLHFTrainer asks people"):
-        trainer(tmp_path, upper_objective=None).train(progress=False)
+        trainer(tmp_path, upper_objective=None)
 
 
 def test_no_prompts_are_refused(tmp_path):

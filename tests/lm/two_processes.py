@@ -63,6 +63,16 @@ def train(setting, folder, num_processes):
     return built, rows, asked
 
 
+def train_with_a_failure(folder, num_processes):
+    """People are out of reach, which only the first process sees."""
+
+    def ask(texts, seed):
+        raise ConnectionError("nobody is there")
+
+    built = trainer(folder, upper_objective=HumanScore(ask), per_device_train_batch_size=NUM_ROWS // num_processes)
+    built.train(progress=False)
+
+
 if __name__ == "__main__":
     root = Path(sys.argv[1])
     rank, num_processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -72,4 +82,8 @@ if __name__ == "__main__":
         tensors = {name: tensor.contiguous().clone() for name, tensor in built._tensors().items()}
         save_file(tensors, root / f"{setting}-{rank}.safetensors")
         (root / f"{setting}-{rank}.json").write_text(json.dumps([rows, asked]))
+    try:
+        train_with_a_failure(root / "failure", num_processes)
+    except Exception as error:
+        (root / f"failure-{rank}.json").write_text(json.dumps(f"{type(error).__name__}: {error}"))
     torch.distributed.destroy_process_group()

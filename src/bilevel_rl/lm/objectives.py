@@ -91,11 +91,19 @@ def _ask_once(
     """Answers about the texts of all processes, asked in the first one only; returns this process's share."""
     state = PartialState()
     everything: list[str] = gather_object(texts)
-    answers: list[list[float] | None] = [None]
+    answers: list[float] | str = ""
+    failure = None
     if state.is_main_process:
-        answers = [[float(answer) for answer in ask(everything, seed)]]
-    answers = broadcast_object_list(answers)
-    given = answers[0] or []
+        try:
+            answers = [float(answer) for answer in ask(everything, seed)]
+        except Exception as error:
+            # The other processes wait for answers, and would for ever.
+            failure, answers = error, f"{type(error).__name__}: {error}"
+    given = broadcast_object_list([answers])[0]
+    if failure is not None:
+        raise failure
+    if isinstance(given, str):
+        raise RuntimeError(f"upper_objective: asking failed in the first process: {given}")
     if len(given) != len(everything) // pairs or not np.all(np.isfinite(given)):
         raise ValueError(
             f"upper_objective: expected {len(everything) // pairs} finite answers, one each, got {given!r:.200}"

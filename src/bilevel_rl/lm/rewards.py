@@ -57,7 +57,13 @@ class RewardHead(nn.Module):
         self.register_buffer("scale", torch.ones(num_features))
 
     def standardize(self, states: Float[Tensor, "N d"]):
-        """Sets the fixed mean and scale of the features from examples."""
+        """Sets the fixed mean and scale of the features from examples.
+
+        Raises:
+            ValueError: there are fewer than two, so that no scale can be told.
+        """
+        if len(states) < 2:
+            raise ValueError(f"states must have at least 2 rows to tell their scale, got {len(states)}")
         self.mean.copy_(states.mean(dim=0))
         self.scale.copy_(states.std(dim=0).clamp(min=1e-6))
 

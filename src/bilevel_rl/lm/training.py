@@ -5,6 +5,8 @@ rivals in `rivals`).
 """
 
 import abc
+import hashlib
+import json
 import math
 import time
 import warnings
@@ -27,7 +29,7 @@ from bilevel_rl.lm.followers import Followers
 from bilevel_rl.lm.learning import Regularization
 from bilevel_rl.lm.objectives import UpperEstimate, UpperObjective
 from bilevel_rl.lm.progress import LiveProgress
-from bilevel_rl.lm.rewards import Encoder, RewardInputs, prior
+from bilevel_rl.lm.rewards import Encoder, Preferences, RewardInputs, prior
 from bilevel_rl.lm.sampling import stream
 from bilevel_rl.lm.steps import Steps
 from bilevel_rl.lm.tokens import Completions
@@ -88,6 +90,8 @@ class RLHFTrainer(abc.ABC):
 
     policies: ClassVar[tuple[str, ...]]
     """names of the policies; the first one is the follower, which answers r_x"""
+    asks_people: ClassVar[bool] = True
+    """whether an upper objective is needed"""
 
     def __init__(
         self,
@@ -107,6 +111,8 @@ class RLHFTrainer(abc.ABC):
         self._processes = PartialState(cpu=cpu)
         loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model) if isinstance(model, str) else model
         loaded.to(device=self._processes.device, dtype=torch.bfloat16 if args.bf16 else torch.float32)  # pyright: ignore
+        if self.asks_people and upper_objective is None:
+            raise ValueError(f"upper_objective is None, but {type(self).__name__} asks people: give one, as HumanScore")
         self.args, self.tokenizer, self.judges = args, processing_class, dict(judges or {})
         with torch.random.fork_rng():
             torch.manual_seed(args.seed)
@@ -118,6 +124,7 @@ class RLHFTrainer(abc.ABC):
             self.followers, processing_class, args.max_completion_length, args.per_device_train_batch_size
         )
         self.batches = Batches(self.followers, self.encoder, self.reward_model, prompts, self.policies, args)
+        self._data = list(prompts), [dict(row) for row in preference_dataset or []]
         self.preferences = self.encoder.encode_preferences(preference_dataset) if preference_dataset else None
         self._step_sizes = args.step_sizes()
         for violation in self._step_sizes.violations():
@@ -243,19 +250,22 @@ class RLHFTrainer(abc.ABC):
         """Adds λ ∇(NLL_D(x) + (κ/2) ‖x‖²) to the gradient of x; returns NLL_D."""
         if self.preferences is None:
             return math.nan
-        pairs, num_pairs = None, self.args.preference_batch_size
-        if num_pairs is not None:
-            generator = stream(self.args.seed, PAIRS, k)
-            pairs = torch.randint(len(self.preferences.chosen), (num_pairs,), generator=generator)
-        loss = self.preferences.negative_log_likelihood(self.reward_model, pairs)
+        loss = self._preference_loss(self.preferences, k)
         regularized = loss + prior(self.reward_model, self.args.prior_precision)
         (self.args.preference_weight * regularized).backward()
         return float(loss.detach())
 
+    def _preference_loss(self, preferences: Preferences, k: int) -> Float[Tensor, ""]:
+        """NLL_D(x) of all pairs, or of those of iteration k."""
+        pairs, num_pairs = None, self.args.preference_batch_size
+        if num_pairs is not None:
+            generator = stream(self.args.seed, PAIRS, k)
+            pairs = torch.randint(len(preferences.chosen), (num_pairs,), generator=generator)
+        return preferences.negative_log_likelihood(self.reward_model, pairs)
+
     def _ask(self, inputs: RewardInputs, rewards: Float[Tensor, " N"], number: int) -> UpperEstimate:
         """The upper objective on completions of one policy; `number` is that of the question."""
-        if self.upper_objective is None:
-            raise ValueError(f"upper_objective is None, but {type(self).__name__} asks people: give one, as HumanScore")
+        assert self.upper_objective is not None
         seed = int(np.random.SeedSequence((self.args.seed, ANSWERS, number)).generate_state(1)[0])
         estimate = self.upper_objective(inputs, rewards, seed)
         self.num_answers += estimate.num_answers * self._processes.num_processes
@@ -315,7 +325,16 @@ class RLHFTrainer(abc.ABC):
 
     def _identity(self) -> dict[str, Any]:
         """What decides a run's numbers, as JSON; a run with another identity is not continued."""
-        return {"method": type(self).__name__, **self.args.identity()}
+        weights = {path: list(weight.shape) for path, weight in self.followers.named_parameters()}
+        reward = {path: list(tensor.shape) for path, tensor in self._reward_tensors().items()}
+        return {
+            "method": type(self).__name__,
+            **self.args.identity(),
+            "model_and_adapters": _digest(weights),
+            "reward_model": _digest([type(self.reward_model).__name__, reward]),
+            "prompts": _digest(self._data[0]),
+            "preference_dataset": _digest(self._data[1]),
+        }
 
     def _continue(self):
         identity = self._identity()
@@ -342,6 +361,10 @@ class RLHFTrainer(abc.ABC):
 def mean_columns(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Column means of rows with the same columns."""
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def _digest(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ The completions of the later half of the T steps, when the policies have had tim
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bilevel_rl.lm.penalty import TwoPolicyTrainer
@@ -41,6 +42,9 @@ class NestedLoopRLHFTrainer(TwoPolicyTrainer):
             if gradient is not None:
                 weight.grad = gradient if weight.grad is None else gradient + weight.grad
         columns |= {"penalty": fixed.penalty, "entropy_weight": fixed.entropy, "hyper_gradient_norm": 0.0}
+        if self.preferences is not None:
+            with torch.no_grad():
+                columns["preference_loss"] = float(self._preference_loss(self.preferences, k))
         if inner == self._num_inner_steps - 1:
             self._add_preference_gradient(k)
             columns["hyper_gradient_norm"] = self.steps.move("upper", step_size.upper)  # (U)

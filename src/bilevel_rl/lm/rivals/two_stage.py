@@ -11,6 +11,7 @@ class TwoStageRLHFTrainer(RLHFTrainer):
     """θ learns from r_x; x stays as it is given. Arguments and errors are those of `RLHFTrainer`."""
 
     policies = ("lower",)
+    asks_people = False
 
     def _iterate(self, k: int, step_size: StepSizeNumbers) -> dict[str, float]:
         """y ~ π_θ; then (A), (C)."""
