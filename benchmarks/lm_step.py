@@ -13,14 +13,14 @@ training loop does them: B completions, log π before the step (RLOO only), refe
 the part of it that writes the completions. Neither has people or a costly reward: scores are random numbers, and the
 learning rate is so small that all policies stay the model that they start as and write equally long texts.
 
-The same for both: model in bfloat16 (`--precision`), LoRA (r = 8, α = 16, single precision, no dropout) on q, v, o,
+The same for both: model in single precision (`--precision`), LoRA (r = 8, α = 16, single precision, no dropout) on q, v, o,
 B = 16 completions of one prompt (the start mark) of up to 24 tokens that may end before, temperature 1 and the whole
 vocabulary, weight of the KL to the frozen model β = 0.1, Adam, gradients shortened to 1, number of threads.
 
 Set for TRL, beside these: gradient checkpointing off (on by default), no vLLM, no evaluation, no logging, no
 checkpoints, no progress bar; num_generations = B, so the batch is one group; one optimizer step a batch
 (num_iterations = steps_per_generation = gradient_accumulation_steps = 1), with which GRPO needs no pass for old log π;
-mask_truncated_completions off; dynamic KV cache; `--autocast off`, TRL's `bf16=False`: weights are in bfloat16 anyway
+mask_truncated_completions off; dynamic KV cache; `--autocast off`, TRL's `bf16=False`
 (`--autocast on` is TRL's default).
 """
 
@@ -313,7 +313,7 @@ if __name__ == "__main__":
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--max-length", type=int, default=24)
     parser.add_argument("--pairs", type=int, default=1_600, help="offline preferences of ours")
-    parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16", help="of the frozen model")
+    parser.add_argument("--precision", choices=("bfloat16", "float32"), default="float32", help="of the frozen model")
     parser.add_argument("--autocast", choices=("on", "off"), default="off", help="of TRL")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     given = parser.parse_args()
