@@ -169,7 +169,7 @@ def sample_steps(algorithm_of, step_sizes, x, followers, chains_of=None, num_sam
             chains = jax.tree.map(jnp.asarray, chains_of(rng, num_chains))
             state, info = step(noise, start._replace(**chains))
             upper_step = ravel_pytree(x)[0] - ravel_pytree(state.x)[0]
-            samples.append((upper_step, state.followers - followers, jnp.stack(info)))
+            samples.append((upper_step, state.followers - followers, jnp.stack(info[:4])))
     upper_steps, follower_steps, infos = (np.asarray(leaves) for leaves in zip(*samples, strict=True))
     assert follower_steps.dtype == np.float64
     ζ, α, β, _, _ = values_at(step_sizes, NUM_ITERATIONS_BEFORE)

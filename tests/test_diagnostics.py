@@ -42,6 +42,9 @@ def info():
     return Info(*values)
 
 
+ROLE_COLUMNS = "mean_reward", "mean_cost", "mean_entropy", "mean_squared_td_error"
+
+
 def rows(algorithm=None, states_=None, is_running=(True,) * NUM_SEEDS, tau=TAU, info_=None, how="auto"):
     algorithm = small_algorithm() if algorithm is None else algorithm
     states_ = states() if states_ is None else states_
@@ -224,8 +227,22 @@ def test_columns_that_are_not_measured():
         assert row["entropy_weight"] == float(sizes.entropy)
         assert [row[f"x{i}"] for i in range(3)] == states().x[seed].tolist()
         assert "x3" not in row
-        for name, values in info()._asdict().items():
+        for name, values in zip(ROLE_COLUMNS, info(), strict=False):
             assert [row[f"lower_{name}"], row[f"penalized_{name}"]] == values[seed].tolist()
+
+
+def test_the_variance_of_the_upper_gradient_comes_from_its_means():
+    draws = np.random.default_rng(0).normal(size=(50, NUM_SEEDS, 3)) * [1.0, 2.0, 0.5] + 1.0
+    found = info()._replace(
+        coupling_rate=np.linspace(0.1, 0.3, NUM_SEEDS),
+        upper_gradient={"a": draws.mean(0)[:, :1], "b": draws.mean(0)[:, 1:]},
+        squared_upper_gradient=(draws**2).sum(-1).mean(0),
+    )
+    expected = draws.var(axis=0).sum(axis=-1)
+    for seed, row in enumerate(rows(info_=found)):
+        assert row["upper_variance"] == pytest.approx(expected[seed], rel=1e-9)
+        assert row["coupling_rate"] == found.coupling_rate[seed]
+        assert "upper_gradient" not in row
 
 
 def test_a_row_holds_plain_numbers():

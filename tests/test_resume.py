@@ -263,7 +263,7 @@ def test_a_divergence_beyond_the_checkpoint_is_found_again_and_noted_once(tmp_pa
         ({"algorithm": small_algorithm(upper=0.06)}, "its arrays_of_algorithm_and_problem is "),
         ({"algorithm": small_algorithm(cost_edge=5.0)}, "its arrays_of_algorithm_and_problem is "),
         ({"algorithm": small_algorithm(discount=0.8)}, r"its discount is 0\.9, not 0\.8"),
-        ({"algorithm": small_algorithm(num_chains=3)}, "its num_transitions_per_iteration is 8, not 6"),
+        ({"algorithm": small_algorithm(num_chains=3)}, "its num_chains is 4, not 3"),
         ({"num_seeds": 2}, "its num_seeds is 3, not 2"),
         ({"log_every": 40}, "its log_every is 50, not 40"),
         ({"evaluation_entropy_weight": 0.5}, r"its evaluation_entropy_weight is 0\.01, not 0\.5"),

@@ -60,9 +60,11 @@ COLUMNS = [
         for name in ("mean_reward", "mean_cost", "mean_entropy", "mean_squared_td_error")
         for role in ("lower", "penalized")
     ),
+    "coupling_rate",
+    "upper_variance",
     "x_movement",
 ]
-INFO_COLUMNS = COLUMNS[-9:-1]
+INFO_COLUMNS = COLUMNS[-11:-2]
 EXACT_COLUMNS = COLUMNS[9:19]
 
 
@@ -457,7 +459,11 @@ def test_too_large_upper_steps_stop_every_seed_at_once():
         assert int(kept.num_iterations) == divergence.num_iterations
         noise = noise_of(algorithm, divergence.seed, divergence.num_iterations)
         next_state, _ = algorithm.step(noise, jax.tree.map(jnp.asarray, kept))
-        spoiled = [name for name, leaf in next_state._asdict().items() if not np.all(np.isfinite(leaf))]
+        spoiled = [
+            name
+            for name, field in next_state._asdict().items()
+            if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(field))
+        ]
         assert divergence.quantity == " and ".join(spoiled)
         assert divergence.likely_cause == LIKELY_CAUSES["x"]
     assert set(result.metrics["num_iterations"]) == {0}

@@ -79,12 +79,12 @@ def metric_columns(
         evaluation_entropy_weight: τ_eval.
         diagnostics: how they are measured.
     """
-    is_exact = are_exact(diagnostics, algorithm.problem)
+    is_exact, x = are_exact(diagnostics, algorithm.problem), algorithm.answer(states)
     step_sizes, prices, log_policies = jax.tree.map(np.asarray, _of_states(algorithm, states, is_exact))
     if is_exact:
         measured = measure(
             algorithm.problem,
-            states.x,
+            x,
             log_policies,
             penalty=step_sizes.penalty,
             entropy_weight=step_sizes.entropy,
@@ -102,12 +102,16 @@ def metric_columns(
         "is_sampled": np.full(len(states.num_iterations), int(not is_exact)),
         **measured,
     }
-    columns["x_distance"] = distances(states.x, algorithm.problem.initial_x)
+    columns["x_distance"] = distances(x, algorithm.problem.initial_x)
     num_seeds = len(states.num_iterations)
-    components = np.concatenate([np.reshape(leaf, (num_seeds, -1)) for leaf in jax.tree.leaves(states.x)], axis=1)
+    components = np.concatenate([np.reshape(leaf, (num_seeds, -1)) for leaf in jax.tree.leaves(x)], axis=1)
     if components.shape[1] <= MAX_LOGGED_COMPONENTS:
         columns |= {f"x{i}": components[:, i] for i in range(components.shape[1])}
-    for name, values in info._asdict().items():
+    found = {name: values for name, values in info._asdict().items() if values is not None}
+    upper_gradient = found.pop("upper_gradient", None)
+    if upper_gradient is not None:
+        found["upper_variance"] = _variance(found.pop("squared_upper_gradient"), upper_gradient)
+    for name, values in found.items():
         if values.ndim == 1:
             columns[name] = values
         else:
@@ -120,7 +124,7 @@ def _of_states(algorithm: Algorithm, states: PyTree, with_policies: bool) -> tup
     """Of every seed: the step sizes, the price g(x), and log π of both policies."""
 
     def one_seed(state: PyTree) -> tuple[StepSizeValues, Array, Array | None]:
-        price = jnp.asarray(algorithm.problem.upper.regularizer(state.x), float)
+        price = jnp.asarray(algorithm.problem.upper.regularizer(algorithm.answer(state)), float)
         return (
             algorithm.step_sizes(state.num_iterations),
             price,
@@ -128,6 +132,12 @@ def _of_states(algorithm: Algorithm, states: PyTree, with_policies: bool) -> tup
         )
 
     return jax.lax.map(one_seed, states)
+
+
+def _variance(mean_of_squares: Float[np.ndarray, " seeds"], means: PyTree) -> Float[np.ndarray, " seeds"]:
+    """E‖g − E[g]‖² of every seed; rounding may leave it just below 0."""
+    squares = [np.sum(np.reshape(leaf, (len(leaf), -1)) ** 2, axis=1) for leaf in jax.tree.leaves(means)]
+    return np.maximum(mean_of_squares - sum(squares), 0.0)
 
 
 def distances(x: PyTree, others: PyTree) -> Float[np.ndarray, " seeds"]:

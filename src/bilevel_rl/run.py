@@ -1,5 +1,6 @@
 """Runs an algorithm: metric rows, checkpoints, exact resume, divergence as a result. The iterations are in `loop`."""
 
+import dataclasses
 import hashlib
 import time
 import warnings
@@ -7,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import equinox as eqx
 import jax
@@ -141,8 +142,8 @@ def run(
         states, totals = processes.local((point.states, point.info_totals))
         info = jax.tree.map(lambda total: total / np.float32(point.num_steps), totals)
         columns = metric_columns(algorithm, states, info, evaluation_entropy_weight, diagnostics)
-        columns = loop.gather(columns | {"x_movement": distances(states.x, logged_x)})
-        logged_x = states.x
+        columns = loop.gather(columns | {"x_movement": distances(algorithm.answer(states), logged_x)})
+        logged_x = algorithm.answer(states)
         new_rows, now = metric_rows(columns, ~point.is_stopped), time.perf_counter()
         rows.extend(new_rows)
         if folder is not None:
@@ -171,7 +172,7 @@ def run(
             checkpoint = _find_checkpoint(folder, identity, num_iterations)
             rows = folder.read_rows("metrics")
         point, is_logged = restored(checkpoint), bool(rows)
-        logged_x = processes.local(point.states.x)
+        logged_x = processes.local(algorithm.answer(point.states))
         if not is_logged:
             # The first row shows the first iteration's Info, from a step that is taken again below.
             point = replace(point, info_totals=loop.advance(_copy(point.states), 0, 1)[1], num_steps=1)
@@ -200,7 +201,7 @@ def run(
             log(point)
         states = processes.whole(point.states)
     metrics = {name: np.array([row[name] for row in rows]) for name in rows[-1]}
-    return RunResult(states.x, states, metrics, point.divergences)
+    return RunResult(algorithm.answer(states), states, metrics, point.divergences)
 
 
 def _stop_seed(loop: Loop, previous: _LogPoint, point: _LogPoint, seed: int) -> _LogPoint:
@@ -261,6 +262,7 @@ def _identity(
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode() + array.tobytes())
     return {
         "algorithm": type(algorithm).__name__,
+        **_options(algorithm),
         "arrays_of_algorithm_and_problem": digest.hexdigest(),
         "generator": str(jax.random.key_impl(key)),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
@@ -274,6 +276,12 @@ def _identity(
         "evaluation_entropy_weight": evaluation_entropy_weight,
         "diagnostics": diagnostics,
     }
+
+
+def _options(algorithm: Algorithm) -> dict[str, Any]:
+    """Numbers and switches that are not arrays."""
+    values = {field.name: getattr(algorithm, field.name) for field in dataclasses.fields(cast(Any, algorithm))}
+    return {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
 
 
 def _find_checkpoint(folder: RunFolder, identity: dict[str, Any], num_iterations: int) -> int | None:

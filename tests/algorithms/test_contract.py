@@ -9,9 +9,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from bilevel_rl import Exact, SingleLoopActorCritic, StepSizes, run
+from bilevel_rl import Exact, PowerDecay, SingleLoopActorCritic, StepSizes, run
 from bilevel_rl.algorithms import (
     HPGD,
     PBRL,
@@ -22,12 +23,21 @@ from bilevel_rl.algorithms import (
     PlannedHPGD,
     SoBiRL,
     SoBiRLModelBased,
+    UpperSteps,
 )
 from bilevel_rl.loop import Layout, Loop
 from garnets import random_problem
 
 ALGORITHMS = {
     "single_loop": lambda problem: SingleLoopActorCritic(problem, StepSizes.decaying(upper=0.5), num_chains=4),
+    "single_loop_past_the_paper": lambda problem: SingleLoopActorCritic(
+        problem,
+        StepSizes.decaying(upper=0.5),
+        num_chains=4,
+        coupled=True,
+        expects_actions=True,
+        upper_steps=UpperSteps(optax.adam(1.0), recursion=PowerDecay(0.5, 0.0), averaging=3.0),
+    ),
     "partial_sgd": lambda problem: PartialSGD(problem, StepSizes.decaying(upper=0.5), num_chains=4),
     "finite_difference": lambda problem: FiniteDifference(problem, num_chains=4, num_inner_steps=3),
     "nested_loop": lambda problem: NestedLoop(problem, num_chains=4, num_inner_steps=3),

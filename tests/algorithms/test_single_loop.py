@@ -11,7 +11,8 @@ from jax.flatten_util import ravel_pytree
 from scipy.stats import kstest, norm
 
 from bilevel_rl import BilevelProblem, OccupancyCost, PowerDecay, SingleLoopActorCritic, StepSizes, TabularMDP, exact
-from bilevel_rl.algorithms.actor_critic import draw_actions
+from bilevel_rl.algorithms.actor_critic import draw_actions, follow_actions
+from bilevel_rl.algorithms.upper_steps import UpperSteps
 from bilevel_rl.problems import goal_position
 from bilevel_rl.schedules import ScheduleWarning
 from dense_reference import outcomes
@@ -93,15 +94,21 @@ def reference_iteration(problem, step_sizes, k, state, uniforms):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def sampled(problem, followers, x):
+OPTIONS = {"paper": {}, "coupled": {"coupled": True}, "expected": {"coupled": True, "expects_actions": True}}
+
+
+def sampled(problem, followers, x, **options):
     """Steps of the algorithm divided by their step sizes."""
-    return sample_steps(lambda num_chains: SingleLoopActorCritic(problem, SIZES, num_chains), SIZES, x, followers)
+    return sample_steps(
+        lambda num_chains: SingleLoopActorCritic(problem, SIZES, num_chains, **options), SIZES, x, followers
+    )
 
 
-def test_every_step_has_the_mean_that_the_method_asks_for(problem):
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_every_step_has_the_mean_that_the_method_asks_for(problem, options):
     problem = unbounded(problem)
     followers, x = random_point(problem)
-    sample = sampled(problem, followers, x)
+    sample = sampled(problem, followers, x, **options)
     *_, w, τ = values_at(SIZES, NUM_ITERATIONS_BEFORE)
     model = model_of(problem, x)
     policies = [softmax(follower[:, :-1]) for follower in followers]
@@ -175,13 +182,13 @@ def test_exact_policies_and_values_are_the_fixed_point(problem):
     assert z_scores(sample.upper_gradient, unpenalized).max() > 6
 
 
-@pytest.mark.parametrize("generator", GENERATORS)
+@pytest.mark.parametrize(("generator", "coupled"), [*((generator, False) for generator in GENERATORS), ("rbg", True)])
 @pytest.mark.parametrize("name", ["garnet", "terminal"])
-def test_a_restarting_chain_visits_states_by_their_occupancy(name, generator):
+def test_a_restarting_chain_visits_states_by_their_occupancy(name, generator, coupled):
     problem = random_problem(**PROBLEMS[name] | {"discount": 0.7})
     mdp = problem.environment
     followers, x = random_point(problem)
-    algorithm = SingleLoopActorCritic(problem, FROZEN, num_chains=400)
+    algorithm = SingleLoopActorCritic(problem, FROZEN, num_chains=400, coupled=coupled)
     state = algorithm.init(jax.random.key(4))._replace(x=jax.tree.map(jnp.asarray, x), followers=jnp.asarray(followers))
     start, num_burn_in, num_steps = state, 40, 200
 
@@ -247,6 +254,43 @@ def test_draws_are_uniform_and_no_two_of_them_are_related(generator):
     assert not are_unrelated(np.concatenate([streams[0], 0.9 * streams[1] + 0.1 * streams[0]]))
 
 
+def test_coupled_followers_act_by_their_own_laws_and_alike_as_often_as_they_can():
+    policy, other = np.array([0.5, 0.3, 0.15, 0.05]), np.array([0.4, 0.2, 0.1, 0.3])
+    n = 200_000
+    uniforms = jax.random.uniform(jax.random.key(17), (2, n))
+    a, rows, _, _ = draw_actions(jnp.broadcast_to(jnp.log(policy), (n, 4)), uniforms[0])
+    followed = np.asarray(follow_actions(a, rows, jnp.broadcast_to(other, (n, 4)), uniforms[1]))
+    assert z_scores(np.eye(4)[followed], other).max() < 4
+    assert z_scores(np.eye(4)[followed], policy).max() > 10
+    assert z_scores((np.asarray(a) == followed).astype(float), 0.75).max() < 4  # 1 − total variation
+
+
+def test_coupled_chains_of_equal_followers_never_part(problem):
+    algorithm = SingleLoopActorCritic(problem, FROZEN, num_chains=50, coupled=True)
+    state = algorithm.init(jax.random.key(18))
+    step = eqx.filter_jit(algorithm.step)
+    for uniforms in algorithm.draw(jax.random.key(19), 30):
+        np.testing.assert_array_equal(*state.chain_states)
+        state, info = step(uniforms, state)
+        assert float(info.coupling_rate) == 1.0
+    assert len(np.unique(state.chain_states)) > 1
+
+
+def test_an_average_is_the_answer_where_it_is_asked_for(problem):
+    def path(**options):
+        algorithm = SingleLoopActorCritic(problem, SIZES, 4, **options)
+        state, answers = algorithm.init(jax.random.key(20)), []
+        step = eqx.filter_jit(algorithm.step)
+        for uniforms in algorithm.draw(jax.random.key(21), 6):
+            state, _ = step(uniforms, state)
+            answers.append(ravel_pytree(algorithm.answer(state))[0])
+        return np.asarray(answers)
+
+    last, averaged = path(), path(upper_steps=UpperSteps(averaging=0.0))
+    start = np.asarray(ravel_pytree(problem.initial_x)[0])
+    np.testing.assert_allclose(averaged[-1], np.mean([start, *last], axis=0), rtol=1e-5, atol=1e-6)
+
+
 def test_the_critic_learns_from_the_real_successor_not_from_the_restart():
     # From state 1 both actions lead to state 2; nine of ten transitions are followed by a restart in state 0.
     kernel = np.zeros((3, 2, 3))
@@ -305,7 +349,7 @@ def test_an_iteration_is_the_mean_of_the_papers_single_chain_iterations(name, nu
         np.testing.assert_allclose(ravel_pytree(state.x)[0], np.clip(expected_x, -0.5, 0.5), rtol=2e-6, atol=2e-6)
         np.testing.assert_allclose(state.followers, expected_followers, rtol=2e-6, atol=2e-6)
         np.testing.assert_array_equal(state.chain_states, expected_states)
-        np.testing.assert_allclose(np.stack(info), expected_info, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(np.stack(info[:4]), expected_info, rtol=1e-5, atol=1e-5)
         expected_policies = softmax(np.asarray(state.followers[..., :-1], np.float64))
         np.testing.assert_allclose(np.exp(algorithm.log_policies(state)), expected_policies, rtol=1e-5, atol=1e-7)
     assert num_projected > 0

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from bilevel_rl.algorithms.devices import shared_by_devices
 from bilevel_rl.environments import TabularMDP
@@ -34,13 +34,21 @@ class Sample(NamedTuple):
 class Info(NamedTuple):
     """Diagnostics of one iteration, each a mean over the chains, for (lower, penalized).
 
-    A method that has one policy gives its numbers twice.
+    A method that has one policy gives its numbers twice. Those of the last three that a method does not have are None.
+
+    Attributes:
+        coupling_rate: share of the chains in which both followers were in the same state and chose the same action.
+        upper_gradient: the estimate of (U), like x.
+        squared_upper_gradient: its squared length. With the mean of the estimates it tells their variance.
     """
 
     mean_reward: Float[Array, "2"]
     mean_cost: Float[Array, "2"]
     mean_entropy: Float[Array, "2"]
     mean_squared_td_error: Float[Array, "2"]
+    coupling_rate: Float[Array, ""] | None = None
+    upper_gradient: PyTree = None
+    squared_upper_gradient: Float[Array, ""] | None = None
 
 
 class Visits(NamedTuple):
@@ -63,11 +71,14 @@ class ActorCritic(eqx.Module):
         environment: what they live in.
         num_chains: B, parallel chains per follower.
         chain_axis: mesh axis whose devices share the chains; None for no sharing.
+        coupled: there are two followers, whose chains live on the same random numbers and choose the same action as
+            often as their laws allow.
     """
 
     environment: TabularMDP
     num_chains: int = eqx.field(static=True)
     chain_axis: str | None = eqx.field(static=True, default=None)
+    coupled: bool = eqx.field(static=True, default=False)
 
     @property
     def policy(self) -> TabularActorCritic:
@@ -83,13 +94,19 @@ class ActorCritic(eqx.Module):
         return self.environment.reset(uniforms)
 
     def act(
-        self, followers: Float[Array, "F S columns"], states: Int[Array, "F B"], uniforms: Float[Array, "4 F B"]
+        self, followers: Float[Array, "F S columns"], states: Int[Array, "F B"], uniforms: Float[Array, "U F B"]
     ) -> Sample:
-        """One transition of every chain: a ~ π_θ(·|s), s' ~ P(·|s,a)."""
+        """One transition of every chain: a ~ π_θ(·|s), s' ~ P(·|s,a).
+
+        `uniforms` are for the action, the transition, the restart and the start (`restart` takes the last two); coupled
+        chains have a fifth one, for whether the second follower does as the first.
+        """
 
         def transition(s: Array, uniforms: Array) -> tuple[Array, ...]:
             logits, values = jax.vmap(self.policy.read)(followers, s)
             a, policy, log_policy, entropy = jax.vmap(draw_actions)(logits, uniforms[0])
+            if self.coupled:
+                a = jnp.stack([a[0], follow_actions(a[0], policy[0], policy[1], uniforms[4, 1])])
             next_s = self.environment.step(s, a, uniforms[1])
             next_values = jax.vmap(self.policy.values)(followers, next_s)
             return a, next_s, policy, log_policy, entropy, values, next_values
@@ -140,7 +157,7 @@ class ActorCritic(eqx.Module):
         """H(π(·|s)) of every sample; 0 in terminal states."""
         return sample.entropy * ~self.environment.is_terminal(sample.states)
 
-    def restart(self, next_states: Int[Array, "F B"], uniforms: Float[Array, "4 F B"]) -> Int[Array, "F B"]:
+    def restart(self, next_states: Int[Array, "F B"], uniforms: Float[Array, "U F B"]) -> Int[Array, "F B"]:
         """Where the chains go on: with probability 1 − γ afresh from ρ, so that their stationary law is d^π."""
         restarts = uniforms[2] >= self.environment.discount
         return jnp.where(restarts, self.environment.reset(uniforms[3]), next_states)
@@ -189,6 +206,23 @@ def draw_actions(
     thresholds = jnp.cumsum(policy, axis=-1)[:, :-1]
     a = jnp.sum(uniforms[:, None] >= thresholds, axis=-1, dtype=jnp.int32)
     return a, policy, log_policy, -jnp.sum(policy * log_policy, axis=-1)
+
+
+@over_samples
+def follow_actions(
+    a: Int[Array, " B"], policy: Float[Array, "B A"], other: Float[Array, "B A"], uniforms: Float[Array, " B"]
+) -> Int[Array, " B"]:
+    """Actions of law `other` that equal a ~ `policy` as often as they can: maximal coupling.
+
+    The action is kept with probability min(1, other(a) / policy(a)), and otherwise drawn from where `other` exceeds
+    `policy`. A uniform that did not keep it is uniform again above that probability, and draws the new one.
+    """
+    is_taken = jax.nn.one_hot(a, policy.shape[-1], dtype=bool)
+    keeps = jnp.minimum(1.0, jnp.sum(jnp.where(is_taken, other / policy, 0.0), axis=-1))
+    excess = jnp.cumsum(jnp.maximum(other - policy, 0.0), axis=-1)
+    left = (uniforms - keeps) / jnp.maximum(1 - keeps, jnp.finfo(keeps.dtype).tiny)
+    drawn = jnp.sum(left[:, None] * excess[:, -1:] >= excess[:, :-1], axis=-1, dtype=jnp.int32)
+    return jnp.where(uniforms < keeps, a, drawn)
 
 
 @over_samples

@@ -49,8 +49,13 @@ class Algorithm(Protocol):
         """The next state, and an Info: a named tuple of diagnostics of this iteration. Deterministic.
 
         `noise` is one iteration's entry of `draw`. `num_iterations` is the same for all seeds that run side by side.
-        Entries of an Info are scalars, or pairs for (lower, penalized); their means over iterations are logged.
+        Entries of an Info are scalars, or pairs for (lower, penalized), or None; their means over iterations are
+        logged. Of `upper_gradient` (like x) and `squared_upper_gradient` the variance of the estimates is.
         """
+        ...
+
+    def answer(self, state: Any) -> PyTree:
+        """The upper variable that the method would have the leader choose now; what runs measure."""
         ...
 
     def log_policies(self, state: Any) -> Float[Array, "2 S A"]:

@@ -120,6 +120,10 @@ class Exact(eqx.Module):
         info = ExactInfo(jnp.stack([cost, cost]))
         return ExactState(state.num_iterations + 1, x, optimizer_state, answer.values), info
 
+    def answer(self, state: ExactState) -> PyTree:
+        """The last x."""
+        return state.x
+
     def log_policies(self, state: ExactState) -> Float[Array, "2 S A"]:
         """log π_τ*(x), twice."""
         log_policy = self._answer(state).log_policy

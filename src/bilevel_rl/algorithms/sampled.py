@@ -25,6 +25,7 @@ class State(NamedTuple):
     x: PyTree
     followers: Float[Array, "F S columns"]
     chain_states: Int[Array, "F B"]
+    upper_memory: PyTree = None
 
 
 class SampledAlgorithm(eqx.Module):
@@ -95,6 +96,10 @@ class SampledAlgorithm(eqx.Module):
     def actor_critic(self) -> ActorCritic:
         """How the followers act and learn."""
         return ActorCritic(self.problem.environment, self.num_chains, self.chain_axis)
+
+    def answer(self, state: Any) -> PyTree:
+        """The last x."""
+        return state.x
 
     def log_policies(self, state: Any) -> Float[Array, "2 S A"]:
         """log π_θ and log π_θᴸ in every state; the same twice where there is one policy."""

@@ -22,16 +22,22 @@ Deviations from the paper:
 3. With B chains the critic's step is the mean of the B single-sample steps of (C), each clipped on its own. The mean of
    steps into an interval is a step into the interval, so |V| keeps the paper's bound.
 4. Terminal states accrue neither reward, cost nor entropy, as in the environment.
+
+Options that go past the paper (docs/method.md, section 5): `coupled`, `expects_actions`, `upper_steps`.
 """
 
+import dataclasses
 import warnings
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, PyTree
 
-from bilevel_rl.algorithms.actor_critic import Info
+from bilevel_rl.algorithms.actor_critic import ActorCritic, Info, Sample
 from bilevel_rl.algorithms.sampled import SampledAlgorithm, State, draw_uniforms
+from bilevel_rl.algorithms.upper_steps import UpperSteps
 from bilevel_rl.schedules import ScheduleWarning
 
 LOWER, PENALIZED = 0, 1
@@ -45,6 +51,10 @@ class SingleLoopActorCritic(SampledAlgorithm):
             condition.
         num_chains: B, parallel Markov chains per policy; an iteration costs 2 B environment transitions. 1 is the
             paper's.
+        coupled: both followers' chains live on the same random numbers (start, transition, restart) and choose the same
+            action as often as they can. Each has its own law as before; while they coincide, their parts of (U) cancel.
+        expects_actions: ∇_x r and ∇_x c in (U) are means over the policies' actions, not those of one action.
+        upper_steps: how the estimates of (U) become steps of x; the paper's by default.
 
     The other attributes, and the errors, are those of `SampledAlgorithm`.
 
@@ -58,6 +68,10 @@ class SingleLoopActorCritic(SampledAlgorithm):
         (1, 32)
     """
 
+    coupled: bool = eqx.field(static=True, default=False, kw_only=True)
+    expects_actions: bool = eqx.field(static=True, default=False, kw_only=True)
+    upper_steps: UpperSteps = eqx.field(default_factory=UpperSteps, kw_only=True)
+
     def __check_init__(self):
         if not self._is_traced():
             for violation in self.step_sizes.violations():
@@ -68,28 +82,48 @@ class SingleLoopActorCritic(SampledAlgorithm):
         """Environment transitions of one iteration: one per chain, 2 B chains."""
         return 2 * self.num_chains
 
-    def draw(self, key: Array, num_iterations: int) -> Float[Array, "iterations 4 2 B"]:
-        """All randomness of a block of iterations: uniforms for every chain's action, transition, restart and start."""
-        return draw_uniforms(key, num_iterations, 4, 2, self.num_chains)
+    @property
+    def actor_critic(self) -> ActorCritic:
+        """How the followers act and learn."""
+        return dataclasses.replace(super().actor_critic, coupled=self.coupled)
 
-    def step(self, uniforms: Float[Array, "4 2 B"], state: State) -> tuple[State, Info]:
+    def init(self, key: Array) -> State:
+        """As `SampledAlgorithm.init`; coupled chains start in the same states."""
+        state = super().init(key)
+        lower = state.chain_states[:1]
+        chain_states = jnp.repeat(lower, 2, axis=0) if self.coupled else state.chain_states
+        return state._replace(chain_states=chain_states, upper_memory=self.upper_steps.init(state.x))
+
+    def draw(self, key: Array, num_iterations: int) -> Float[Array, "iterations U D B"]:
+        """All randomness of a block of iterations: uniforms for every chain's action, transition, restart and start.
+
+        Coupled followers share them (D = 1), and there is one more, for whether both choose the same action.
+        """
+        kinds = (5, 1) if self.coupled else (4, 2)
+        return draw_uniforms(key, num_iterations, *kinds, self.num_chains)
+
+    def step(self, uniforms: Float[Array, "U D B"], state: State) -> tuple[State, Info]:
         """One iteration: one transition per chain, then (U), (A), (C), (AL), (CL), all from iteration k's values."""
-        problem, actor_critic = self.problem, self.actor_critic
-        step_size = self.step_sizes(state.num_iterations)
+        problem, actor_critic, k = self.problem, self.actor_critic, state.num_iterations
+        step_size = self.step_sizes(k)
         w, τ = step_size.penalty, step_size.entropy
 
+        uniforms = jnp.broadcast_to(uniforms, (len(uniforms), 2, self.num_chains))
         sample = actor_critic.act(state.followers, state.chain_states, uniforms)  # a ~ π_θ(·|s), s' ~ P(·|s,a)
         s, a = sample.states, sample.actions
 
-        def upper_estimate(x: PyTree) -> tuple[Array, tuple[Array, Array]]:
-            rewards, costs = problem.rewards(x, s, a), problem.costs(x, s, a)
-            objective = jnp.mean(costs[PENALIZED]) + problem.upper.regularizer(x)
-            penalty_term = (jnp.mean(rewards[LOWER]) - jnp.mean(rewards[PENALIZED])) / w
-            return objective + penalty_term, (rewards, costs)
+        def upper_estimate(x: PyTree) -> Array:
+            r, c = self._rewards_and_costs(x, sample)
+            objective = jnp.mean(c[PENALIZED]) + problem.upper.regularizer(x)
+            return objective + (jnp.mean(r[LOWER]) - jnp.mean(r[PENALIZED])) / w
 
-        upper_gradient, (r, c) = jax.grad(upper_estimate, has_aux=True)(state.x)
-        x = self._moved(state.x, upper_gradient, step_size.upper)  # (U): Π_X[x − ζ ∇]
+        direction, upper_gradient, upper_memory = self.upper_steps.direction(
+            jax.grad(upper_estimate), state.x, state.upper_memory, k
+        )
+        x = self._moved(state.x, direction, step_size.upper)  # (U): Π_X[x − ζ ∇]
+        upper_memory = self.upper_steps.averaged(upper_memory, x, k)
 
+        r, c = problem.rewards(state.x, s, a), problem.costs(state.x, s, a)
         learned_rewards = jnp.stack([r[LOWER], r[PENALIZED] - w * c[PENALIZED]])
         reward_bound = problem.reward_bound + w * problem.upper.cost_bound
         value_bound = actor_critic.value_bound(reward_bound, τ)
@@ -98,5 +132,26 @@ class SingleLoopActorCritic(SampledAlgorithm):
         )
         chain_states = actor_critic.restart(sample.next_states, uniforms)
 
-        info = Info(r.mean(1), c.mean(1), actor_critic.accrued_entropy(sample).mean(1), (δ**2).mean(1))
-        return State(state.num_iterations + 1, x, followers, chain_states), info
+        info = Info(
+            r.mean(1),
+            c.mean(1),
+            actor_critic.accrued_entropy(sample).mean(1),
+            (δ**2).mean(1),
+            jnp.mean((s[LOWER] == s[PENALIZED]) & (a[LOWER] == a[PENALIZED]), dtype=float),
+            upper_gradient,
+            optax.tree.norm(upper_gradient, squared=True),
+        )
+        return State(k + 1, x, followers, chain_states, upper_memory), info
+
+    def answer(self, state: State) -> PyTree:
+        """x, or the average of its iterates where `upper_steps` says so."""
+        return state.x if self.upper_steps.averaging is None else state.upper_memory.average
+
+    def _rewards_and_costs(self, x: PyTree, sample: Sample) -> tuple[Float[Array, "2 B"], Float[Array, "2 B"]]:
+        """r_x and c_x of the samples that (U) averages: of the actions taken, or of the mean action."""
+        problem, s, a = self.problem, sample.states, sample.actions
+        if not self.expects_actions:
+            return problem.rewards(x, s, a), problem.costs(x, s, a)
+        s, a = s[..., None], jnp.arange(problem.environment.num_actions)
+        rewards, costs = problem.rewards(x, s, a), problem.costs(x, s, a)
+        return jnp.sum(sample.policy * rewards, axis=-1), jnp.sum(sample.policy * costs, axis=-1)

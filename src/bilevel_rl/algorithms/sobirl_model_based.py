@@ -124,6 +124,10 @@ class SoBiRLModelBased(eqx.Module):
         info = ModelBasedInfo(jnp.full(2, jnp.sum(visits * reward)), jnp.full(2, jnp.sum(visits * cost)))
         return ModelBasedState(state.num_iterations + 1, x, values, value_gradients), info
 
+    def answer(self, state: ModelBasedState) -> PyTree:
+        """The last x."""
+        return state.x
+
     def log_policies(self, state: ModelBasedState) -> Float[Array, "2 S A"]:
         """log softmax(Q/τ) with the present x and V, twice."""
         mdp, τ = self.problem.environment, self.step_sizes(state.num_iterations).entropy

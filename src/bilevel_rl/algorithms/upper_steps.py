@@ -1,0 +1,90 @@
+"""How estimates of the upper gradient become steps of x: an optax transformation, a recursive estimator, an average.
+
+Sources: docs/method.md, section 5; Cutkosky and Orabona, "Momentum-based variance reduction in non-convex SGD" (STORM),
+NeurIPS 2019; Shamir and Zhang, "Stochastic gradient descent for non-smooth optimization", ICML 2013 (averages).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.core import Tracer
+from jaxtyping import Array, Int, PyTree
+
+from bilevel_rl.schedules import PowerDecay
+
+PLAIN = optax.sgd(1.0)
+
+Estimate = Callable[[PyTree], PyTree]
+"""From x to an estimate of the upper gradient there, from this iteration's samples."""
+
+
+class Memory(NamedTuple):
+    """What the next step needs: of the optimizer; the last direction and x, for a recursion; the average of x."""
+
+    optimizer: PyTree
+    last: tuple[PyTree, PyTree] | None
+    average: PyTree | None
+
+
+class UpperSteps(eqx.Module):
+    """Directions of x.
+
+    With `recursion` = a the estimate g_k of iteration k is replaced by
+
+        d_k(x_k) = g_k(x_k) + (1 − a_k) (d_{k−1} − g_k(x_{k−1})),
+
+    where g_k(x_{k−1}) is from the samples of iteration k too. It follows x's own move without delay; the policies' move
+    reaches it after some 1/a iterations, so a must not be smaller than their steps.
+
+    Raises:
+        ValueError: `recursion` starts outside of (0, 1], or `averaging` is negative or not finite.
+
+    Attributes:
+        optimizer: an optax transformation; its update is multiplied by ζ_k, so its own learning rate is best 1.
+        recursion: a_k, in (0, 1]; None for d_k = g_k.
+        averaging: p. The method's answer is then the mean of all x_k so far, weighted as k^p: with p = 3 the last fifth
+            of the iterations has half of the weight. None: the answer is the last x.
+    """
+
+    optimizer: optax.GradientTransformation = eqx.field(static=True, default=PLAIN)
+    recursion: PowerDecay | None = None
+    averaging: float | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        if self.recursion is not None and not isinstance(self.recursion.initial, Tracer):
+            initial = np.asarray(self.recursion.initial)
+            if not (np.all(initial > 0) and np.all(initial <= 1)):
+                raise ValueError(f"recursion must lie in (0, 1], got {initial}; 1 forgets all earlier iterations")
+        if self.averaging is not None and not 0 <= self.averaging < float("inf"):
+            raise ValueError(f"averaging must be finite and not negative, or None, got {self.averaging}")
+
+    def init(self, x: PyTree) -> Memory:
+        """Before the first iteration."""
+        last = None if self.recursion is None else (jax.tree.map(jnp.zeros_like, x), x)
+        return Memory(self.optimizer.init(x), last, None if self.averaging is None else x)
+
+    def direction(
+        self, estimate: Estimate, x: PyTree, memory: Memory, k: Int[Array, ""]
+    ) -> tuple[PyTree, PyTree, Memory]:
+        """What ζ_k multiplies and x loses, the estimate of this iteration alone, and the memory for the next one."""
+        gradient = smoothed = estimate(x)
+        last = None
+        if self.recursion is not None and memory.last is not None:
+            last_direction, last_x = memory.last
+            kept = jnp.where(k == 0, 0.0, 1 - self.recursion(k))
+            smoothed = jax.tree.map(lambda g, d, h: g + kept * (d - h), gradient, last_direction, estimate(last_x))
+            last = smoothed, x
+        updates, optimizer = self.optimizer.update(smoothed, memory.optimizer, x)
+        return jax.tree.map(jnp.negative, updates), gradient, Memory(optimizer, last, memory.average)
+
+    def averaged(self, memory: Memory, x: PyTree, k: Int[Array, ""]) -> Memory:
+        """The memory after x_{k+1} has been reached."""
+        if self.averaging is None:
+            return memory
+        weight = (self.averaging + 1) / (k + self.averaging + 2)
+        return memory._replace(average=jax.tree.map(lambda mean, x: mean + weight * (x - mean), memory.average, x))
