@@ -13,9 +13,9 @@ training loop does them: B completions, log π before the step (RLOO only), refe
 the part of it that writes the completions. Neither has people or a costly reward: scores are random numbers, and the
 learning rate is so small that all policies stay the model that they start as and write equally long texts.
 
-The same for both: model in single precision (`--precision`), LoRA (r = 8, α = 16, single precision, no dropout) on q, v, o,
-B = 16 completions of one prompt (the start mark) of up to 24 tokens that may end before, temperature 1 and the whole
-vocabulary, weight of the KL to the frozen model β = 0.1, Adam, gradients shortened to 1, number of threads.
+The same for both: model in single precision (`--precision`), LoRA (r = 8, α = 16, single precision, no dropout) on q,
+v, o, B = 16 completions of one prompt (the start mark) of up to 24 tokens that may end before, temperature 1 and the
+whole vocabulary, weight of the KL to the frozen model β = 0.1, Adam, gradients shortened to 1, number of threads.
 
 Set for TRL, beside these: gradient checkpointing off (on by default), no vLLM, no evaluation, no logging, no
 checkpoints, no progress bar; num_generations = B, so the batch is one group; one optimizer step a batch

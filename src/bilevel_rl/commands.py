@@ -12,6 +12,7 @@ from bilevel_rl.comparison.workers import Workers
 from bilevel_rl.experiments import (
     ablations,
     comparison,
+    coupling,
     entropy_schedules,
     four_rooms,
     goal_placement,
@@ -24,6 +25,7 @@ EXPERIMENTS: dict[str, tuple[type, ModuleType]] = {
     "goal-position": (goal_position.GoalPosition, goal_position),
     "goal-placement": (goal_placement.GoalPlacement, goal_placement),
     "entropy-schedules": (entropy_schedules.EntropySchedules, entropy_schedules),
+    "coupling": (coupling.Coupling, coupling),
     "four-rooms": (four_rooms.FourRooms, four_rooms),
     "ablations": (ablations.Ablations, ablations),
     "rates": (rates.Rates, rates),
@@ -39,6 +41,7 @@ AnyExperiment = (
     Annotated[goal_position.GoalPosition, tyro.conf.subcommand("goal-position")]
     | Annotated[goal_placement.GoalPlacement, tyro.conf.subcommand("goal-placement")]
     | Annotated[entropy_schedules.EntropySchedules, tyro.conf.subcommand("entropy-schedules")]
+    | Annotated[coupling.Coupling, tyro.conf.subcommand("coupling")]
     | Annotated[four_rooms.FourRooms, tyro.conf.subcommand("four-rooms")]
     | Annotated[ablations.Ablations, tyro.conf.subcommand("ablations")]
     | Annotated[rates.Rates, tyro.conf.subcommand("rates")]

@@ -1,6 +1,7 @@
 """Oracles on a known model: what every stochastic quantity of this library is checked against."""
 
 from bilevel_rl.exact.batch import hyper_gradients as hyper_gradients, hyper_objectives as hyper_objectives
+from bilevel_rl.exact.coupling import CoupledChains as CoupledChains, upper_variance as upper_variance
 from bilevel_rl.exact.evaluation import occupancy as occupancy
 from bilevel_rl.exact.four_rooms import four_rooms_value as four_rooms_value
 from bilevel_rl.exact.objectives import (

@@ -11,6 +11,7 @@ from bilevel_rl.plots.comparison_tables import (
     summarize_comparison as summarize_comparison,
     write_tables as write_tables,
 )
+from bilevel_rl.plots.coupling import draw_coupling as draw_coupling
 from bilevel_rl.plots.curves import (
     draw_learning_curves as draw_learning_curves,
     draw_rates as draw_rates,
