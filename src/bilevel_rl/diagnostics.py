@@ -186,9 +186,8 @@ def _measure(
     first_entropy_weight: Array,
     evaluation_entropy_weight: Array,
 ) -> Measurement:
-    mdp = problem.environment
-
     def one_seed(x: PyTree, log_policies: Array, w: Array, τ: Array) -> Measurement:
+        mdp = problem.environment_at(x)
         reward, cost, price = reward_table(problem, x), cost_table(problem, x), problem.upper.regularizer(x)
         # Normalized again: single-precision logits miss a sum of one by more than an exact residual may be.
         lower, penalized = jax.nn.log_softmax(log_policies)
@@ -217,7 +216,7 @@ def _measure(
             optimal_entropy=jnp.sum(jnp.where(mdp.terminal, 0.0, visits) * entropy(answer.log_policy)),
             missed_occupancy=jnp.sum(jnp.where(visits < RARELY * best_visits, best_visits, 0.0)),
             hyper_gradient_norm_at_first_entropy=optax.tree.norm(first_gradient),
-            upper_noise=upper_noise(problem, x, occupancies, w),
+            upper_noise=upper_noise(problem, x, occupancies, (lower_values, penalized_values), w),
         )
 
     # One after the other: under vmap the last bits would depend on how many seeds this process has.

@@ -132,7 +132,8 @@ def test_independent_samples_have_the_variance_of_the_metric_rows():
     with jax.enable_x64(True):
         from bilevel_rl.exact.upper_noise import upper_noise
 
-        expected = float(upper_noise(problem, problem.initial_x, tuple(map(jnp.asarray, occupancies)), W)) ** 2
+        arguments = tuple(map(jnp.asarray, occupancies)), (jnp.zeros(5), jnp.zeros(5))
+        expected = float(upper_noise(problem, problem.initial_x, *arguments, W)) ** 2
     found = upper_variance(problem, problem.initial_x, policies, penalty=W, coupled=False)
     assert found == pytest.approx(expected, rel=1e-9)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from bilevel_rl.algorithms.devices import shared_by_devices
-from bilevel_rl.environments import TabularMDP
+from bilevel_rl.environments import DrivenMDP, TabularMDP
 from bilevel_rl.policies import TabularActorCritic, over_samples
 from bilevel_rl.schedules import StepSizeValues
 
@@ -75,7 +75,7 @@ class ActorCritic(eqx.Module):
             often as their laws allow.
     """
 
-    environment: TabularMDP
+    environment: TabularMDP | DrivenMDP
     num_chains: int = eqx.field(static=True)
     chain_axis: str | None = eqx.field(static=True, default=None)
     coupled: bool = eqx.field(static=True, default=False)

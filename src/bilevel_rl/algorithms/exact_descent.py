@@ -132,4 +132,5 @@ class Exact(eqx.Module):
     def _answer(self, state: ExactState) -> SoftSolution:
         """π_τ*(x) at the present entropy weight."""
         τ = self.step_sizes(state.num_iterations).entropy
-        return soft_optimal(self.problem.environment, reward_table(self.problem, state.x), τ, start_values=state.values)
+        mdp, reward = self.problem.environment_at(state.x), reward_table(self.problem, state.x)
+        return soft_optimal(mdp, reward, τ, start_values=state.values)

@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import math
 import warnings
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -38,8 +38,11 @@ class SampledAlgorithm(eqx.Module):
         chain_axis: mesh axis whose devices share the chains; none by default (`shared_by`).
 
     Raises:
-        ValueError: `num_chains` < 1.
+        ValueError: `num_chains` < 1, or the problem's dynamics depend on x and the method does not follow them.
     """
+
+    follows_dynamics: ClassVar[bool] = False
+    """whether the method knows how x acts through `BilevelProblem.outcome_probabilities`"""
 
     problem: BilevelProblem
     step_sizes: StepSizes = eqx.field(default_factory=StepSizes.decaying)
@@ -49,6 +52,11 @@ class SampledAlgorithm(eqx.Module):
     def __check_init__(self):
         if self.num_chains < 1:
             raise ValueError(f"num_chains must be at least 1, got {self.num_chains}")
+        if self.problem.outcome_probabilities is not None and not self.follows_dynamics:
+            raise ValueError(
+                f"problem has outcome_probabilities, which {type(self).__name__} does not follow; use "
+                "SingleLoopActorCritic or Exact"
+            )
         if not self._is_traced():
             self._warn_of_overshoot()
 

@@ -22,6 +22,7 @@ Deviations from the paper:
 3. With B chains the critic's step is the mean of the B single-sample steps of (C), each clipped on its own. The mean of
    steps into an interval is a step into the interval, so |V| keeps the paper's bound.
 4. Terminal states accrue neither reward, cost nor entropy, as in the environment.
+5. The dynamics may depend on x; each ∇_x r then has γ ∇_x log P_x(s'|s,a) V(s') beside it (docs/method.md, section 5).
 
 Options that go past the paper (docs/method.md, section 5): `coupled`, `expects_actions`, `upper_steps`.
 """
@@ -38,6 +39,7 @@ from jaxtyping import Array, Float, PyTree
 from bilevel_rl.algorithms.actor_critic import ActorCritic, Info, Sample
 from bilevel_rl.algorithms.sampled import SampledAlgorithm, State, draw_uniforms
 from bilevel_rl.algorithms.upper_steps import UpperSteps
+from bilevel_rl.environments import DrivenMDP
 from bilevel_rl.schedules import ScheduleWarning
 
 LOWER, PENALIZED = 0, 1
@@ -67,6 +69,8 @@ class SingleLoopActorCritic(SampledAlgorithm):
         >>> int(state.num_iterations), algorithm.num_transitions_per_iteration
         (1, 32)
     """
+
+    follows_dynamics = True
 
     coupled: bool = eqx.field(static=True, default=False, kw_only=True)
     expects_actions: bool = eqx.field(static=True, default=False, kw_only=True)
@@ -104,7 +108,9 @@ class SingleLoopActorCritic(SampledAlgorithm):
 
     def step(self, uniforms: Float[Array, "U D B"], state: State) -> tuple[State, Info]:
         """One iteration: one transition per chain, then (U), (A), (C), (AL), (CL), all from iteration k's values."""
-        problem, actor_critic, k = self.problem, self.actor_critic, state.num_iterations
+        problem, k = self.problem, state.num_iterations
+        environment = problem.driven_environment(state.x)
+        actor_critic = dataclasses.replace(self.actor_critic, environment=environment)
         step_size = self.step_sizes(k)
         w, τ = step_size.penalty, step_size.entropy
 
@@ -115,7 +121,8 @@ class SingleLoopActorCritic(SampledAlgorithm):
         def upper_estimate(x: PyTree) -> Array:
             r, c = self._rewards_and_costs(x, sample)
             objective = jnp.mean(c[PENALIZED]) + problem.upper.regularizer(x)
-            return objective + (jnp.mean(r[LOWER]) - jnp.mean(r[PENALIZED])) / w
+            gains = r + self._following_values(x, state.x, sample, uniforms)
+            return objective + (jnp.mean(gains[LOWER]) - jnp.mean(gains[PENALIZED])) / w
 
         direction, upper_gradient, upper_memory = self.upper_steps.direction(
             jax.grad(upper_estimate), state.x, state.upper_memory, k
@@ -142,6 +149,18 @@ class SingleLoopActorCritic(SampledAlgorithm):
             optax.tree.norm(upper_gradient, squared=True),
         )
         return State(k + 1, x, followers, chain_states, upper_memory), info
+
+    def _following_values(self, x: PyTree, state_x: PyTree, sample: Sample, uniforms: Array) -> Float[Array, "2 B"]:
+        """What has the gradient γ ∇_x log P_x(s'|s,a) (V(s') − V(s)), each with its own critic; 0 where P has no x.
+
+        V(s) changes nothing in the mean and lowers the variance.
+        """
+        now, moved = self.problem.driven_environment(state_x), self.problem.driven_environment(x)
+        if not (isinstance(now, DrivenMDP) and isinstance(moved, DrivenMDP)):
+            return jnp.zeros_like(sample.values)
+        s, a = sample.states, sample.actions
+        log_probability = moved.log_probability(s, a, now.outcome(s, a, uniforms[1]))
+        return now.discount * log_probability * (sample.next_values - sample.values)
 
     def answer(self, state: State) -> PyTree:
         """x, or the average of its iterates where `upper_steps` says so."""

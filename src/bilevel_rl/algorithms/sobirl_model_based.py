@@ -62,6 +62,8 @@ class SoBiRLModelBased(eqx.Module):
     def __check_init__(self):
         if self.num_inner_steps < 1:
             raise ValueError(f"num_inner_steps must be at least 1, got {self.num_inner_steps}")
+        if self.problem.outcome_probabilities is not None:
+            raise ValueError("problem has outcome_probabilities, which SoBiRLModelBased does not follow; use Exact")
 
     @property
     def num_transitions_per_iteration(self) -> int:

@@ -1,4 +1,5 @@
 """What the follower lives in."""
 
 from bilevel_rl.environments._toy_text import gymnasium_reward as gymnasium_reward
+from bilevel_rl.environments.driven import DrivenMDP as DrivenMDP
 from bilevel_rl.environments.tabular import TabularMDP as TabularMDP

@@ -192,7 +192,21 @@ class TabularMDP(eqx.Module):
         """Next state drawn from P(·|s, a) by inverse CDF of a uniform in [0, 1)."""
         thresholds = _entries(self.cumulative_probabilities, state, action, slice(None, -1))
         outcome = jnp.sum(jnp.asarray(uniform)[..., None] >= thresholds, axis=-1, dtype=jnp.int32)
+        return self.successor(state, action, outcome)
+
+    def successor(
+        self, state: Int[ArrayLike, "*#batch"], action: Int[ArrayLike, "*#batch"], outcome: Int[ArrayLike, "*#batch"]
+    ) -> Int[Array, "*batch"]:
+        """State that an outcome of a pair leads to."""
         return _entries(self.successors, state, action, outcome)
+
+    def with_probabilities(self, probabilities: Float[Array, "S A K"]) -> "TabularMDP":
+        """The same MDP with other outcome probabilities, which may be traced."""
+        return eqx.tree_at(
+            lambda mdp: (mdp.probabilities, mdp.cumulative_probabilities),
+            self,
+            (probabilities, jnp.cumsum(probabilities, axis=-1)),
+        )
 
     def is_terminal(self, state: Int[ArrayLike, "*#batch"]) -> Bool[Array, "*batch"]:
         """Whether nothing accrues in these states any more."""

@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from bilevel_rl.exact.evaluation import PolicySystem, expected_next, inflow, occupancy, start_mean
 from bilevel_rl.exact.oracle import oracle
-from bilevel_rl.exact.soft_mdp import SoftSolution, optimal_limit, soft_optimal, soft_return
+from bilevel_rl.exact.soft_mdp import SoftSolution, entropy, optimal_limit, soft_optimal, soft_return
 from bilevel_rl.problems import BilevelProblem
 
 
@@ -31,12 +31,17 @@ def cost_table(problem: BilevelProblem, x: PyTree) -> Float[Array, "S A"]:
     return problem.costs(x, jnp.arange(mdp.num_states)[:, None], jnp.arange(mdp.num_actions))
 
 
+def following_value_table(problem: BilevelProblem, x: PyTree, values: Float[Array, " S"]) -> Float[Array, "S A"]:
+    """γ Σ_s' P_x(s'|s, a) v(s') of every pair: how x acts through the dynamics, at fixed values."""
+    return problem.environment.discount * expected_next(problem.environment_at(x), jax.lax.stop_gradient(values))
+
+
 def soft_answer(
     problem: BilevelProblem, x: PyTree, entropy_weight: Float[ArrayLike, ""], penalty: Float[ArrayLike, ""] = 0.0
 ) -> SoftSolution:
     """Soft-optimal policy of the reward r_x − w c_x: π_τ*(x) at w = 0, the penalized π^L at w > 0 (section 3)."""
     reward = reward_table(problem, x) - penalty * cost_table(problem, x)
-    return soft_optimal(problem.environment, reward, jnp.asarray(entropy_weight, reward.dtype))
+    return soft_optimal(problem.environment_at(x), reward, jnp.asarray(entropy_weight, reward.dtype))
 
 
 @oracle
@@ -56,7 +61,7 @@ def penalized_policy(
 @oracle
 def upper_value(problem: BilevelProblem, x: PyTree, policy: Float[ArrayLike, "S A"]) -> Float[Array, ""]:
     """f(x, π) = E_{d^π}[c_x] + g(x)."""
-    cost = jnp.sum(occupancy(problem.environment, jnp.asarray(policy)) * cost_table(problem, x))
+    cost = jnp.sum(occupancy(problem.environment_at(x), jnp.asarray(policy)) * cost_table(problem, x))
     return cost + problem.upper.regularizer(x)
 
 
@@ -83,13 +88,16 @@ def _regularized_objective(problem: BilevelProblem, x: PyTree, *, entropy_weight
 
 @oracle
 def _unregularized_objective(problem: BilevelProblem, x: PyTree) -> Float[Array, ""]:
-    solution = optimal_limit(problem.environment, reward_table(problem, x))
+    solution = optimal_limit(problem.environment_at(x), reward_table(problem, x))
     return upper_value(problem, x, jnp.where(jnp.isfinite(solution.values)[:, None], solution.policy, jnp.nan))
 
 
 @oracle
 def hyper_gradient(problem: BilevelProblem, x: PyTree, *, entropy_weight: Float[ArrayLike, ""]) -> PyTree:
     """∇Φ_τ(x) by the implicit formula (IG), one adjoint solve for any dimension of x.
+
+    Where the dynamics depend on x, ∂_x r stands for ∂_x r + γ (∂_x P) V, and ∂_x c for ∂_x c + γ (∂_x P) U with the
+    values U of the cost.
 
     (IG) weighs ∂_x Q by m(s, a) = d(s, a) A_c(s, a) / τ. With Q = r + γPV and ∂V = (I − γP^π)^{-1} ∂r^π,
 
@@ -104,7 +112,7 @@ def implicit_gradient(
     problem: BilevelProblem, x: PyTree, policy: Float[Array, "S A"], entropy_weight: Float[ArrayLike, ""]
 ) -> tuple[Float[Array, ""], PyTree]:
     """Φ_τ(x) and ∇Φ_τ(x), given the follower's answer π_τ*(x)."""
-    mdp = problem.environment
+    mdp, reward = problem.environment_at(x), reward_table(problem, x)
     system = PolicySystem(mdp, policy)
     state_action_occupancy = system.occupancy()
     cost = cost_table(problem, x)
@@ -112,8 +120,11 @@ def implicit_gradient(
     cost_advantage = cost + mdp.discount * expected_next(mdp, cost_values) - cost_values[:, None]
     sensitivity = state_action_occupancy * cost_advantage / entropy_weight
     flow = system.inflow(mdp.discount * inflow(mdp, sensitivity))
-    (through_policy,) = jax.vjp(lambda x: reward_table(problem, x), x)[1](sensitivity + flow[:, None] * policy)
-    gradient = jax.tree.map(jnp.add, direct_gradient(problem, x, state_action_occupancy), through_policy)  # (IG)
+    bonus = jnp.where(mdp.terminal, 0.0, jnp.asarray(entropy_weight) * entropy(jnp.log(policy)))
+    values = system.values(jnp.sum(policy * reward, axis=-1) + bonus)
+    through_policy = _pulled_back(problem, x, values, sensitivity + flow[:, None] * policy)
+    direct = direct_gradient(problem, x, state_action_occupancy, cost_values)
+    gradient = jax.tree.map(jnp.add, direct, through_policy)  # (IG)
     return start_mean(mdp, cost_values) + problem.upper.regularizer(x), gradient
 
 
@@ -122,7 +133,7 @@ def penalty_objective(
     problem: BilevelProblem, x: PyTree, *, entropy_weight: Float[ArrayLike, ""], penalty: Float[ArrayLike, ""]
 ) -> Float[Array, ""]:
     """Φ_{w,τ}(x) = min_π f(x, π) + (J_τ(x, π_τ*) − J_τ(x, π)) / w."""
-    mdp, reward = problem.environment, reward_table(problem, x)
+    mdp, reward = problem.environment_at(x), reward_table(problem, x)
     lower = soft_answer(problem, x, entropy_weight)
     penalized = soft_answer(problem, x, entropy_weight, penalty)
     best = soft_return(mdp, reward, lower.log_policy, entropy_weight)
@@ -134,12 +145,18 @@ def penalty_objective(
 def penalty_gradient(
     problem: BilevelProblem, x: PyTree, *, entropy_weight: Float[ArrayLike, ""], penalty: Float[ArrayLike, ""]
 ) -> PyTree:
-    """∇Φ_{w,τ}(x) by the first-order formula (HG); it differs from ∇Φ_τ(x) by O(w)."""
-    mdp = problem.environment
-    lower = occupancy(mdp, soft_answer(problem, x, entropy_weight).policy)
-    penalized = occupancy(mdp, soft_answer(problem, x, entropy_weight, penalty).policy)
-    (through_reward,) = jax.vjp(lambda x: reward_table(problem, x), x)[1]((lower - penalized) / penalty)
-    return jax.tree.map(jnp.add, direct_gradient(problem, x, penalized), through_reward)  # (HG)
+    """∇Φ_{w,τ}(x) by the first-order formula (HG); it differs from ∇Φ_τ(x) by O(w).
+
+    Where the dynamics depend on x, each ∂_x r stands for ∂_x r + γ (∂_x P) V with the values of its own policy. Those
+    of the penalized policy are of r_x − w c_x, so that they carry f's dependence on x through P too.
+    """
+    mdp = problem.environment_at(x)
+    lower, penalized = soft_answer(problem, x, entropy_weight), soft_answer(problem, x, entropy_weight, penalty)
+    of_lower, of_penalized = (occupancy(mdp, answer.policy) for answer in (lower, penalized))
+    direct = direct_gradient(problem, x, of_penalized)
+    through_lower = _pulled_back(problem, x, lower.values, of_lower / penalty)
+    through_penalized = _pulled_back(problem, x, penalized.values, of_penalized / penalty)
+    return jax.tree.map(lambda d, r, p: d + r - p, direct, through_lower, through_penalized)  # (HG)
 
 
 @oracle
@@ -155,16 +172,36 @@ def lower_residual(
     weight = 0.0 if penalty is None else penalty
     reward = reward_table(problem, x) - weight * cost_table(problem, x)
     best = soft_answer(problem, x, entropy_weight, weight)
-    mdp, log_policy = problem.environment, jnp.log(jnp.asarray(policy))
+    mdp, log_policy = problem.environment_at(x), jnp.log(jnp.asarray(policy))
     return soft_return(mdp, reward, best.log_policy, entropy_weight) - soft_return(
         mdp, reward, log_policy, entropy_weight
     )
 
 
-def direct_gradient(problem: BilevelProblem, x: PyTree, state_action_occupancy: Float[Array, "S A"]) -> PyTree:
-    """∇_x f(x, π) at a fixed policy."""
+def direct_gradient(
+    problem: BilevelProblem,
+    x: PyTree,
+    state_action_occupancy: Float[Array, "S A"],
+    cost_values: Float[Array, " S"] | None = None,
+) -> PyTree:
+    """∇_x f(x, π) at a fixed policy with these values of its cost; without them, as if x left the dynamics alone."""
 
     def upper(x: PyTree) -> Array:
-        return jnp.sum(state_action_occupancy * cost_table(problem, x)) + problem.upper.regularizer(x)
+        cost = cost_table(problem, x)
+        if cost_values is not None and problem.outcome_probabilities is not None:
+            cost = cost + following_value_table(problem, x, cost_values)
+        return jnp.sum(state_action_occupancy * cost) + problem.upper.regularizer(x)
 
     return jax.grad(upper)(x)
+
+
+def _pulled_back(
+    problem: BilevelProblem, x: PyTree, values: Float[Array, " S"], weights: Float[Array, "S A"]
+) -> PyTree:
+    """Σ weights(s, a) (∂_x r + γ (∂_x P) V)(s, a)."""
+
+    def table(x: PyTree) -> Array:
+        reward = reward_table(problem, x)
+        return reward if problem.outcome_probabilities is None else reward + following_value_table(problem, x, values)
+
+    return jax.vjp(table, x)[1](weights)[0]

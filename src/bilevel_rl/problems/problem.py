@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
-from bilevel_rl.environments import TabularMDP
+from bilevel_rl.environments import DrivenMDP, TabularMDP
 from bilevel_rl.problems.closures import open_function
 
 Upper = TypeVar("Upper", bound=PyTree)
@@ -18,6 +18,10 @@ Upper = TypeVar("Upper", bound=PyTree)
 
 StateActionFunction = Callable[[PyTree, Int[ArrayLike, ""], Int[ArrayLike, ""]], Float[ArrayLike, ""]]
 """A plain JAX function (x, state, action) -> scalar; state and action are integer scalars."""
+
+
+OutcomeFunction = Callable[[PyTree, Int[ArrayLike, ""], Int[ArrayLike, ""]], Float[ArrayLike, " K"]]
+"""A plain JAX function (x, state, action) -> probabilities of the K outcomes of the pair."""
 
 
 def _no_regularizer(x: PyTree) -> float:
@@ -59,12 +63,16 @@ class BilevelProblem(eqx.Module):
         project: Π_X, maps any x to the nearest feasible one; the identity by default.
         reward_bound: an upper bound of |r_x(s, a)| over all feasible x; it bounds the critics. Infinite: no bound.
         initial_spread: standard deviation of the normal noise that is added to every entry of x_0, anew for each seed.
+        outcome_probabilities: P_x, as `outcome_probabilities(x, state, action)`: how likely each of the K outcomes is
+            that the environment lists for a pair, in place of the environment's own probabilities. None where x leaves
+            the dynamics alone. An outcome of probability 0 is never sampled, and what its gradient says is lost.
         entropy_weight: λ of a follower that values entropy itself: Φ_λ is then what the leader minimizes, not a
             smoothed Φ. None for a follower that maximizes its reward alone. Oracles and step sizes are told their τ.
 
     Raises:
         ValueError: a function does not return a scalar, `initial_x` is not finite, a bound or `entropy_weight` is not
-            positive, `initial_spread` is negative or not finite, or `project` changes shapes.
+            positive, `initial_spread` is negative or not finite, `project` changes shapes, or `outcome_probabilities`
+            gives no distribution at `initial_x`.
 
     Example:
         >>> import numpy as np, bilevel_rl as brl
@@ -87,6 +95,7 @@ class BilevelProblem(eqx.Module):
     reward_bound: float = float("inf")
     initial_spread: float = eqx.field(static=True, default=0.0)
     entropy_weight: float | None = None
+    outcome_probabilities: OutcomeFunction | None = None
 
     def __init__(
         self,
@@ -98,6 +107,7 @@ class BilevelProblem(eqx.Module):
         reward_bound: float = float("inf"),
         initial_spread: float = 0.0,
         entropy_weight: float | None = None,
+        outcome_probabilities: OutcomeFunction | None = None,
     ):
         self.environment = environment
         self.reward = open_function(reward)
@@ -108,6 +118,7 @@ class BilevelProblem(eqx.Module):
         self.project = open_function(project)
         self.reward_bound = reward_bound
         self.initial_spread = initial_spread
+        self.outcome_probabilities = None if outcome_probabilities is None else open_function(outcome_probabilities)
         self.entropy_weight = entropy_weight
         self._validate()
 
@@ -131,6 +142,17 @@ class BilevelProblem(eqx.Module):
         """c_x(s, a) for a batch of pairs; 0 in terminal states."""
         return self._accrued(self.upper.cost, x, states, actions)
 
+    def environment_at(self, x: PyTree) -> TabularMDP:
+        """The follower's MDP at x, its whole table worked out: for oracles."""
+        driven = self.driven_environment(x)
+        return driven.whole() if isinstance(driven, DrivenMDP) else driven
+
+    def driven_environment(self, x: PyTree) -> TabularMDP | DrivenMDP:
+        """The follower's MDP at x, whose probabilities are worked out pair by pair: for sampling."""
+        if self.outcome_probabilities is None:
+            return self.environment
+        return DrivenMDP(self.environment, self.outcome_probabilities, x)
+
     def _accrued(self, function: StateActionFunction, x: PyTree, states: ArrayLike, actions: ArrayLike) -> Array:
         states, actions = jnp.asarray(states), jnp.asarray(actions)
         values = jnp.vectorize(lambda s, a: jnp.asarray(function(x, s, a), dtype=float))(states, actions)
@@ -153,6 +175,8 @@ class BilevelProblem(eqx.Module):
         shapes = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, self.project(x)))
         if jax.tree.map(jnp.shape, shapes) != jax.tree.map(jnp.shape, x):
             raise ValueError(f"project must keep the structure and shapes of x, got {shapes} for {x}")
+        if self.outcome_probabilities is not None:
+            self._validate_outcomes(x)
         for name, bound in (("reward_bound", self.reward_bound), ("upper.cost_bound", self.upper.cost_bound)):
             if not bound > 0:
                 raise ValueError(f"{name} must be positive (infinite for no bound), got {bound}")
@@ -160,3 +184,20 @@ class BilevelProblem(eqx.Module):
             raise ValueError(f"initial_spread must be finite and not negative, got {self.initial_spread}")
         if self.entropy_weight is not None and not 0 < self.entropy_weight < float("inf"):
             raise ValueError(f"entropy_weight must be finite and positive, or None, got {self.entropy_weight}")
+
+    def _validate_outcomes(self, x: PyTree):
+        num_outcomes = self.environment.probabilities.shape[-1]
+        function = self.outcome_probabilities
+        shape = jax.eval_shape(lambda: jnp.asarray(function(x, jnp.int32(0), jnp.int32(0)))).shape  # pyright: ignore
+        if shape != (num_outcomes,):
+            raise ValueError(
+                "outcome_probabilities must return a number for each outcome that the environment lists for a pair, "
+                f"shape {(num_outcomes,)}, got shape {shape}"
+            )
+        table = np.asarray(DrivenMDP(self.environment, function, x).whole().probabilities)  # pyright: ignore
+        worst = np.unravel_index(np.argmax(np.abs(table.sum(-1) - 1)), table.shape[:2])
+        if not (np.all(np.isfinite(table)) and table.min() >= 0 and abs(table[worst].sum() - 1) < 1e-4):
+            raise ValueError(
+                "outcome_probabilities must be non-negative and sum to 1 over the outcomes, got "
+                f"{table[worst]} at initial_x in state {worst[0]}, action {worst[1]}"
+            )
