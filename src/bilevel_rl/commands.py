@@ -19,6 +19,7 @@ from bilevel_rl.experiments import (
     goal_position,
     happy_tweets,
     rates,
+    wind_design,
 )
 
 EXPERIMENTS: dict[str, tuple[type, ModuleType]] = {
@@ -27,6 +28,7 @@ EXPERIMENTS: dict[str, tuple[type, ModuleType]] = {
     "entropy-schedules": (entropy_schedules.EntropySchedules, entropy_schedules),
     "coupling": (coupling.Coupling, coupling),
     "four-rooms": (four_rooms.FourRooms, four_rooms),
+    "wind-design": (wind_design.WindDesign, wind_design),
     "ablations": (ablations.Ablations, ablations),
     "rates": (rates.Rates, rates),
     "happy-tweets": (happy_tweets.HappyTweets, happy_tweets),
@@ -43,6 +45,7 @@ AnyExperiment = (
     | Annotated[entropy_schedules.EntropySchedules, tyro.conf.subcommand("entropy-schedules")]
     | Annotated[coupling.Coupling, tyro.conf.subcommand("coupling")]
     | Annotated[four_rooms.FourRooms, tyro.conf.subcommand("four-rooms")]
+    | Annotated[wind_design.WindDesign, tyro.conf.subcommand("wind-design")]
     | Annotated[ablations.Ablations, tyro.conf.subcommand("ablations")]
     | Annotated[rates.Rates, tyro.conf.subcommand("rates")]
     | Annotated[happy_tweets.HappyTweets, tyro.conf.subcommand("happy-tweets")]

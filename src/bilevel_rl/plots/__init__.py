@@ -37,3 +37,4 @@ from bilevel_rl.plots.tables import (
     read_curves as read_curves,
     summarize_samples as summarize_samples,
 )
+from bilevel_rl.plots.wind_design import draw_wind_design as draw_wind_design

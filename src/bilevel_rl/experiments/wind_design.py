@@ -1,0 +1,148 @@
+"""Wind design: can the leader steer by the dynamics alone, and does a sampled run find what exact descent finds?"""
+
+import warnings
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bilevel_rl import exact, plots, processes
+from bilevel_rl.algorithms import Exact, SingleLoopActorCritic, UpperSteps
+from bilevel_rl.experiments.settings import RunSettings
+from bilevel_rl.problems import BilevelProblem, wind_design
+from bilevel_rl.results import RunFolder
+from bilevel_rl.run import RunResult, run
+from bilevel_rl.schedules import ScheduleWarning, StepSizes
+
+Cell = tuple[int, int]
+
+EXACT_ITERATIONS = 1_500
+"""Of the reference; its gradient is then 1e-4 of what it is at the start."""
+
+
+@dataclass(frozen=True)
+class WindDesign:
+    """Blow a follower off its way to where the leader wants it, and pay for the energy (a minute)."""
+
+    run: RunSettings = field(
+        default_factory=lambda: RunSettings(num_iterations=62_500, log_every=2_500, evaluation_entropy_weight=0.1)
+    )
+    size: int = 6
+    """cells along a side of the grid"""
+    slip: float = 0.1
+    """probability that a random direction is taken instead of the chosen action"""
+    discount: float = 0.95
+    """discount factor"""
+    goal: Cell = (0, 5)
+    """row and column of the cell that the follower is drawn to"""
+    target: Cell = (4, 1)
+    """row and column of the cell that the leader wants it at"""
+    strength: float = 0.9
+    """probability that a full wind moves the follower"""
+    price: float = 0.05
+    """price of full wind everywhere"""
+    walls: tuple[Cell, ...] = ()
+    """cells that the follower cannot enter: row col row col ..."""
+    upper: float = 0.02
+    """initial step size ζ of Adam on the upper variable"""
+    actor: float = 1.0
+    """initial step size α of both policies"""
+    critic: float = 4.0
+    """initial step size β of both critics; not above num-chains"""
+    penalty: float = 0.2
+    """initial penalty parameter w"""
+    entropy_weight: float = 0.1
+    """entropy weight τ of the follower, which does not decay"""
+    offset: float = 20_000.0
+    """iterations that the initial values last"""
+    num_chains: int = 16
+    """parallel Markov chains per policy"""
+
+    def problem(self) -> BilevelProblem:
+        """What is solved."""
+        return wind_design(
+            size=self.size,
+            slip=self.slip,
+            discount=self.discount,
+            goal=self.goal,
+            target=self.target,
+            strength=self.strength,
+            price=self.price,
+            walls=self.walls,
+        )
+
+    def algorithm(self) -> SingleLoopActorCritic:
+        """What runs: coupled chains, Adam on x, averaged iterates; building it checks every option."""
+        step_sizes = StepSizes.constant_entropy(
+            upper=self.upper,
+            actor=self.actor,
+            critic=self.critic,
+            penalty=self.penalty,
+            entropy=self.entropy_weight,
+            offset=self.offset,
+        )
+        upper_steps = UpperSteps(optax.adam(1.0), averaging=3.0)
+        return SingleLoopActorCritic(self.problem(), step_sizes, self.num_chains, coupled=True, upper_steps=upper_steps)
+
+
+def main(config: WindDesign, folder: RunFolder, *, progress: bool = True):
+    """Runs the experiment and exact descent, and draws the figures."""
+    algorithm = config.algorithm()
+    result = config.run.run(algorithm, folder, progress=progress)
+    if not processes.is_writer():
+        return
+    τ, problem = config.run.evaluation_entropy_weight, algorithm.problem
+    reference = _reference(problem, config.entropy_weight, τ)
+    x = np.asarray(result.x)[0]
+    arrays = {"optimal_objective": np.array(reference.metrics["upper_objective"][-1]), "final": x}
+    for name, value in (("start", problem.initial_x), ("end", x), ("optimum", reference.x[0])):
+        arrays[f"{name} wind"] = _wind(np.asarray(value, np.float64))
+        policy = exact.lower_policy(problem, value, entropy_weight=τ)
+        with jax.enable_x64(True):
+            mdp = problem.environment_at(np.asarray(value, np.float64))
+            arrays[f"{name} visits"] = np.asarray(exact.occupancy(mdp, jnp.asarray(policy))).sum(1)
+    folder.write_arrays("wind", **arrays)
+    plot(folder)
+
+
+def _reference(problem: BilevelProblem, entropy_weight: float, evaluation: float) -> RunResult:
+    """Exact descent with Adam at the follower's own entropy weight."""
+    step_sizes = StepSizes.constant_entropy(upper=0.1, entropy=entropy_weight)
+    with warnings.catch_warnings(action="ignore", category=ScheduleWarning):
+        return run(
+            Exact(problem, step_sizes),
+            jax.random.key(0),
+            1,
+            EXACT_ITERATIONS,
+            log_every=EXACT_ITERATIONS,
+            evaluation_entropy_weight=evaluation,
+            progress=False,
+        )
+
+
+def _wind(x: np.ndarray) -> np.ndarray:
+    """(row, column) of the mean push in every cell, in shares of a full wind."""
+    shares = np.exp(x) / (1 + np.exp(x).sum(1, keepdims=True))
+    up, down, left, right = shares.T
+    return np.stack([down - up, right - left], axis=1)
+
+
+def plot(folder: RunFolder):
+    """Draws the figures of a run folder."""
+    plots.draw_step_sizes(folder)
+    plots.draw_wind_design(folder)
+    plots.draw_learning_curves(folder, optimal_objective=float(folder.read_arrays("wind")["optimal_objective"]))
+    plots.draw_residuals(folder)
+
+
+def summarize(folder: RunFolder) -> str:
+    """One line about the outcome."""
+    optimal = float(folder.read_arrays("wind")["optimal_objective"])
+    initial = plots.initial_values(folder, "upper_objective") - optimal
+    shares = (plots.final_values(folder, "upper_objective") - optimal) / initial
+    return (
+        f"Φ of exact descent = {optimal:.4f}; final gap to it in percent of the initial one: largest "
+        f"{100 * shares.max():.2f} %, median {100 * np.median(shares):.2f} % of {len(shares)} seeds"
+    )
