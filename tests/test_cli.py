@@ -43,7 +43,10 @@ ARGUMENTS = {
     ],
     "entropy-schedules": FEW,
     "coupling": ["--size", "3", "--target", "2", "0", "--initial-x", "0", "2", "--measured-at", "1", "1", *FEW],
-    "wind-design": ["--size", "3", "--goal", "0", "2", "--target", "2", "0", "--walls", *FEW],
+    "wind-design": [
+        *("--size", "3", "--goal", "0", "2", "--target", "2", "0", "--walls"),
+        *("--evaluation-entropy-weight", "0.01", *FEW),
+    ],
     "rates": [*FEW[:-1], "20", "--num-inner-steps", "20"],
     "four-rooms": ["--entropy-weights", "0.005", "--betas", "3", "2", "--anneal-from", "1", "1.5", *FEW],
     "ablations": ["--study", "little-entropy", *FEW],
