@@ -104,9 +104,11 @@ def sampled(problem, followers, x, **options):
     )
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_every_step_has_the_mean_that_the_method_asks_for(problem, options):
-    problem = unbounded(problem)
+@pytest.mark.parametrize(
+    ("name", "options"), [*((name, "paper") for name in PROBLEMS), ("garnet", "coupled"), ("dict", "expected")]
+)
+def test_every_step_has_the_mean_that_the_method_asks_for(name, options):
+    problem, options = unbounded(random_problem(**PROBLEMS[name])), OPTIONS[options]
     followers, x = random_point(problem)
     sample = sampled(problem, followers, x, **options)
     *_, w, τ = values_at(SIZES, NUM_ITERATIONS_BEFORE)

@@ -106,16 +106,17 @@ def test_the_algorithms_chains_have_the_joint_law():
     assert abs(float(rates.mean()) - agree) < 0.01
 
 
-@pytest.mark.parametrize("expects_actions", [False, True], ids=["sampled", "expected"])
-@pytest.mark.parametrize("coupled", [False, True], ids=["independent", "coupled"])
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize(
+    ("name", "coupled", "expects_actions"),
+    [("garnet", False, False), ("garnet", True, False), ("terminal", True, True), ("dict", True, True)],
+)
 def test_the_variance_is_that_of_the_algorithms_estimates(name, coupled, expects_actions):
     problem = random_problem(**PROBLEMS[name], discount=0.8)
     problem = dataclasses.replace(problem, initial_x=jax.tree.map(lambda leaf: leaf + 0.3, problem.initial_x))
     policies = close_policies()
     options = {"coupled": coupled, "expects_actions": expects_actions}
     algorithm, state = frozen(problem, policies, 1, **options)
-    keys = jax.random.split(jax.random.key(3), 4_000)
+    keys = jax.random.split(jax.random.key(3), 1_500)
     estimates = np.asarray(jax.vmap(lambda key: histories(algorithm, state, key, 150)[1])(keys), np.float64)
     for over_time in (False, True):
         expected = upper_variance(problem, problem.initial_x, policies, penalty=W, over_time=over_time, **options)
