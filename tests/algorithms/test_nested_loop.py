@@ -61,8 +61,8 @@ def test_with_one_inner_step_it_is_algorithm_1():
         expected, expected_info = single_step(uniforms, expected)
         jax.tree.map(
             lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5),
-            (state, info),
-            (expected, expected_info),
+            (state[:4], info[:4]),
+            (expected[:4], expected_info[:4]),
         )
     assert np.abs(ravel_pytree(state)[0] - start).max() > 0.5
 
@@ -79,6 +79,7 @@ def test_an_iteration_is_t_steps_of_the_followers_and_one_of_x_from_the_later_ha
     uniforms = one_draw(nested, jax.random.key(3))
     state, info = eqx.filter_jit(nested.step)(uniforms, expected)
 
+    expected = expected._replace(upper_memory=single.init(jax.random.key(2)).upper_memory)
     model, gradients, infos = model_of(problem, x), [], []
     ζ, _, _, w, _ = values_at(FIXED, k)
     for t in range(num_inner_steps):
@@ -88,13 +89,13 @@ def test_an_iteration_is_t_steps_of_the_followers_and_one_of_x_from_the_later_ha
         direct = model.cost_gradient[s[1], a[1]].mean(0) + model.regularizer_gradient
         gradients.append(direct + (lower - penalized) / w)
         expected, expected_info = step(uniforms[t], expected)
-        infos.append(np.stack(expected_info))
+        infos.append(np.stack(expected_info[:4]))
     later = slice(num_inner_steps // 2, None)
     assert int(state.num_iterations) == k + 1
     np.testing.assert_allclose(state.x, x - ζ * np.mean(gradients[later], axis=0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(state.followers, expected.followers, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(state.chain_states, expected.chain_states)
-    np.testing.assert_allclose(np.stack(info), np.mean(infos[later], axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.stack(info[:4]), np.mean(infos[later], axis=0), rtol=1e-4, atol=1e-5)
     assert np.abs(np.mean(gradients[later], axis=0) - np.mean(gradients, axis=0)).max() > 1e-2
 
 

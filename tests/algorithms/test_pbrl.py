@@ -64,8 +64,8 @@ def test_with_one_inner_step_the_value_penalty_takes_the_steps_of_algorithm_1():
         expected, expected_info = single_step(uniforms, expected)
         jax.tree.map(
             lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5),
-            (state, info),
-            (expected, expected_info),
+            (state[:4], info[:4]),
+            (expected[:4], expected_info[:4]),
         )
     assert np.abs(flat(state) - start).max() > 0.5
 
@@ -86,10 +86,10 @@ def test_the_answer_takes_t_steps_at_fixed_x(kind):
     step, infos = eqx.filter_jit(lone.step), []
     for t in range(num_inner_steps):
         expected, lone_info = step(uniforms[t], expected)
-        infos.append(np.stack(lone_info)[:, 0])
+        infos.append(np.stack(lone_info[:4])[:, 0])
     np.testing.assert_allclose(after.followers[0], expected.followers[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(after.chain_states[0], expected.chain_states[0])
-    np.testing.assert_allclose(np.stack(info)[:, 0], np.mean(infos[1:], axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.stack(info[:4])[:, 0], np.mean(infos[1:], axis=0), rtol=1e-4, atol=1e-5)
     assert np.any(np.asarray(after.x) != x)
 
 

@@ -77,7 +77,9 @@ class SoBiRL(SampledAlgorithm):
         cost_action_values = jnp.zeros((environment.num_states, environment.num_actions))
         num_numbers = ravel_pytree(start.x)[0].size
         value_gradients = jnp.zeros((environment.num_states, num_numbers))
-        return SoBiRLState(**start._asdict(), cost_action_values=cost_action_values, value_gradients=value_gradients)
+        return SoBiRLState(
+            start.num_iterations, start.x, start.followers, start.chain_states, cost_action_values, value_gradients
+        )
 
     def draw(self, key: Array, num_iterations: int) -> Float[Array, "iterations 4 1 B"]:
         """Uniforms for every chain's action, transition, restart and start."""
