@@ -1,12 +1,12 @@
 """The loop on language models takes the steps of the tabular loop: on the MDP whose states are what was written."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
 from bilevel_rl import BilevelProblem, OccupancyCost, SingleLoopActorCritic, StepSizes, TabularMDP
-from bilevel_rl.algorithms.sampled import State
 from bilevel_rl.lm.training import StepSizeNumbers
 from lm.tiny_models import HORIZON, all_completions, free_tables, prefix_table, tokenizer
 from lm.tiny_trainers import TextTable, score, text_number, trainer
@@ -116,10 +116,10 @@ def test_an_iteration_makes_the_update_of_the_tabular_loop(tmp_path, coupled, pa
     )
     uniforms = np.full((4, 2, num_chains), 0.5)
     uniforms[0] = uniforms_that_choose(actions, before, states)
-    state, _ = algorithm.step(
-        jnp.asarray(uniforms, jnp.float32),
-        State(jnp.int32(0), jnp.asarray(x), jnp.asarray(before), jnp.asarray(states, jnp.int32)),
+    start = algorithm.init(jax.random.key(0))._replace(
+        x=jnp.asarray(x), followers=jnp.asarray(before), chain_states=jnp.asarray(states, jnp.int32)
     )
+    state, _ = algorithm.step(jnp.asarray(uniforms, jnp.float32), start)
 
     close = {"rtol": 1e-5, "atol": 1e-6}
     np.testing.assert_allclose(built.reward_model.table.detach().numpy(), state.x, **close)
