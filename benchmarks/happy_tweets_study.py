@@ -22,7 +22,18 @@ from bilevel_rl.experiments.happy_tweets import HappyTweets, Method, TweetRunSet
 from bilevel_rl.experiments.settings import to_json
 from bilevel_rl.results import RunFolder
 
-COLUMNS = ("score", "reward", "gap", "vader", "divergence", "distinct_1", "distinct_2", "perplexity", "above_maximum")
+COLUMNS = (
+    "score",
+    "reward",
+    "gap",
+    "vader",
+    "nade",
+    "divergence",
+    "distinct_1",
+    "distinct_2",
+    "perplexity",
+    "above_maximum",
+)
 
 
 @dataclass(frozen=True)
