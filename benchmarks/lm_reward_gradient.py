@@ -10,10 +10,8 @@ does (`Batches.collect`, so sampling, passes and weights are the trainer's own):
 |---------------------|--------------------------------------|----------------------------------------|
 | independent, plain  | B of each policy, own random numbers | difference of two means                |
 | independent, balance| the same                             | `estimators.balance_weights` of all 2B |
-| independent, centred| the same                             | `estimators.centred` of these          |
 | coupled, plain      | B of each, common random numbers     | difference of two means                |
 | coupled, balance    | the same                             | `estimators.balance_weights` of all 2B |
-| coupled, centred    | the same                             | `estimators.centred` of these          |
 
 For each: the total variance, which is the trace of the covariance of the gradient of one batch over the N batches, with
 a bootstrap interval (2.5 and 97.5 %; over batches), its ratio to that of independent-plain with an interval, and the
@@ -60,7 +58,7 @@ from bilevel_rl.lm.learning import Regularization
 from bilevel_rl.schedules import ScheduleWarning
 
 Sampling = Literal["independent", "coupled"]
-Weights = Literal["plain", "balance", "centred"]
+Weights = Literal["plain", "balance"]
 ESTIMATORS: tuple[tuple[Sampling, Weights], ...] = tuple(itertools.product(get_args(Sampling), get_args(Weights)))
 FIRST_BATCH = 10**6
 """Iterations whose random numbers no training has used."""
@@ -179,7 +177,6 @@ def gradients(trainer: BilevelRLHFTrainer, batch: Batch, log_ratio: torch.Tensor
     weights: dict[Weights, torch.Tensor] = {
         "plain": estimators.plain_weights(len(rewards), rewards.device),
         "balance": estimators.balance_weights(log_ratio),
-        "centred": estimators.centred(estimators.balance_weights(log_ratio)),
     }
     result: dict[Weights, np.ndarray] = {}
     for name, weight in weights.items():

@@ -140,21 +140,3 @@ def test_plain_weights_make_the_difference_of_the_two_halves_means():
 def test_rewards_of_texts_come_with_their_last_tokens():
     table = estimators.at_the_end(torch.tensor([1.5, -2.5, 3.5]), MASK)
     assert table.tolist() == [[0.0, 0.0, 1.5], [0.0, -2.5, 0.0], [3.5, 0.0, 0.0]]
-
-
-def test_centred_weights_take_the_mean_of_the_other_pairs_from_every_row():
-    weights, values = torch.tensor([1.5, -0.2, 0.4, -1.0, 0.3, -1.9]), torch.tensor([2.0, 5.0, -1.0, 4.0, 7.0, 3.0])
-    total = 0.0
-    for i in range(6):
-        others = [j for j in range(6) if j % 3 != i % 3]
-        total += float(weights[i] * (values[i] - values[others].mean())) / 6
-    assert float(estimators.reward_difference(values, estimators.centred(weights))) == pytest.approx(total, rel=1e-5)
-    shifted = estimators.reward_difference(values + 10.0, estimators.centred(weights))
-    assert float(shifted) == pytest.approx(total, rel=1e-4)
-
-
-def test_centring_leaves_plain_weights_and_single_pairs_alone():
-    plain = estimators.plain_weights(6, torch.device("cpu"))
-    torch.testing.assert_close(estimators.centred(plain), plain)
-    pair = torch.tensor([0.7, -0.2])
-    assert torch.equal(estimators.centred(pair), pair)

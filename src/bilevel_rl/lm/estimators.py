@@ -102,20 +102,6 @@ def balance_weights(log_ratio: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
     return 2 * torch.tanh(log_ratio / 2)
 
 
-def centred(weights: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
-    """The same weights where each row counts less the mean of all rows but its own pair, (i, i + N/2).
-
-    Weights of the two policies' rows sum to 0 in the mean, but not in a batch; what all rows have in common, times that
-    sum, would be noise. The mean of the others is independent of the pair and the same for all pairs, so the estimate
-    stays unbiased, also where pairs are coupled. Plain weights sum to 0 and stay as they are.
-    """
-    num_rows = len(weights)
-    if num_rows < 4:
-        return weights
-    pairs = weights[: num_rows // 2] + weights[num_rows // 2 :]
-    return weights - (weights.sum() - pairs.repeat(2)) / (num_rows - 2)
-
-
 def plain_weights(num_rows: int, device: torch.device) -> Float[Tensor, " N"]:
     """2 for the first half of the rows, from π_θ, and −2 for the other half, from π_θᴸ."""
     return torch.full((num_rows,), 2.0, device=device).where(

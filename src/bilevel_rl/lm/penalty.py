@@ -47,7 +47,7 @@ class TwoPolicyTrainer(RLHFTrainer):
             weights = (
                 estimators.plain_weights(2 * n, r.device)
                 if other_log_probs is None
-                else estimators.centred(estimators.balance_weights(estimators.log_ratio(log_probs, other_log_probs)))
+                else estimators.balance_weights(estimators.log_ratio(log_probs, other_log_probs))
             )
             difference = estimators.reward_difference(r, weights)
             upper_gradient_of = upper.direct + difference / w  # ∇_x f̂ + (1/w)(E_θ[∇r_x] − E_θᴸ[∇r_x])
