@@ -1,5 +1,6 @@
 """Coupled against independent chains: how noisy is (U), and where does x end for the same steps?"""
 
+import dataclasses
 import warnings
 from dataclasses import dataclass, field
 
@@ -7,10 +8,10 @@ import numpy as np
 
 from bilevel_rl import exact, plots, processes
 from bilevel_rl.algorithms import SingleLoopActorCritic
-from bilevel_rl.experiments.settings import RunSettings
+from bilevel_rl.experiments.settings import RunSettings, ScheduleSettings
 from bilevel_rl.problems import BilevelProblem, goal_position
 from bilevel_rl.results import RunFolder
-from bilevel_rl.schedules import ScheduleWarning, StepSizes
+from bilevel_rl.schedules import PowerDecay, ScheduleWarning
 
 CHAINS = ("independent", "coupled")
 PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01)
@@ -20,23 +21,10 @@ ENTROPY_WEIGHTS = (0.1, 0.03)
 
 @dataclass(frozen=True)
 class Coupling:
-    """Coupled against independent chains at a hard penalty: variance of (U), and where x ends (about a minute)."""
+    """Coupled against independent chains at a hard penalty that is held: noise of (U), and where x ends (a minute)."""
 
     run: RunSettings = field(default_factory=lambda: RunSettings(num_seeds=10, num_iterations=62_500, log_every=1_250))
-    penalty: float = 0.1
-    """penalty parameter w, which does not decay"""
-    upper: float = 0.005
-    """initial step size ζ of the upper variable"""
-    actor: float = 1.0
-    """initial step size α of both policies"""
-    critic: float = 4.0
-    """initial step size β of both critics; not above num-chains"""
-    entropy_weight: float = 0.1
-    """initial entropy weight τ of the follower"""
-    offset: float = 20_000.0
-    """iterations that the initial values last"""
-    num_chains: int = 16
-    """parallel Markov chains per policy"""
+    schedule: ScheduleSettings = field(default_factory=lambda: ScheduleSettings(upper=0.005, penalty=0.1))
     size: int = 10
     """cells on a side of the grid; its pairs of state and action, squared, are worked with"""
     target: tuple[float, float] = (7.0, 3.0)
@@ -52,20 +40,13 @@ class Coupling:
 
     def algorithms(self) -> dict[str, SingleLoopActorCritic]:
         """Both ways of sampling, with the same steps; building them checks every option."""
-        decaying = StepSizes.decaying(
-            upper=self.upper,
-            actor=self.actor,
-            critic=self.critic,
-            penalty=self.penalty,
-            entropy=self.entropy_weight,
-            offset=self.offset,
-            exponents=(0.9, 0.5, 0.5, 0.0, 0.05),
-        )
+        schedule = self.schedule
+        held = dataclasses.replace(schedule.step_sizes(), penalty=PowerDecay(schedule.penalty, 0.0))
         problem = self.problem()
         # That w does not decay is what is studied.
         with warnings.catch_warnings(action="ignore", category=ScheduleWarning):
             return {
-                name: SingleLoopActorCritic(problem, decaying, self.num_chains, coupled=name == "coupled")
+                name: SingleLoopActorCritic(problem, held, schedule.num_chains, coupled=name == "coupled")
                 for name in CHAINS
             }
 

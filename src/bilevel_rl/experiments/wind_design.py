@@ -10,7 +10,7 @@ import optax
 
 from bilevel_rl import exact, plots, processes
 from bilevel_rl.algorithms import Exact, SingleLoopActorCritic, UpperSteps
-from bilevel_rl.experiments.settings import RunSettings
+from bilevel_rl.experiments.settings import RunSettings, ScheduleSettings
 from bilevel_rl.problems import BilevelProblem, wind_design
 from bilevel_rl.results import RunFolder
 from bilevel_rl.run import RunResult, run
@@ -29,6 +29,9 @@ class WindDesign:
     run: RunSettings = field(
         default_factory=lambda: RunSettings(num_iterations=62_500, log_every=2_500, evaluation_entropy_weight=0.1)
     )
+    schedule: ScheduleSettings = field(
+        default_factory=lambda: ScheduleSettings(schedule="constant-entropy", upper=0.02, penalty=0.2)
+    )
     size: int = 6
     """cells along a side of the grid"""
     slip: float = 0.1
@@ -45,20 +48,6 @@ class WindDesign:
     """price of full wind everywhere"""
     walls: tuple[Cell, ...] = ()
     """cells that the follower cannot enter: row col row col ..."""
-    upper: float = 0.02
-    """initial step size ζ of Adam on the upper variable"""
-    actor: float = 1.0
-    """initial step size α of both policies"""
-    critic: float = 4.0
-    """initial step size β of both critics; not above num-chains"""
-    penalty: float = 0.2
-    """initial penalty parameter w"""
-    entropy_weight: float = 0.1
-    """entropy weight τ of the follower, which does not decay"""
-    offset: float = 20_000.0
-    """iterations that the initial values last"""
-    num_chains: int = 16
-    """parallel Markov chains per policy"""
 
     def problem(self) -> BilevelProblem:
         """What is solved."""
@@ -75,16 +64,14 @@ class WindDesign:
 
     def algorithm(self) -> SingleLoopActorCritic:
         """What runs: coupled chains, Adam on x, averaged iterates; building it checks every option."""
-        step_sizes = StepSizes.constant_entropy(
-            upper=self.upper,
-            actor=self.actor,
-            critic=self.critic,
-            penalty=self.penalty,
-            entropy=self.entropy_weight,
-            offset=self.offset,
-        )
         upper_steps = UpperSteps(optax.adam(1.0), averaging=3.0)
-        return SingleLoopActorCritic(self.problem(), step_sizes, self.num_chains, coupled=True, upper_steps=upper_steps)
+        return SingleLoopActorCritic(
+            self.problem(),
+            self.schedule.step_sizes(),
+            self.schedule.num_chains,
+            coupled=True,
+            upper_steps=upper_steps,
+        )
 
 
 def main(config: WindDesign, folder: RunFolder, *, progress: bool = True):
@@ -94,7 +81,7 @@ def main(config: WindDesign, folder: RunFolder, *, progress: bool = True):
     if not processes.is_writer():
         return
     τ, problem = config.run.evaluation_entropy_weight, algorithm.problem
-    reference = _reference(problem, config.entropy_weight, τ)
+    reference = _reference(problem, config.schedule.entropy_weight, τ)
     x = np.asarray(result.x)[0]
     arrays = {"optimal_objective": np.array(reference.metrics["upper_objective"][-1]), "final": x}
     for name, value in (("start", problem.initial_x), ("end", x), ("optimum", reference.x[0])):
