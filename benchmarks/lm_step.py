@@ -42,7 +42,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, TrainerCallback
 
 from bilevel_rl.lm import BilevelRLHFConfig, BilevelRLHFTrainer, HumanScore, RewardHead, batches
-from bilevel_rl.lm.training import StepSizeNumbers
+from bilevel_rl.lm.rows import StepSizeNumbers
 from bilevel_rl.schedules import ScheduleWarning
 
 Opponent = Literal["rloo", "grpo"]

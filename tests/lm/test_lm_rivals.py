@@ -47,7 +47,7 @@ def moves_of_x(built, num_iterations):
 
 
 def sizes(built, k):
-    from bilevel_rl.lm.training import StepSizeNumbers
+    from bilevel_rl.lm.rows import StepSizeNumbers
 
     return StepSizeNumbers(*(float(value) for value in built.args.step_sizes()(k)))
 

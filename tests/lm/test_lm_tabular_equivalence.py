@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bilevel_rl import BilevelProblem, OccupancyCost, SingleLoopActorCritic, StepSizes, TabularMDP
-from bilevel_rl.lm.training import StepSizeNumbers
+from bilevel_rl.lm.rows import StepSizeNumbers
 from lm.tiny_models import HORIZON, all_completions, free_tables, prefix_table, tokenizer
 from lm.tiny_trainers import TextTable, score, text_number, trainer
 

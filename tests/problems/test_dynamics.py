@@ -140,6 +140,13 @@ def test_metric_rows_measure_at_the_dynamics_of_x():
     assert np.all(result.metrics["upper_noise"] > 0)
 
 
+def test_the_exact_variance_of_coupled_chains_says_that_it_does_not_know_the_dynamics():
+    policies = (np.full((5, 3), 1 / 3),) * 2
+    problem = driven_problem(seed=0)
+    with pytest.raises(ValueError, match="outcome_probabilities, whose part of"):
+        exact.upper_variance(problem, problem.initial_x, policies, penalty=W, coupled=True)
+
+
 @pytest.mark.parametrize("method", [PartialSGD, NestedLoop, PBRL, HPGD, SoBiRLModelBased])
 def test_methods_that_cannot_follow_say_so(method):
     with pytest.raises(ValueError, match=f"outcome_probabilities, which {method.__name__} does not follow"):

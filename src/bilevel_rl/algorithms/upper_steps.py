@@ -47,7 +47,7 @@ class UpperSteps(eqx.Module):
     Attributes:
         optimizer: an optax transformation; its update is multiplied by ζ_k, so its own learning rate is best 1.
         recursion: a_k, in (0, 1]; None for d_k = g_k.
-        averaging: p. The method's answer is then the mean of all x_k so far, weighted as k^p: with p = 3 the last fifth
+        averaging: p. The method's answer is then the mean of all x_k so far, weighted as k^p: with p = 3 the last sixth
             of the iterations has half of the weight. None: the answer is the last x.
     """
 

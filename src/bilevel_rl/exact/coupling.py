@@ -106,9 +106,12 @@ def upper_variance(
             h over n iterations, for large n.
 
     Raises:
-        ValueError: the model is too large, x has another structure, or the penalty is not positive.
+        ValueError: the model is too large, its dynamics depend on x, x has another structure, or the penalty is not
+            positive.
     """
     check_weights({"penalty": penalty})
+    if problem.outcome_probabilities is not None:
+        raise ValueError("problem has outcome_probabilities, whose part of (U) upper_variance does not know")
     mdp = problem.environment
     reward, cost = _gradient_tables(problem, as_upper_variable(problem, x))
     own, others = reward / penalty, cost - reward / penalty

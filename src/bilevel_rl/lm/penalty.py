@@ -4,7 +4,8 @@ import torch
 
 from bilevel_rl.lm import estimators
 from bilevel_rl.lm.learning import Regularization
-from bilevel_rl.lm.training import RLHFTrainer, StepSizeNumbers, mean_columns
+from bilevel_rl.lm.rows import StepSizeNumbers, mean_columns
+from bilevel_rl.lm.training import RLHFTrainer
 
 LOWER, PENALIZED = "lower", "penalized"
 

@@ -23,7 +23,7 @@ Deviations from the paper, besides those of `algorithms.single_loop`:
 """
 
 from bilevel_rl.lm.penalty import TwoPolicyTrainer
-from bilevel_rl.lm.training import StepSizeNumbers
+from bilevel_rl.lm.rows import StepSizeNumbers
 
 
 class BilevelRLHFTrainer(TwoPolicyTrainer):

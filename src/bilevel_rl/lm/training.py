@@ -11,7 +11,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from bilevel_rl.lm.learning import Regularization
 from bilevel_rl.lm.objectives import UpperEstimate, UpperObjective
 from bilevel_rl.lm.progress import LiveProgress
 from bilevel_rl.lm.rewards import Encoder, Preferences, RewardInputs, prior
+from bilevel_rl.lm.rows import STEP_SIZE_COLUMNS, Ascent, StepSizeNumbers, policy_columns
 from bilevel_rl.lm.sampling import stream
 from bilevel_rl.lm.steps import Steps
 from bilevel_rl.lm.tokens import Completions
@@ -42,29 +43,9 @@ Scorer = Callable[[list[str]], Sequence[float] | np.ndarray]
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
 """Whose versions are noted with a run."""
 
-STEP_SIZE_COLUMNS = ("upper_step", "actor_step", "critic_step", "penalty", "entropy_weight")
-"""Names of the five step sizes in metric rows, as in those of tabular runs."""
-
 
 class DivergedError(RuntimeError):
     """A number left the finite range; checkpoints up to then stay."""
-
-
-class StepSizeNumbers(NamedTuple):
-    """The five step sizes at one iteration, as Python numbers."""
-
-    upper: float
-    actor: float
-    critic: float
-    penalty: float
-    entropy: float
-
-
-class Ascent(NamedTuple):
-    """Columns that describe each policy, and log π of every completion under the policy that wrote it."""
-
-    columns: dict[str, float]
-    log_probs: Float[Tensor, " N"]
 
 
 class RLHFTrainer(abc.ABC):
@@ -239,12 +220,7 @@ class RLHFTrainer(abc.ABC):
         }
         for name, judge in self.judges.items():
             numbers[f"judge_{name}"] = torch.tensor(np.asarray(judge(batch.inputs.texts), dtype=np.float32))
-        columns = {
-            f"{policy}_{column}": float(part.mean())
-            for column, values in numbers.items()
-            for policy, part in zip(self.policies, values.chunk(len(self.policies)), strict=True)
-        }
-        return Ascent(columns, log_probs)
+        return Ascent(policy_columns(self.policies, numbers), log_probs)
 
     def _add_preference_gradient(self, k: int) -> float:
         """Adds λ ∇(NLL_D(x) + (κ/2) ‖x‖²) to the gradient of x; returns NLL_D."""
@@ -356,11 +332,6 @@ class RLHFTrainer(abc.ABC):
             for table in ("metrics", "timing"):
                 self.folder.truncate_rows(table, self.num_iterations)
         self._processes.wait_for_everyone()
-
-
-def mean_columns(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Column means of rows with the same columns."""
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
 def _digest(data: Any) -> str:

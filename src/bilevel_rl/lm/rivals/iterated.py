@@ -12,7 +12,8 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from bilevel_rl.lm.rewards import prior
-from bilevel_rl.lm.training import RLHFTrainer, StepSizeNumbers, mean_columns
+from bilevel_rl.lm.rows import StepSizeNumbers, mean_columns
+from bilevel_rl.lm.training import RLHFTrainer
 
 
 class IteratedRLHFTrainer(RLHFTrainer):

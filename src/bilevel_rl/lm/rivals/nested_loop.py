@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bilevel_rl.lm.penalty import TwoPolicyTrainer
-from bilevel_rl.lm.training import StepSizeNumbers
+from bilevel_rl.lm.rows import StepSizeNumbers
 
 
 class NestedLoopRLHFTrainer(TwoPolicyTrainer):

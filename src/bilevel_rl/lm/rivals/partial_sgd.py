@@ -6,7 +6,8 @@ people's answers change nothing: x fits the offline preferences while θ learns.
 
 import torch
 
-from bilevel_rl.lm.training import RLHFTrainer, StepSizeNumbers, mean_columns
+from bilevel_rl.lm.rows import StepSizeNumbers, mean_columns
+from bilevel_rl.lm.training import RLHFTrainer
 
 
 class PartialSGDRLHFTrainer(RLHFTrainer):

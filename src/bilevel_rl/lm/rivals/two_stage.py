@@ -4,7 +4,8 @@ The policy takes the steps (A) and (C) of Algorithm 1 on twice as many completio
 policies, so that an iteration costs the same number of tokens. People are not asked.
 """
 
-from bilevel_rl.lm.training import RLHFTrainer, StepSizeNumbers, mean_columns
+from bilevel_rl.lm.rows import StepSizeNumbers, mean_columns
+from bilevel_rl.lm.training import RLHFTrainer
 
 
 class TwoStageRLHFTrainer(RLHFTrainer):
