@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel_rl import BilevelProblem, OccupancyCost, TabularMDP
+from bilevel_rl.problems import OccupancyFunctional, PolicyLoss, TrajectoryLoss
 
 
 def garnet(
@@ -91,6 +92,7 @@ def random_problem(
     discount: float = 0.9,
     num_terminal: int = 0,
     as_dict: bool = False,
+    upper=None,
 ) -> BilevelProblem:
     """A garnet whose reward and cost both depend on x, not linearly; |r| <= 2 and |c| <= 2 for every x.
 
@@ -102,7 +104,8 @@ def random_problem(
     return BilevelProblem(
         environment=garnet(seed, num_states, num_actions, num_successors, discount, num_terminal),
         reward=Ripple(rng.uniform(-1, 1, shape), rng.normal(size=(*shape, 3)), jnp.tanh),
-        upper=OccupancyCost(
+        upper=upper
+        or OccupancyCost(
             cost=Ripple(rng.uniform(-1, 1, shape), rng.normal(size=(*shape, 3)), jnp.sin),
             regularizer=Bowl(rng.normal(size=3)),
             cost_bound=2.0,
@@ -110,3 +113,46 @@ def random_problem(
         initial_x={"shift": start[0], "tilt": start[1:]} if as_dict else start,
         reward_bound=2.0,
     )
+
+
+class Skew(eqx.Module):
+    """A function of x and the occupancy that is neither linear nor symmetric in its pairs."""
+
+    tilt: np.ndarray
+
+    def __call__(self, x, d):
+        visits = d.sum(1) + 0.05
+        return jnp.sum(visits * jnp.log(visits)) + jnp.sum(jnp.asarray(self.tilt) * d**2) * (1 + 0.3 * _flat(x)[0] ** 2)
+
+
+class Leaning(eqx.Module):
+    """A loss of trajectories in which x, the order of the two and every step count for themselves."""
+
+    base: np.ndarray
+    features: np.ndarray
+
+    def __call__(self, x, states, actions):
+        y = _flat(x)
+        worths = jnp.asarray(self.base)[states, actions] + jnp.asarray(self.features)[states, actions] @ y
+        totals = worths @ jnp.arange(1.0, states.shape[1] + 1)
+        return jnp.tanh(totals[0] - 0.5 * totals[-1]) + 0.2 * totals[0] * y[1]
+
+
+def _demonstrated_loss(x, log_policy, state, action):
+    return -log_policy[action] * (1 + 0.1 * _flat(x)[1] ** 2) + 0.05 * jnp.exp(log_policy[0]) * state
+
+
+UPPERS = ("functional", "policy", "one trajectory", "two trajectories")
+
+
+def upper_objective(kind: str, seed: int = 0, num_states: int = 5, num_actions: int = 3):
+    """An upper objective of each kind that is no `OccupancyCost`, for problems of that size."""
+    rng = np.random.default_rng([seed, 5])
+    shape, bowl = (num_states, num_actions), Bowl(rng.normal(size=3))
+    if kind == "functional":
+        return OccupancyFunctional(Skew(rng.uniform(0.5, 2.0, shape)), bowl, tracking_step=0.01)
+    if kind == "policy":
+        states, actions = rng.integers(num_states, size=11), rng.integers(num_actions, size=11)
+        return PolicyLoss(states, actions, _demonstrated_loss, bowl)
+    loss = Leaning(rng.normal(size=shape), rng.normal(size=(*shape, 3)))
+    return TrajectoryLoss(loss, num_steps=2, num_trajectories=1 if kind == "one trajectory" else 2, regularizer=bowl)

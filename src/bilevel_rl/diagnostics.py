@@ -16,9 +16,10 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from bilevel_rl.algorithms import Algorithm
 from bilevel_rl.exact.evaluation import DENSE_LIMIT, occupancy, start_mean
-from bilevel_rl.exact.objectives import cost_table, implicit_gradient, reward_table
+from bilevel_rl.exact.objectives import implicit_gradient
 from bilevel_rl.exact.oracle import in_double_precision
 from bilevel_rl.exact.soft_mdp import entropy, soft_optimal, soft_values
+from bilevel_rl.exact.tables import linear_cost, reward_table
 from bilevel_rl.exact.upper_noise import upper_noise
 from bilevel_rl.problems import BilevelProblem
 from bilevel_rl.schedules import StepSizeValues
@@ -33,7 +34,7 @@ class Measurement(NamedTuple):
         hyper_gradient_norm: ‖∇Φ_{τ_k}(x_k)‖, Euclidean, without projection.
         upper_value: f(x_k, π_θ), what the leader gets from the policy learned so far.
         lower_residual: J_{τ_k}(x_k, π_τ*) − J_{τ_k}(x_k, π_θ) ≥ 0.
-        penalized_residual: the same for π_θᴸ under the reward r_x − w_k c_x.
+        penalized_residual: the same for π_θᴸ under the reward r_x − w_k c, c the slope of f at π_θᴸ (`linear_cost`).
         optimal_entropy: E_{s ~ d^{π_θ}}[H(π_τ*(·|s))], the entropy of the best answer at τ_k where the follower now is.
         missed_occupancy: share of the best answer's time in states that π_θ visits `RARELY` as often, or less.
         hyper_gradient_norm_at_first_entropy: ‖∇Φ_{τ_0}(x_k)‖, the slope that the first entropy weight would show.
@@ -61,7 +62,8 @@ Diagnostics = Literal["auto", "exact", "sampled"]
 
 def are_exact(diagnostics: Diagnostics, problem: BilevelProblem) -> bool:
     """Whether metric rows of a problem hold exact measurements."""
-    return diagnostics == "exact" or (diagnostics == "auto" and problem.environment.num_states <= DENSE_LIMIT)
+    can_be = problem.environment.num_states <= DENSE_LIMIT and problem.upper.has_exact_value
+    return diagnostics == "exact" or (diagnostics == "auto" and can_be)
 
 
 MAX_LOGGED_COMPONENTS = 16
@@ -188,29 +190,30 @@ def _measure(
 ) -> Measurement:
     def one_seed(x: PyTree, log_policies: Array, w: Array, τ: Array) -> Measurement:
         mdp = problem.environment_at(x)
-        reward, cost, price = reward_table(problem, x), cost_table(problem, x), problem.upper.regularizer(x)
+        reward = reward_table(problem, x)
         # Normalized again: single-precision logits miss a sum of one by more than an exact residual may be.
         lower, penalized = jax.nn.log_softmax(log_policies)
+        occupancies = occupancy(mdp, jnp.exp(lower)), occupancy(mdp, jnp.exp(penalized))
         # Every optimal policy is sought from the values of one that is close to it.
         lower_values = soft_values(mdp, reward, lower, τ)
         answer = soft_optimal(mdp, reward, τ, start_values=lower_values)
         evaluated = soft_optimal(mdp, reward, evaluation_entropy_weight, start_values=answer.values)
-        penalized_values = soft_values(mdp, reward - w * cost, penalized, τ)
-        penalized_answer = soft_optimal(mdp, reward - w * cost, τ, start_values=penalized_values)
-        regularized_objective, gradient = implicit_gradient(problem, x, answer.policy, τ)
+        penalized_reward = reward - w * linear_cost(problem, x, occupancies[1], penalized)
+        penalized_values = soft_values(mdp, penalized_reward, penalized, τ)
+        penalized_answer = soft_optimal(mdp, penalized_reward, τ, start_values=penalized_values)
+        regularized_objective, gradient = implicit_gradient(problem, x, answer.log_policy, τ)
         first_answer = soft_optimal(mdp, reward, first_entropy_weight, start_values=answer.values)
-        _, first_gradient = implicit_gradient(problem, x, first_answer.policy, first_entropy_weight)
-        occupancies = occupancy(mdp, jnp.exp(lower)), occupancy(mdp, jnp.exp(penalized))
+        _, first_gradient = implicit_gradient(problem, x, first_answer.log_policy, first_entropy_weight)
         visits, best_visits = occupancies[0].sum(1), occupancy(mdp, answer.policy).sum(1)
 
-        def upper_value(state_action_occupancy: Array) -> Array:
-            return jnp.sum(state_action_occupancy * cost) + price
+        def upper_value(state_action_occupancy: Array, log_policy: Array) -> Array:
+            return problem.upper.value(problem.environment, x, state_action_occupancy, log_policy)
 
         return Measurement(
-            upper_objective=upper_value(occupancy(mdp, evaluated.policy)),
+            upper_objective=upper_value(occupancy(mdp, evaluated.policy), evaluated.log_policy),
             regularized_objective=regularized_objective,
             hyper_gradient_norm=optax.tree.norm(gradient),
-            upper_value=upper_value(occupancies[0]),
+            upper_value=upper_value(occupancies[0], lower),
             lower_residual=start_mean(mdp, answer.values - lower_values),
             penalized_residual=start_mean(mdp, penalized_answer.values - penalized_values),
             optimal_entropy=jnp.sum(jnp.where(mdp.terminal, 0.0, visits) * entropy(answer.log_policy)),

@@ -24,8 +24,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from bilevel_rl.exact.objectives import implicit_gradient, reward_table
+from bilevel_rl.exact.objectives import implicit_gradient
 from bilevel_rl.exact.soft_mdp import SoftSolution, soft_optimal
+from bilevel_rl.exact.tables import reward_table
 from bilevel_rl.problems import BilevelProblem
 from bilevel_rl.schedules import StepSizes
 
@@ -113,7 +114,7 @@ class Exact(eqx.Module):
         """One iteration: the follower's answer to x, the hyper-gradient there, one step of x."""
         problem, step_size = self.problem, self.step_sizes(state.num_iterations)
         answer = self._answer(state)
-        objective, gradient = implicit_gradient(problem, state.x, answer.policy, step_size.entropy)  # (IG)
+        objective, gradient = implicit_gradient(problem, state.x, answer.log_policy, step_size.entropy)  # (IG)
         updates, optimizer_state = self.optimizer.update(gradient, state.optimizer_state, state.x)
         x = problem.project(jax.tree.map(lambda x, update: x + step_size.upper * update, state.x, updates))
         cost = objective - problem.upper.regularizer(state.x)

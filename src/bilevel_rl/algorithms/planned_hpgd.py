@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from bilevel_rl.algorithms.implicit_gradient import ImplicitGradientMethod
 from bilevel_rl.algorithms.sampled import draw_uniforms
-from bilevel_rl.exact.objectives import reward_table
 from bilevel_rl.exact.soft_mdp import soft_optimal
+from bilevel_rl.exact.tables import reward_table
 
 
 class PlannedState(NamedTuple):

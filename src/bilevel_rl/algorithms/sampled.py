@@ -14,7 +14,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
 from bilevel_rl.algorithms.actor_critic import ActorCritic
-from bilevel_rl.problems import BilevelProblem
+from bilevel_rl.problems import BilevelProblem, OccupancyCost, UpperObjective
 from bilevel_rl.schedules import ScheduleWarning, StepSizes
 
 
@@ -26,6 +26,7 @@ class State(NamedTuple):
     followers: Float[Array, "F S columns"]
     chain_states: Int[Array, "F B"]
     upper_memory: PyTree = None
+    visitation: Float[Array, "S A"] | None = None
 
 
 class SampledAlgorithm(eqx.Module):
@@ -38,11 +39,15 @@ class SampledAlgorithm(eqx.Module):
         chain_axis: mesh axis whose devices share the chains; none by default (`shared_by`).
 
     Raises:
-        ValueError: `num_chains` < 1, or the problem's dynamics depend on x and the method does not follow them.
+        ValueError: `num_chains` < 1, the problem has dynamics that depend on x or an upper objective of a kind, and the
+            method does not follow or sample them.
     """
 
     follows_dynamics: ClassVar[bool] = False
     """whether the method knows how x acts through `BilevelProblem.outcome_probabilities`"""
+
+    upper_objectives: ClassVar[tuple[type[UpperObjective], ...]] = (OccupancyCost,)
+    """kinds of upper objective that the method can sample"""
 
     problem: BilevelProblem
     step_sizes: StepSizes = eqx.field(default_factory=StepSizes.decaying)
@@ -52,6 +57,11 @@ class SampledAlgorithm(eqx.Module):
     def __check_init__(self):
         if self.num_chains < 1:
             raise ValueError(f"num_chains must be at least 1, got {self.num_chains}")
+        if not isinstance(self.problem.upper, self.upper_objectives):
+            raise ValueError(
+                f"problem.upper is a {type(self.problem.upper).__name__}, which {type(self).__name__} does not sample; "
+                "use SingleLoopActorCritic or Exact"
+            )
         if self.problem.outcome_probabilities is not None and not self.follows_dynamics:
             raise ValueError(
                 f"problem has outcome_probabilities, which {type(self).__name__} does not follow; use "

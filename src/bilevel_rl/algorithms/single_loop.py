@@ -29,20 +29,30 @@ Options that go past the paper (docs/method.md, section 5): `coupled`, `expects_
 
 import dataclasses
 import warnings
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from bilevel_rl.algorithms.actor_critic import ActorCritic, Info, Sample
 from bilevel_rl.algorithms.sampled import SampledAlgorithm, State, draw_uniforms
+from bilevel_rl.algorithms.upper_estimates import (
+    LOWER,
+    PENALIZED,
+    Samples,
+    UpperEstimate,
+    estimate_upper,
+    first_visitation,
+    num_extra_transitions,
+    num_extra_uniforms,
+)
 from bilevel_rl.algorithms.upper_steps import UpperSteps
 from bilevel_rl.environments import DrivenMDP
+from bilevel_rl.problems import OccupancyCost, UpperObjective
 from bilevel_rl.schedules import ScheduleWarning
-
-LOWER, PENALIZED = 0, 1
 
 
 class SingleLoopActorCritic(SampledAlgorithm):
@@ -71,6 +81,7 @@ class SingleLoopActorCritic(SampledAlgorithm):
     """
 
     follows_dynamics = True
+    upper_objectives = (UpperObjective,)
 
     coupled: bool = eqx.field(static=True, default=False, kw_only=True)
     expects_actions: bool = eqx.field(static=True, default=False, kw_only=True)
@@ -83,8 +94,8 @@ class SingleLoopActorCritic(SampledAlgorithm):
 
     @property
     def num_transitions_per_iteration(self) -> int:
-        """Environment transitions of one iteration: one per chain, 2 B chains."""
-        return 2 * self.num_chains
+        """Environment transitions of one iteration: one per chain, 2 B chains, and what a `TrajectoryLoss` takes."""
+        return (2 + num_extra_transitions(self.problem.upper)) * self.num_chains
 
     @property
     def actor_critic(self) -> ActorCritic:
@@ -96,15 +107,24 @@ class SingleLoopActorCritic(SampledAlgorithm):
         state = super().init(key)
         lower = state.chain_states[:1]
         chain_states = jnp.repeat(lower, 2, axis=0) if self.coupled else state.chain_states
-        return state._replace(chain_states=chain_states, upper_memory=self.upper_steps.init(state.x))
+        return state._replace(
+            chain_states=chain_states,
+            upper_memory=self.upper_steps.init(state.x),
+            visitation=first_visitation(self.problem),
+        )
 
     def draw(self, key: Array, num_iterations: int) -> Float[Array, "iterations U D B"]:
         """All randomness of a block of iterations: uniforms for every chain's action, transition, restart and start.
 
-        Coupled followers share them (D = 1), and there is one more, for whether both choose the same action.
+        Coupled followers share them (D = 1), and there is one more, for whether both choose the same action. The upper
+        objective's own come last; of theirs both rows of an uncoupled pair are drawn and one is used.
         """
-        kinds = (5, 1) if self.coupled else (4, 2)
-        return draw_uniforms(key, num_iterations, *kinds, self.num_chains)
+        num_uniforms = self._num_chain_uniforms + num_extra_uniforms(self.problem.upper)
+        return draw_uniforms(key, num_iterations, num_uniforms, 1 if self.coupled else 2, self.num_chains)
+
+    @property
+    def _num_chain_uniforms(self) -> int:
+        return 5 if self.coupled else 4
 
     def step(self, uniforms: Float[Array, "U D B"], state: State) -> tuple[State, Info]:
         """One iteration: one transition per chain, then (U), (A), (C), (AL), (CL), all from iteration k's values."""
@@ -114,15 +134,19 @@ class SingleLoopActorCritic(SampledAlgorithm):
         step_size = self.step_sizes(k)
         w, τ = step_size.penalty, step_size.entropy
 
+        uniforms, extra = uniforms[: self._num_chain_uniforms], uniforms[self._num_chain_uniforms :, 0]
         uniforms = jnp.broadcast_to(uniforms, (len(uniforms), 2, self.num_chains))
         sample = actor_critic.act(state.followers, state.chain_states, uniforms)  # a ~ π_θ(·|s), s' ~ P(·|s,a)
         s, a = sample.states, sample.actions
 
+        def read_penalized(states: Array) -> Array:
+            return actor_critic.policy.read(state.followers[PENALIZED], states)[0]
+
+        f = estimate_upper(problem.upper, problem, Samples(state.x, sample, read_penalized, extra, state.visitation, k))
+
         def upper_estimate(x: PyTree) -> Array:
-            r, c = self._rewards_and_costs(x, sample)
-            objective = jnp.mean(c[PENALIZED]) + problem.upper.regularizer(x)
-            gains = r + self._following_values(x, state.x, sample, uniforms)
-            return objective + (jnp.mean(gains[LOWER]) - jnp.mean(gains[PENALIZED])) / w
+            gains = self._rewards(x, sample) + self._following_values(x, state.x, sample, uniforms)
+            return self._objective(f, x, sample) + (jnp.mean(gains[LOWER]) - jnp.mean(gains[PENALIZED])) / w
 
         direction, upper_gradient, upper_memory = self.upper_steps.direction(
             jax.grad(upper_estimate), state.x, state.upper_memory, k
@@ -130,25 +154,27 @@ class SingleLoopActorCritic(SampledAlgorithm):
         x = self._moved(state.x, direction, step_size.upper)  # (U): Π_X[x − ζ ∇]
         upper_memory = self.upper_steps.averaged(upper_memory, x, k)
 
-        r, c = problem.rewards(state.x, s, a), problem.costs(state.x, s, a)
-        learned_rewards = jnp.stack([r[LOWER], r[PENALIZED] - w * c[PENALIZED]])
+        r = problem.rewards(state.x, s, a)
+        learned_rewards = jnp.stack([r[LOWER], r[PENALIZED] - w * f.step_costs])
         reward_bound = problem.reward_bound + w * problem.upper.cost_bound
         value_bound = actor_critic.value_bound(reward_bound, τ)
         followers, δ = actor_critic.learn(  # (A), (C), (AL), (CL)
             state.followers, sample, learned_rewards, step_size, value_bound
         )
+        if f.explicit is not None:  # the part of (AL) that is no cost per step
+            followers = self._descend(followers, *f.explicit, step_size.actor * w)
         chain_states = actor_critic.restart(sample.next_states, uniforms)
 
         info = Info(
             r.mean(1),
-            c.mean(1),
+            f.mean_cost,
             actor_critic.accrued_entropy(sample).mean(1),
             (δ**2).mean(1),
             jnp.mean((s[LOWER] == s[PENALIZED]) & (a[LOWER] == a[PENALIZED]), dtype=float),
             upper_gradient,
             optax.tree.norm(upper_gradient, squared=True),
         )
-        return State(k + 1, x, followers, chain_states, upper_memory), info
+        return State(k + 1, x, followers, chain_states, upper_memory, f.visitation), info
 
     def _following_values(self, x: PyTree, state_x: PyTree, sample: Sample, uniforms: Array) -> Float[Array, "2 B"]:
         """What has the gradient γ ∇_x log P_x(s'|s,a) (V(s') − V(s)), each with its own critic; 0 where P has no x.
@@ -166,11 +192,28 @@ class SingleLoopActorCritic(SampledAlgorithm):
         """x, or the average of its iterates where `upper_steps` says so."""
         return state.x if self.upper_steps.averaging is None else state.upper_memory.average
 
-    def _rewards_and_costs(self, x: PyTree, sample: Sample) -> tuple[Float[Array, "2 B"], Float[Array, "2 B"]]:
-        """r_x and c_x of the samples that (U) averages: of the actions taken, or of the mean action."""
-        problem, s, a = self.problem, sample.states, sample.actions
+    def _rewards(self, x: PyTree, sample: Sample) -> Float[Array, "2 B"]:
+        """r_x of the samples that (U) averages: of the actions taken, or of the mean action."""
+        s, a = sample.states, sample.actions
         if not self.expects_actions:
-            return problem.rewards(x, s, a), problem.costs(x, s, a)
-        s, a = s[..., None], jnp.arange(problem.environment.num_actions)
-        rewards, costs = problem.rewards(x, s, a), problem.costs(x, s, a)
-        return jnp.sum(sample.policy * rewards, axis=-1), jnp.sum(sample.policy * costs, axis=-1)
+            return self.problem.rewards(x, s, a)
+        return self._over_actions(self.problem.rewards, x, sample)
+
+    def _objective(self, f: UpperEstimate, x: PyTree, sample: Sample) -> Array:
+        """f̂(x); of the mean action where `expects_actions` says so and f is a mean of costs."""
+        if not (self.expects_actions and isinstance(self.problem.upper, OccupancyCost)):
+            return f.objective(x)
+        costs = self._over_actions(self.problem.costs, x, sample)
+        return jnp.mean(costs[PENALIZED]) + self.problem.upper.regularizer(x)
+
+    def _over_actions(self, function: Callable, x: PyTree, sample: Sample) -> Float[Array, "2 B"]:
+        s, a = sample.states[..., None], jnp.arange(self.problem.environment.num_actions)
+        return jnp.sum(sample.policy * function(x, s, a), axis=-1)
+
+    def _descend(
+        self, followers: Float[Array, "2 S columns"], states: Int[Array, " N"], slopes: Float[Array, "N A"], step: Array
+    ) -> Float[Array, "2 S columns"]:
+        """θᴸ less `step` times the slopes of f̂ in its logits."""
+        nothing = jnp.zeros(len(states), slopes.dtype)
+        moved = self.actor_critic.policy.ascend(followers[PENALIZED], states, -step * slopes, nothing)
+        return followers.at[PENALIZED].set(moved)

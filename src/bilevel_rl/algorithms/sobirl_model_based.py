@@ -20,7 +20,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
 from bilevel_rl.exact.evaluation import PolicySystem, expected_next
-from bilevel_rl.exact.objectives import cost_table, direct_gradient, reward_table
+from bilevel_rl.exact.objectives import direct_gradient
+from bilevel_rl.exact.tables import cost_table, reward_table
 from bilevel_rl.problems import BilevelProblem
 from bilevel_rl.schedules import StepSizes
 
@@ -121,7 +122,9 @@ class SoBiRLModelBased(eqx.Module):
         differences = action_value_gradients(value_gradients) - value_gradients[:, None]
 
         through_policy = unravel(jnp.einsum("sa,sai->i", visits * cost_advantage / τ, differences))
-        gradient = jax.tree.map(jnp.add, direct_gradient(problem, state.x, visits), through_policy)  # (IG)
+        gradient = jax.tree.map(
+            jnp.add, direct_gradient(problem, state.x, visits, jnp.log(policy)), through_policy
+        )  # (IG)
         x = problem.project(jax.tree.map(lambda x, g: x - step_size.upper * g, state.x, gradient))
         info = ModelBasedInfo(jnp.full(2, jnp.sum(visits * reward)), jnp.full(2, jnp.sum(visits * cost)))
         return ModelBasedState(state.num_iterations + 1, x, values, value_gradients), info

@@ -13,34 +13,17 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from bilevel_rl.exact.evaluation import PolicySystem, expected_next, inflow, occupancy, start_mean
+from bilevel_rl.exact.evaluation import PolicySystem, expected_next, inflow, occupancy
 from bilevel_rl.exact.oracle import oracle
+from bilevel_rl.exact.penalized import penalized_answer
 from bilevel_rl.exact.soft_mdp import SoftSolution, entropy, optimal_limit, soft_optimal, soft_return
+from bilevel_rl.exact.tables import following_value_table, linear_cost, reward_table
 from bilevel_rl.problems import BilevelProblem
 
 
-def reward_table(problem: BilevelProblem, x: PyTree) -> Float[Array, "S A"]:
-    """r_x(s, a) of every pair."""
-    mdp = problem.environment
-    return problem.rewards(x, jnp.arange(mdp.num_states)[:, None], jnp.arange(mdp.num_actions))
-
-
-def cost_table(problem: BilevelProblem, x: PyTree) -> Float[Array, "S A"]:
-    """c_x(s, a) of every pair."""
-    mdp = problem.environment
-    return problem.costs(x, jnp.arange(mdp.num_states)[:, None], jnp.arange(mdp.num_actions))
-
-
-def following_value_table(problem: BilevelProblem, x: PyTree, values: Float[Array, " S"]) -> Float[Array, "S A"]:
-    """γ Σ_s' P_x(s'|s, a) v(s') of every pair: how x acts through the dynamics, at fixed values."""
-    return problem.environment.discount * expected_next(problem.environment_at(x), jax.lax.stop_gradient(values))
-
-
-def soft_answer(
-    problem: BilevelProblem, x: PyTree, entropy_weight: Float[ArrayLike, ""], penalty: Float[ArrayLike, ""] = 0.0
-) -> SoftSolution:
-    """Soft-optimal policy of the reward r_x − w c_x: π_τ*(x) at w = 0, the penalized π^L at w > 0 (section 3)."""
-    reward = reward_table(problem, x) - penalty * cost_table(problem, x)
+def soft_answer(problem: BilevelProblem, x: PyTree, entropy_weight: Float[ArrayLike, ""]) -> SoftSolution:
+    """The follower's answer π_τ*(x)."""
+    reward = reward_table(problem, x)
     return soft_optimal(problem.environment_at(x), reward, jnp.asarray(entropy_weight, reward.dtype))
 
 
@@ -55,14 +38,15 @@ def penalized_policy(
     problem: BilevelProblem, x: PyTree, *, entropy_weight: Float[ArrayLike, ""], penalty: Float[ArrayLike, ""]
 ) -> Float[Array, "S A"]:
     """π^L = argmin_π L_{w,τ}(x, π), as probabilities."""
-    return soft_answer(problem, x, entropy_weight, penalty).policy
+    return penalized_answer(problem, x, entropy_weight, penalty).policy
 
 
 @oracle
 def upper_value(problem: BilevelProblem, x: PyTree, policy: Float[ArrayLike, "S A"]) -> Float[Array, ""]:
-    """f(x, π) = E_{d^π}[c_x] + g(x)."""
-    cost = jnp.sum(occupancy(problem.environment_at(x), jnp.asarray(policy)) * cost_table(problem, x))
-    return cost + problem.upper.regularizer(x)
+    """f(x, π)."""
+    policy = jnp.asarray(policy)
+    d = occupancy(problem.environment_at(x), policy)
+    return problem.upper.value(problem.environment, x, d, jnp.log(policy))
 
 
 def hyper_objective(
@@ -103,29 +87,30 @@ def hyper_gradient(problem: BilevelProblem, x: PyTree, *, entropy_weight: Float[
 
         Σ m ∂Q = Σ_{s,a} (m(s, a) + z(s) π(a|s)) ∂_x r(s, a),     (I − γP^π)ᵀ z = γ Pᵀ m.
 
-    The cost-advantage A_c is that of the unnormalized values; ∂_x Q is unnormalized too, d is normalized.
+    The cost-advantage A_c is that of the unnormalized values; ∂_x Q is unnormalized too, d is normalized. Where f is
+    not linear in d^π, c is its `linear_cost` at π_τ*.
     """
-    return implicit_gradient(problem, x, soft_answer(problem, x, entropy_weight).policy, entropy_weight)[1]
+    return implicit_gradient(problem, x, soft_answer(problem, x, entropy_weight).log_policy, entropy_weight)[1]
 
 
 def implicit_gradient(
-    problem: BilevelProblem, x: PyTree, policy: Float[Array, "S A"], entropy_weight: Float[ArrayLike, ""]
+    problem: BilevelProblem, x: PyTree, log_policy: Float[Array, "S A"], entropy_weight: Float[ArrayLike, ""]
 ) -> tuple[Float[Array, ""], PyTree]:
-    """Φ_τ(x) and ∇Φ_τ(x), given the follower's answer π_τ*(x)."""
-    mdp, reward = problem.environment_at(x), reward_table(problem, x)
+    """Φ_τ(x) and ∇Φ_τ(x), given log π of the follower's answer π_τ*(x)."""
+    mdp, reward, policy = problem.environment_at(x), reward_table(problem, x), jnp.exp(log_policy)
     system = PolicySystem(mdp, policy)
-    state_action_occupancy = system.occupancy()
-    cost = cost_table(problem, x)
+    d = system.occupancy()
+    cost = linear_cost(problem, x, d, log_policy)
     cost_values = system.values(jnp.sum(policy * cost, axis=-1))
     cost_advantage = cost + mdp.discount * expected_next(mdp, cost_values) - cost_values[:, None]
-    sensitivity = state_action_occupancy * cost_advantage / entropy_weight
+    sensitivity = d * cost_advantage / entropy_weight
     flow = system.inflow(mdp.discount * inflow(mdp, sensitivity))
-    bonus = jnp.where(mdp.terminal, 0.0, jnp.asarray(entropy_weight) * entropy(jnp.log(policy)))
+    bonus = jnp.where(mdp.terminal, 0.0, jnp.asarray(entropy_weight) * entropy(log_policy))
     values = system.values(jnp.sum(policy * reward, axis=-1) + bonus)
     through_policy = _pulled_back(problem, x, values, sensitivity + flow[:, None] * policy)
-    direct = direct_gradient(problem, x, state_action_occupancy, cost_values)
+    direct = direct_gradient(problem, x, d, log_policy, cost_values)
     gradient = jax.tree.map(jnp.add, direct, through_policy)  # (IG)
-    return start_mean(mdp, cost_values) + problem.upper.regularizer(x), gradient
+    return problem.upper.value(problem.environment, x, d, log_policy), gradient
 
 
 @oracle
@@ -135,7 +120,7 @@ def penalty_objective(
     """Φ_{w,τ}(x) = min_π f(x, π) + (J_τ(x, π_τ*) − J_τ(x, π)) / w."""
     mdp, reward = problem.environment_at(x), reward_table(problem, x)
     lower = soft_answer(problem, x, entropy_weight)
-    penalized = soft_answer(problem, x, entropy_weight, penalty)
+    penalized = penalized_answer(problem, x, entropy_weight, penalty)
     best = soft_return(mdp, reward, lower.log_policy, entropy_weight)
     gap = best - soft_return(mdp, reward, penalized.log_policy, entropy_weight)
     return upper_value(problem, x, penalized.policy) + gap / penalty
@@ -151,9 +136,10 @@ def penalty_gradient(
     of the penalized policy are of r_x − w c_x, so that they carry f's dependence on x through P too.
     """
     mdp = problem.environment_at(x)
-    lower, penalized = soft_answer(problem, x, entropy_weight), soft_answer(problem, x, entropy_weight, penalty)
+    lower = soft_answer(problem, x, entropy_weight)
+    penalized = penalized_answer(problem, x, entropy_weight, penalty)
     of_lower, of_penalized = (occupancy(mdp, answer.policy) for answer in (lower, penalized))
-    direct = direct_gradient(problem, x, of_penalized)
+    direct = direct_gradient(problem, x, of_penalized, penalized.log_policy)
     through_lower = _pulled_back(problem, x, lower.values, of_lower / penalty)
     through_penalized = _pulled_back(problem, x, penalized.values, of_penalized / penalty)
     return jax.tree.map(lambda d, r, p: d + r - p, direct, through_lower, through_penalized)  # (HG)
@@ -168,11 +154,15 @@ def lower_residual(
     entropy_weight: Float[ArrayLike, ""],
     penalty: Float[ArrayLike, ""] | None = None,
 ) -> Float[Array, ""]:
-    """J_τ(x, π_τ*) − J_τ(x, π) ≥ 0; with `penalty`, the same for the penalized follower's reward r_x − w c_x."""
-    weight = 0.0 if penalty is None else penalty
-    reward = reward_table(problem, x) - weight * cost_table(problem, x)
-    best = soft_answer(problem, x, entropy_weight, weight)
-    mdp, log_policy = problem.environment_at(x), jnp.log(jnp.asarray(policy))
+    """J_τ(x, π_τ*) − J_τ(x, π) ≥ 0; with `penalty`, the same for the penalized follower's reward r_x − w c.
+
+    c is f's `linear_cost` at π, so the residual is 0 where π is a stationary point, π^L.
+    """
+    mdp, reward, policy = problem.environment_at(x), reward_table(problem, x), jnp.asarray(policy)
+    log_policy = jnp.log(policy)
+    if penalty is not None:
+        reward = reward - penalty * linear_cost(problem, x, occupancy(mdp, policy), log_policy)
+    best = soft_optimal(mdp, reward, jnp.asarray(entropy_weight, reward.dtype))
     return soft_return(mdp, reward, best.log_policy, entropy_weight) - soft_return(
         mdp, reward, log_policy, entropy_weight
     )
@@ -182,15 +172,16 @@ def direct_gradient(
     problem: BilevelProblem,
     x: PyTree,
     state_action_occupancy: Float[Array, "S A"],
+    log_policy: Float[Array, "S A"],
     cost_values: Float[Array, " S"] | None = None,
 ) -> PyTree:
     """∇_x f(x, π) at a fixed policy with these values of its cost; without them, as if x left the dynamics alone."""
 
     def upper(x: PyTree) -> Array:
-        cost = cost_table(problem, x)
+        value = problem.upper.value(problem.environment, x, state_action_occupancy, log_policy)
         if cost_values is not None and problem.outcome_probabilities is not None:
-            cost = cost + following_value_table(problem, x, cost_values)
-        return jnp.sum(state_action_occupancy * cost) + problem.upper.regularizer(x)
+            value += jnp.sum(state_action_occupancy * following_value_table(problem, x, cost_values))
+        return value
 
     return jax.grad(upper)(x)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from bilevel_rl.environments import DrivenMDP
-from bilevel_rl.problems import BilevelProblem
+from bilevel_rl.problems import BilevelProblem, OccupancyCost
 
 
 def upper_noise(
@@ -22,6 +22,7 @@ def upper_noise(
 
     h = ∇g(x) + ∇_x c_x(sᴸ,aᴸ) + (∇_x r_x(s,a) − ∇_x r_x(sᴸ,aᴸ)) / w with (s, a) and (sᴸ, aᴸ) drawn independently from
     the two occupancies; where the dynamics depend on x, r_x has γ log P_x(s'|s,a) (V(s') − V(s)) beside it, V fixed.
+    Of an upper objective that is no `OccupancyCost` the noise of ∇_x f is left out.
     The mean of B independent pairs has 1/√B of it; the samples of a chain, which are correlated in time, have more
     from one iteration to the next.
 
@@ -50,7 +51,9 @@ def upper_noise(
         return gain(x, s, choice, values[0]) / penalty
 
     def others(x: PyTree, s: Array, choice: Array) -> Array:
-        return problem.costs(x, s, choice // num_outcomes) - gain(x, s, choice, values[1]) / penalty
+        has_cost = isinstance(problem.upper, OccupancyCost)
+        cost = problem.costs(x, s, choice // num_outcomes) if has_cost else 0.0
+        return cost - gain(x, s, choice, values[1]) / penalty
 
     weights = occupancies
     if is_driven:

@@ -25,7 +25,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from bilevel_rl.environments import TabularMDP
 from bilevel_rl.problems.grid import Cell
-from bilevel_rl.problems.problem import BilevelProblem, OccupancyCost
+from bilevel_rl.problems.problem import BilevelProblem
+from bilevel_rl.problems.upper_objectives import OccupancyCost
 
 ROOMS: tuple[str, ...] = (
     "#############",

@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from bilevel_rl.problems.grid import Cell, Grid
-from bilevel_rl.problems.problem import BilevelProblem, OccupancyCost
+from bilevel_rl.problems.problem import BilevelProblem
+from bilevel_rl.problems.upper_objectives import OccupancyCost
 
 WALLS: tuple[Cell, ...] = ((5, 1), (5, 2), (5, 3), (5, 4), (5, 5), (5, 6), (6, 6), (7, 6))
 HAZARDS: tuple[Cell, ...] = ((8, 6), (3, 1), (6, 8))

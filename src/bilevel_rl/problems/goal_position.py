@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel_rl.problems.grid import Cell, Grid
-from bilevel_rl.problems.problem import BilevelProblem, OccupancyCost
+from bilevel_rl.problems.problem import BilevelProblem
+from bilevel_rl.problems.upper_objectives import OccupancyCost
 
 
 def goal_position(

@@ -12,40 +12,24 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from bilevel_rl.environments import DrivenMDP, TabularMDP
 from bilevel_rl.problems.closures import open_function
+from bilevel_rl.problems.upper_objectives import (
+    OccupancyCost,
+    StateActionFunction,
+    TrajectoryLoss,
+    UpperObjective,
+    accrued,
+    check_bound,
+)
 
 Upper = TypeVar("Upper", bound=PyTree)
 """The upper variable x: any pytree of floating-point arrays."""
-
-StateActionFunction = Callable[[PyTree, Int[ArrayLike, ""], Int[ArrayLike, ""]], Float[ArrayLike, ""]]
-"""A plain JAX function (x, state, action) -> scalar; state and action are integer scalars."""
-
 
 OutcomeFunction = Callable[[PyTree, Int[ArrayLike, ""], Int[ArrayLike, ""]], Float[ArrayLike, " K"]]
 """A plain JAX function (x, state, action) -> probabilities of the K outcomes of the pair."""
 
 
-def _no_regularizer(x: PyTree) -> float:
-    return 0.0
-
-
 def _unconstrained(x: Upper) -> Upper:
     return x
-
-
-class OccupancyCost(eqx.Module):
-    """Upper objective `f(x, π) = E_{d^π}[cost(x, s, a)] + regularizer(x)`, linear in the occupancy d^π.
-
-    Attributes:
-        cost: c_x(s, a), per-step cost that the leader pays for what the follower does.
-        regularizer: g(x), what the leader pays for x itself.
-        cost_bound: an upper bound of |c_x(s, a)| over all x, s, a; it bounds the penalized critic. Infinite: no bound.
-
-    Source: docs/method.md, section 6, first row.
-    """
-
-    cost: StateActionFunction
-    regularizer: Callable[[PyTree], Float[ArrayLike, ""]] = _no_regularizer
-    cost_bound: float = float("inf")
 
 
 class BilevelProblem(eqx.Module):
@@ -89,7 +73,7 @@ class BilevelProblem(eqx.Module):
 
     environment: TabularMDP
     reward: StateActionFunction
-    upper: OccupancyCost
+    upper: UpperObjective
     initial_x: PyTree[Float[np.ndarray, "..."]]
     project: Callable[[PyTree], PyTree] = _unconstrained
     reward_bound: float = float("inf")
@@ -101,7 +85,7 @@ class BilevelProblem(eqx.Module):
         self,
         environment: TabularMDP,
         reward: StateActionFunction,
-        upper: OccupancyCost,
+        upper: UpperObjective,
         initial_x: PyTree[ArrayLike],
         project: Callable[[PyTree], PyTree] = _unconstrained,
         reward_bound: float = float("inf"),
@@ -111,16 +95,17 @@ class BilevelProblem(eqx.Module):
     ):
         self.environment = environment
         self.reward = open_function(reward)
-        self.upper = OccupancyCost(open_function(upper.cost), open_function(upper.regularizer), upper.cost_bound)
         if isinstance(initial_x, list | tuple) and all(isinstance(entry, int | float) for entry in initial_x):
             initial_x = np.array(initial_x, dtype=np.float64)
         self.initial_x = jax.tree.map(lambda leaf: np.asarray(leaf, dtype=np.float64), initial_x)
+        self.upper = upper
         self.project = open_function(project)
         self.reward_bound = reward_bound
         self.initial_spread = initial_spread
         self.outcome_probabilities = None if outcome_probabilities is None else open_function(outcome_probabilities)
         self.entropy_weight = entropy_weight
         self._validate()
+        self.upper = upper.bound_to(environment, jax.tree.map(jnp.asarray, self.initial_x))
 
     def start(self, key: Array) -> PyTree:
         """x_0 of one seed: `initial_x`, with noise where `initial_spread` > 0, projected then."""
@@ -134,13 +119,19 @@ class BilevelProblem(eqx.Module):
         self, x: PyTree, states: Int[ArrayLike, "*#batch"], actions: Int[ArrayLike, "*#batch"]
     ) -> Float[Array, "*batch"]:
         """r_x(s, a) for a batch of pairs; 0 in terminal states."""
-        return self._accrued(self.reward, x, states, actions)
+        return accrued(self.reward, self.environment, x, states, actions)
 
     def costs(
         self, x: PyTree, states: Int[ArrayLike, "*#batch"], actions: Int[ArrayLike, "*#batch"]
     ) -> Float[Array, "*batch"]:
-        """c_x(s, a) for a batch of pairs; 0 in terminal states."""
-        return self._accrued(self.upper.cost, x, states, actions)
+        """c_x(s, a) for a batch of pairs; 0 in terminal states.
+
+        Raises:
+            ValueError: the upper objective is no `OccupancyCost`.
+        """
+        if not isinstance(self.upper, OccupancyCost):
+            raise ValueError(f"upper is a {type(self.upper).__name__}, which has no cost of its own per step")
+        return accrued(self.upper.cost, self.environment, x, states, actions)
 
     def environment_at(self, x: PyTree) -> TabularMDP:
         """The follower's MDP at x, its whole table worked out: for oracles."""
@@ -153,11 +144,6 @@ class BilevelProblem(eqx.Module):
             return self.environment
         return DrivenMDP(self.environment, self.outcome_probabilities, x)
 
-    def _accrued(self, function: StateActionFunction, x: PyTree, states: ArrayLike, actions: ArrayLike) -> Array:
-        states, actions = jnp.asarray(states), jnp.asarray(actions)
-        values = jnp.vectorize(lambda s, a: jnp.asarray(function(x, s, a), dtype=float))(states, actions)
-        return jnp.where(self.environment.is_terminal(states), 0.0, values)
-
     def _validate(self):
         for path, leaf in jax.tree.leaves_with_path(self.initial_x):
             if not np.all(np.isfinite(leaf)):
@@ -165,7 +151,6 @@ class BilevelProblem(eqx.Module):
         x = jax.tree.map(jnp.asarray, self.initial_x)
         functions = {
             "reward": lambda: self.reward(x, jnp.int32(0), jnp.int32(0)),
-            "upper.cost": lambda: self.upper.cost(x, jnp.int32(0), jnp.int32(0)),
             "upper.regularizer": lambda: self.upper.regularizer(x),
         }
         for name, call in functions.items():
@@ -176,10 +161,10 @@ class BilevelProblem(eqx.Module):
         if jax.tree.map(jnp.shape, shapes) != jax.tree.map(jnp.shape, x):
             raise ValueError(f"project must keep the structure and shapes of x, got {shapes} for {x}")
         if self.outcome_probabilities is not None:
+            if isinstance(self.upper, TrajectoryLoss):
+                raise ValueError("upper must not be a TrajectoryLoss where outcome_probabilities depend on x")
             self._validate_outcomes(x)
-        for name, bound in (("reward_bound", self.reward_bound), ("upper.cost_bound", self.upper.cost_bound)):
-            if not bound > 0:
-                raise ValueError(f"{name} must be positive (infinite for no bound), got {bound}")
+        check_bound("reward_bound", self.reward_bound)
         if not 0 <= self.initial_spread < float("inf"):
             raise ValueError(f"initial_spread must be finite and not negative, got {self.initial_spread}")
         if self.entropy_weight is not None and not 0 < self.entropy_weight < float("inf"):
