@@ -150,9 +150,9 @@ def upper_objective(kind: str, seed: int = 0, num_states: int = 5, num_actions: 
     rng = np.random.default_rng([seed, 5])
     shape, bowl = (num_states, num_actions), Bowl(rng.normal(size=3))
     if kind == "functional":
-        return OccupancyFunctional(Skew(rng.uniform(0.5, 2.0, shape)), bowl, tracking_step=0.01)
+        return OccupancyFunctional(Skew(rng.uniform(0.5, 2.0, shape)), regularizer=bowl, tracking_step=0.01)
     if kind == "policy":
         states, actions = rng.integers(num_states, size=11), rng.integers(num_actions, size=11)
-        return PolicyLoss(states, actions, _demonstrated_loss, bowl)
+        return PolicyLoss(states, actions, _demonstrated_loss, regularizer=bowl)
     loss = Leaning(rng.normal(size=shape), rng.normal(size=(*shape, 3)))
     return TrajectoryLoss(loss, num_steps=2, num_trajectories=1 if kind == "one trajectory" else 2, regularizer=bowl)

@@ -19,6 +19,7 @@ from bilevel_rl.experiments import (
     goal_position,
     happy_tweets,
     rates,
+    reward_learning,
     wind_design,
 )
 
@@ -29,6 +30,9 @@ EXPERIMENTS: dict[str, tuple[type, ModuleType]] = {
     "coupling": (coupling.Coupling, coupling),
     "four-rooms": (four_rooms.FourRooms, four_rooms),
     "wind-design": (wind_design.WindDesign, wind_design),
+    "target-visitation": (reward_learning.TargetVisitation, reward_learning),
+    "inverse-rl": (reward_learning.InverseRL, reward_learning),
+    "preferences": (reward_learning.Preferences, reward_learning),
     "ablations": (ablations.Ablations, ablations),
     "rates": (rates.Rates, rates),
     "happy-tweets": (happy_tweets.HappyTweets, happy_tweets),
@@ -46,6 +50,9 @@ AnyExperiment = (
     | Annotated[coupling.Coupling, tyro.conf.subcommand("coupling")]
     | Annotated[four_rooms.FourRooms, tyro.conf.subcommand("four-rooms")]
     | Annotated[wind_design.WindDesign, tyro.conf.subcommand("wind-design")]
+    | Annotated[reward_learning.TargetVisitation, tyro.conf.subcommand("target-visitation")]
+    | Annotated[reward_learning.InverseRL, tyro.conf.subcommand("inverse-rl")]
+    | Annotated[reward_learning.Preferences, tyro.conf.subcommand("preferences")]
     | Annotated[ablations.Ablations, tyro.conf.subcommand("ablations")]
     | Annotated[rates.Rates, tyro.conf.subcommand("rates")]
     | Annotated[happy_tweets.HappyTweets, tyro.conf.subcommand("happy-tweets")]

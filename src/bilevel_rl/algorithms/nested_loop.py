@@ -39,7 +39,7 @@ class NestedLoop(TwoLoopAlgorithm):
             c = problem.costs(x, s[PENALIZED], a[PENALIZED])
             return problem.rewards(x, s, a).at[PENALIZED].add(-w * c)
 
-        reward_bound = problem.reward_bound + w * problem.upper.cost_bound
+        reward_bound = problem.reward_bound + w * problem.upper.step_cost_bound
         value_bound = actor_critic.value_bound(reward_bound, step_size.entropy)
         followers, chain_states, visits = actor_critic.learn_for(
             state.followers, state.chain_states, uniforms, learned_rewards, step_size, value_bound

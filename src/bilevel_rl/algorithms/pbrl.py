@@ -68,7 +68,7 @@ class PBRL(TwoLoopAlgorithm):
             return jnp.mean(c) + problem.upper.regularizer(x) + (best - jnp.mean(r)) / w, (best, r, c)
 
         upper_gradient, (best, r, c) = jax.grad(upper_estimate, has_aux=True)(x)
-        bound = actor_critic.value_bound(problem.reward_bound + w * problem.upper.cost_bound, τ)
+        bound = actor_critic.value_bound(problem.reward_bound + w * problem.upper.step_cost_bound, τ)
         joint, δ = actor_critic.learn(state.followers[JOINT], sample, r - w * c, step_size, bound)  # (AL), (CL)
 
         entropy = actor_critic.accrued_entropy(sample)
@@ -152,7 +152,7 @@ class BellmanPBRL(TwoLoopAlgorithm):
             return jnp.mean(c) + problem.upper.regularizer(x) + (best - mixed) / w, (best, mixed, c)
 
         upper_gradient, (best, mixed, c) = jax.grad(upper_estimate, has_aux=True)(x)
-        cost_bound = actor_critic.value_bound(w * problem.upper.cost_bound, 0.0)
+        cost_bound = actor_critic.value_bound(w * problem.upper.step_cost_bound, 0.0)
         learned, δ = actor_critic.learn(joint, sample, -w * c, step_size._replace(entropy=jnp.zeros(())), cost_bound)
         start = actor_critic.act(joint, actor_critic.start(of_start[3]), of_start)
         learned = self._descend_penalty(learned, answer, start, x, step_size.actor, τ)

@@ -156,7 +156,7 @@ class SingleLoopActorCritic(SampledAlgorithm):
 
         r = problem.rewards(state.x, s, a)
         learned_rewards = jnp.stack([r[LOWER], r[PENALIZED] - w * f.step_costs])
-        reward_bound = problem.reward_bound + w * problem.upper.cost_bound
+        reward_bound = problem.reward_bound + w * problem.upper.step_cost_bound
         value_bound = actor_critic.value_bound(reward_bound, τ)
         followers, δ = actor_critic.learn(  # (A), (C), (AL), (CL)
             state.followers, sample, learned_rewards, step_size, value_bound

@@ -30,6 +30,7 @@ from bilevel_rl.plots.happy_tweets import (
     draw_happy_tweets_study as draw_happy_tweets_study,
     read_evaluation as read_evaluation,
 )
+from bilevel_rl.plots.reward_learning import draw_reward_learning as draw_reward_learning
 from bilevel_rl.plots.tables import (
     final_values as final_values,
     initial_values as initial_values,

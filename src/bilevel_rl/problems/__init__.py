@@ -5,6 +5,11 @@ from bilevel_rl.problems.goal_placement import goal_placement as goal_placement
 from bilevel_rl.problems.goal_position import goal_position as goal_position
 from bilevel_rl.problems.grid import Grid as Grid
 from bilevel_rl.problems.problem import BilevelProblem as BilevelProblem
+from bilevel_rl.problems.reward_learning import (
+    inverse_rl as inverse_rl,
+    preference_learning as preference_learning,
+    target_visitation as target_visitation,
+)
 from bilevel_rl.problems.upper_objectives import (
     OccupancyCost as OccupancyCost,
     OccupancyFunctional as OccupancyFunctional,

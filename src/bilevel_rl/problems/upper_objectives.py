@@ -46,11 +46,9 @@ class UpperObjective(eqx.Module):
 
     Attributes:
         regularizer: g(x), what the leader pays for x itself; part of every f.
-        cost_bound: an upper bound of what the penalized follower pays per step; it bounds its critic. Infinite: none.
     """
 
-    regularizer: eqx.AbstractVar[Regularizer]
-    cost_bound: eqx.AbstractVar[float]
+    regularizer: Regularizer = eqx.field(default=_no_regularizer, kw_only=True)
 
     @abc.abstractmethod
     def value(
@@ -63,6 +61,11 @@ class UpperObjective(eqx.Module):
         """The same objective, checked and made ready for a problem with this environment and start x."""
 
     @property
+    def step_cost_bound(self) -> float:
+        """An upper bound of what the penalized follower pays per step; infinite for none."""
+        return 0.0
+
+    @property
     def has_exact_value(self) -> bool:
         """Whether `value` can be worked out."""
         return True
@@ -73,13 +76,11 @@ class OccupancyCost(UpperObjective):
 
     Attributes:
         cost: c_x(s, a), per-step cost that the leader pays for what the follower does.
-        regularizer: g(x), what the leader pays for x itself.
         cost_bound: an upper bound of |c_x(s, a)| over all x, s, a; it bounds the penalized critic. Infinite: no bound.
     """
 
     cost: StateActionFunction
-    regularizer: Regularizer = _no_regularizer
-    cost_bound: float = float("inf")
+    cost_bound: float = eqx.field(default=float("inf"), kw_only=True)
 
     def value(
         self, environment: TabularMDP, x: PyTree, occupancy: Float[Array, "S A"], log_policy: Float[Array, "S A"]
@@ -88,6 +89,11 @@ class OccupancyCost(UpperObjective):
         S, A = environment.num_states, environment.num_actions
         costs = accrued(self.cost, environment, x, jnp.arange(S)[:, None], jnp.arange(A))
         return jnp.sum(occupancy * costs) + self.regularizer(x)
+
+    @property
+    def step_cost_bound(self) -> float:
+        """`cost_bound`."""
+        return self.cost_bound
 
     def bound_to(self, environment: TabularMDP, x: PyTree) -> "OccupancyCost":
         """As `UpperObjective.bound_to`."""
@@ -106,15 +112,13 @@ class OccupancyFunctional(UpperObjective):
 
     Attributes:
         functional: F, a plain JAX function (x, d) -> scalar; d has shape (S, A) and sums to 1.
-        regularizer: g(x), what the leader pays for x itself.
         cost_bound: an upper bound of |∂F/∂d(s, a)|. Infinite: no bound.
         tracking_step: share of the running estimate that the visits of one iteration replace: larger follows the policy
             faster, smaller is less noisy. It decays as 1/√k after 20,000 iterations.
     """
 
     functional: Callable[[PyTree, Float[Array, "S A"]], Float[ArrayLike, ""]]
-    regularizer: Regularizer = _no_regularizer
-    cost_bound: float = float("inf")
+    cost_bound: float = eqx.field(default=float("inf"), kw_only=True)
     tracking_step: float = eqx.field(static=True, default=1e-3)
 
     def value(
@@ -122,6 +126,11 @@ class OccupancyFunctional(UpperObjective):
     ) -> Float[Array, ""]:
         """F(x, d) + g(x)."""
         return jnp.asarray(self.functional(x, occupancy) + self.regularizer(x))
+
+    @property
+    def step_cost_bound(self) -> float:
+        """`cost_bound`."""
+        return self.cost_bound
 
     def bound_to(self, environment: TabularMDP, x: PyTree) -> "OccupancyFunctional":
         """As `UpperObjective.bound_to`."""
@@ -155,14 +164,11 @@ class PolicyLoss(UpperObjective):
         states: of the demonstrated pairs.
         actions: of the demonstrated pairs.
         loss: a plain JAX function (x, log π(·|s), s, a) -> scalar.
-        regularizer: g(x), what the leader pays for x itself.
     """
 
     states: Int[np.ndarray, " N"] = eqx.field(converter=lambda states: np.asarray(states, np.int32))
     actions: Int[np.ndarray, " N"] = eqx.field(converter=lambda actions: np.asarray(actions, np.int32))
     loss: Callable[[PyTree, Array, Array, Array], Float[ArrayLike, ""]] = negative_log_likelihood
-    regularizer: Regularizer = _no_regularizer
-    cost_bound: float = eqx.field(init=False, default=0.0)
 
     def value(
         self, environment: TabularMDP, x: PyTree, occupancy: Float[Array, "S A"], log_policy: Float[Array, "S A"]
@@ -205,15 +211,12 @@ class TrajectoryLoss(UpperObjective):
         loss: ℓ, a plain JAX function (x, states, actions) -> scalar; both of shape (num_trajectories, num_steps).
         num_steps: H, of each trajectory.
         num_trajectories: how many a loss is about: 1, or 2 for a comparison.
-        regularizer: g(x), what the leader pays for x itself.
     """
 
     loss: Callable[[PyTree, Array, Array], Float[ArrayLike, ""]]
     num_steps: int = eqx.field(static=True)
     num_trajectories: int = eqx.field(static=True, default=2)
-    regularizer: Regularizer = _no_regularizer
     segments: Segments | None = None
-    cost_bound: float = eqx.field(init=False, default=0.0)
 
     def value(
         self, environment: TabularMDP, x: PyTree, occupancy: Float[Array, "S A"], log_policy: Float[Array, "S A"]
