@@ -70,16 +70,15 @@ class Simplex(eqx.Module):
 
     def __call__(self, x: PyTree[ArrayLike]) -> PyTree[Array]:
         """The nearest point of the simplex, or of the simplices."""
-        if self.axis is None:
+        axis = self.axis
+        if axis is None:
             flat, unravel = jax.flatten_util.ravel_pytree(x)
             return unravel(self._project(flat))
         for path, leaf in jax.tree.leaves_with_path(x):
-            if not -np.ndim(leaf) <= self.axis < np.ndim(leaf):
+            if not -np.ndim(leaf) <= axis < np.ndim(leaf):
                 name = f"x{jax.tree_util.keystr(path)}"
-                raise ValueError(f"axis must be one of {name}, which has shape {np.shape(leaf)}, got {self.axis}")
-        return jax.tree.map(
-            lambda leaf: jnp.moveaxis(self._project(jnp.moveaxis(leaf, self.axis, -1)), -1, self.axis), x
-        )
+                raise ValueError(f"axis must be one of {name}, which has shape {np.shape(leaf)}, got {axis}")
+        return jax.tree.map(lambda leaf: jnp.moveaxis(self._project(jnp.moveaxis(leaf, axis, -1)), -1, axis), x)
 
     def _project(self, x: ArrayLike) -> Array:
         """Of the last axis: max(x − θ, 0) with the θ that makes the sum right."""

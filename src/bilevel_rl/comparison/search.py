@@ -110,4 +110,5 @@ def _distributions(method: Method) -> "dict[str, optuna.distributions.BaseDistri
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     ranges = {name: FloatDistribution(low, high, log=True) for name, (low, high) in method.ranges.items()}
-    return ranges | {name: CategoricalDistribution(values) for name, values in method.choices.items()}
+    choices = {name: CategoricalDistribution(values) for name, values in method.choices.items()}
+    return {**ranges, **choices}
