@@ -8,6 +8,7 @@ import pytest
 
 from bilevel_rl import BilevelProblem, Contexts, OccupancyCost, SingleLoopActorCritic, StepSizes, exact, run
 from bilevel_rl.problems import Grid
+from dense_reference import kernel
 from garnets import garnet, random_problem
 
 WEIGHTS = np.array([0.5, 0.3, 0.2])
@@ -69,23 +70,25 @@ def test_objective_and_gradient_are_the_weighted_sums_of_the_separate_problems(s
     )
 
 
-def test_steps_and_ends_are_those_of_the_separate_mdps(separate, contexts):
+def test_the_union_is_the_separate_mdps_side_by_side(separate, contexts):
     environment = contexts.environment
-    assert environment.num_states == 14
     assert environment.successors.shape == (14, 3, 3)
-    uniforms = np.random.default_rng(0).uniform(size=(40, 1, 1))
-    for context, problem in enumerate(separate):
+    whole, first = kernel(environment), 0
+    for weight, problem in zip(WEIGHTS, separate, strict=True):
         mdp = problem.environment
-        local, actions = np.arange(mdp.num_states)[:, None], np.arange(3)
-        states = contexts.join(context, local)
-        found_context, found = contexts.split(states)
-        assert (np.asarray(found_context) == context).all()
-        np.testing.assert_array_equal(found, local)
-        np.testing.assert_array_equal(
-            environment.step(states, actions, uniforms), contexts.join(context, mdp.step(local, actions, uniforms))
-        )
-        np.testing.assert_array_equal(environment.terminal[states[:, 0]], mdp.terminal)
-        np.testing.assert_allclose(environment.initial[states[:, 0]], WEIGHTS[context] * mdp.initial, rtol=1e-15)
+        own = slice(first, first + mdp.num_states)
+        np.testing.assert_allclose(whole[own, :, own], kernel(mdp), rtol=1e-15)
+        np.testing.assert_array_equal(environment.terminal[own], mdp.terminal)
+        np.testing.assert_allclose(environment.initial[own], weight * mdp.initial, rtol=1e-15)
+        first += mdp.num_states
+    np.testing.assert_allclose(whole.sum(-1), 1)
+
+
+def test_states_are_split_and_joined(contexts):
+    context, local = contexts.split(np.arange(14))
+    assert context.tolist() == [0] * 5 + [1] * 5 + [2] * 4
+    assert local.tolist() == [*range(5), *range(5), *range(4)]
+    assert contexts.join(context, local).tolist() == list(range(14))
 
 
 def test_chains_of_the_single_loop_are_in_a_context_as_often_as_it_weighs(union, contexts):

@@ -15,13 +15,13 @@ SMALL = {"size": 3, "target": (1, 2), "width": 1.5, "initial_x": (1, 1)}
 
 def test_reward_and_cost_by_hand():
     problem = shared_goal(**SMALL, **FOLLOWERS)
-    states, actions = np.array([4, 9 + 4, 9 + 7]), np.zeros(3, int)  # the cells (1, 1), (1, 1) and (2, 1)
-    rewards = problem.rewards(np.array([0.0, 2.0]), states, actions)
+    states, actions = np.arange(18), np.zeros(18, int)
+    rewards, costs = problem.rewards(np.array([0.0, 2.0]), states, actions), problem.costs(np.zeros(2), states, actions)
+    some = np.array([4, 9 + 4, 9 + 7])  # the cells (1, 1), (1, 1) and (2, 1)
     own = [np.exp(-2 / 4.5) + 0.5 * np.exp(-2 / 4.5), np.exp(-2 / 4.5) + 0.2 * np.exp(-1 / 4.5), np.exp(-5 / 4.5) + 0.2]
-    np.testing.assert_allclose(rewards, own, rtol=1e-6)
-    np.testing.assert_allclose(problem.costs(np.zeros(2), states, actions), [1 / 9, 1 / 9, 2 / 9], rtol=1e-6)
-    all_costs = problem.costs(np.zeros(2), np.arange(18), np.zeros(18, int))
-    assert np.max(all_costs) == pytest.approx(problem.upper.cost_bound, rel=1e-6)
+    np.testing.assert_allclose(rewards[some], own, rtol=1e-6)
+    np.testing.assert_allclose(costs[some], [1 / 9, 1 / 9, 2 / 9], rtol=1e-6)
+    assert np.max(costs) == pytest.approx(problem.upper.cost_bound, rel=1e-6)
     assert problem.reward_bound == 1.5
 
 
