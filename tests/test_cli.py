@@ -366,7 +366,7 @@ def test_bad_values_are_refused_before_anything_happens(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Expected one of {run, compare, rates, resume, plot, diagnose, list}"),
+        ([], "Expected one of {run, compare, tune, rates, resume, plot, diagnose, list}"),
         (["walk"], "walk"),
         (["run"], "goal-position"),
         (["run", "nothing"], "nothing"),
@@ -482,7 +482,7 @@ def test_every_option_has_help(name):
 def test_help_names_every_command():
     code, out, _ = call("--help")
     assert code == 0
-    for command in ("run", "resume", "plot", "diagnose", "list"):
+    for command in ("run", "compare", "tune", "resume", "plot", "diagnose", "list"):
         assert re.search(rf"^\W+{command} +[A-Z]", out, re.MULTILINE)
 
 

@@ -1,4 +1,4 @@
-"""The command `bilevel-rl`: run, compare, rates, resume, plot, diagnose, list. Its options are in `commands`."""
+"""The command `bilevel-rl`: run, compare, tune, rates, resume, plot, diagnose, list. Its options are in `commands`."""
 
 import contextlib
 import datetime
@@ -17,6 +17,7 @@ from bilevel_rl.commands import (
     COMPARISONS,
     EXPERIMENTS,
     RUNS,
+    TUNINGS,
     Command,
     Compare,
     Diagnose,
@@ -25,12 +26,15 @@ from bilevel_rl.commands import (
     Plot,
     Resume,
     Run,
+    Tune,
 )
 from bilevel_rl.comparison.workers import Workers
-from bilevel_rl.experiments import comparison
 from bilevel_rl.experiments.happy_tweets import HappyTweets
 from bilevel_rl.experiments.settings import from_json, to_json
 from bilevel_rl.results import RunFolder, RunFolderError
+
+SHARED = COMPARISONS | TUNINGS
+"""Made of many runs, which workers share."""
 
 
 def main(arguments: Sequence[str] | None = None):
@@ -48,8 +52,8 @@ def main(arguments: Sequence[str] | None = None):
         match command:
             case Run():
                 _run(command, console)
-            case Compare():
-                _compare(command, console)
+            case Compare() | Tune():
+                _share(command, console)
             case Resume():
                 _resume(command, console)
             case Plot():
@@ -86,10 +90,10 @@ def _run(command: Run, console: Console):
     _finish(name, module, config, folder, console, progress=command.progress)
 
 
-def _compare(command: Compare, console: Console):
+def _share(command: Compare | Tune, console: Console):
     config = command.experiment
-    name, module = _named(config, COMPARISONS)
-    comparison.check(config)
+    name, module = _named(config, SHARED)
+    module.check(config)
     path = _new_path(command.folder, name)
     with _at_work(command.workers, path):
         folder = RunFolder(path)
@@ -99,14 +103,14 @@ def _compare(command: Compare, console: Console):
 
 def _resume(command: Resume, console: Console):
     name, config, module = _open(RunFolder.open(command.run))
-    if name in COMPARISONS:
+    if name in SHARED:
         if command.job != Job():
-            raise ValueError(f"{command.run} is a comparison: it is shared by --jobs or by --backend and --address")
+            raise ValueError(f"{command.run} is many runs: they are shared by --jobs or by --backend and --address")
         with _at_work(command.workers, command.run):
             _finish(name, module, config, RunFolder(command.run), console, progress=command.progress)
         return
     if command.workers != Workers():
-        raise ValueError(f"{command.run} is no comparison: --jobs, --backend and --address do not apply")
+        raise ValueError(f"{command.run} is one run: --jobs, --backend and --address do not apply")
     folder = RunFolder.open(command.run, tensorboard=config.run.tensorboard)
     command.job.join(command.run)
     _finish(name, module, config, folder, console, progress=command.progress)
@@ -114,7 +118,7 @@ def _resume(command: Resume, console: Console):
 
 @contextlib.contextmanager
 def _at_work(workers: Workers, path: Path) -> Iterator[None]:
-    """While workers share a comparison; Ctrl-C leaves it in a state to go on from."""
+    """While workers share many runs; Ctrl-C leaves it in a state to go on from."""
     try:
         with workers.connected():
             yield
@@ -137,7 +141,7 @@ def _new_path(path: Path | None, name: str, *, is_checked: bool = True) -> Path:
 def _open(folder: RunFolder) -> tuple[str, Any, ModuleType]:
     config = folder.config()
     name = config.get("experiment")
-    known = EXPERIMENTS | COMPARISONS
+    known = EXPERIMENTS | SHARED
     if name not in known:
         raise RunFolderError(f"{folder.path} holds a run of {name!r}, which this version does not know")
     kind, module = known[name]

@@ -20,6 +20,7 @@ from bilevel_rl.experiments import (
     happy_tweets,
     rates,
     reward_learning,
+    tuning,
     wind_design,
 )
 
@@ -43,6 +44,12 @@ COMPARISONS: dict[str, tuple[type, ModuleType]] = {
     "compare-goal-placement": (comparison.CompareGoalPlacement, comparison),
 }
 
+TUNINGS: dict[str, tuple[type, ModuleType]] = {
+    "tune-goal-position": (tuning.TuneGoalPosition, tuning),
+    "tune-goal-placement": (tuning.TuneGoalPlacement, tuning),
+    "tune-wind-design": (tuning.TuneWindDesign, tuning),
+}
+
 AnyExperiment = (
     Annotated[goal_position.GoalPosition, tyro.conf.subcommand("goal-position")]
     | Annotated[goal_placement.GoalPlacement, tyro.conf.subcommand("goal-placement")]
@@ -61,6 +68,12 @@ AnyExperiment = (
 AnyComparison = (
     Annotated[comparison.CompareGoalPosition, tyro.conf.subcommand("goal-position")]
     | Annotated[comparison.CompareGoalPlacement, tyro.conf.subcommand("goal-placement")]
+)
+
+AnyTuning = (
+    Annotated[tuning.TuneGoalPosition, tyro.conf.subcommand("goal-position")]
+    | Annotated[tuning.TuneGoalPlacement, tyro.conf.subcommand("goal-placement")]
+    | Annotated[tuning.TuneWindDesign, tyro.conf.subcommand("wind-design")]
 )
 
 RUNS = Path("runs")
@@ -126,6 +139,18 @@ class Compare:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tune:
+    """Search the step sizes of a method with Optuna, and print the best and the command that uses them."""
+
+    experiment: AnyTuning
+    folder: Path | None = None
+    """run folder, new or empty; by default runs/tune-PROBLEM-DATE-TIME"""
+    workers: Workers = dataclasses.field(default_factory=Workers)
+    progress: bool = True
+    """show a progress bar"""
+
+
+@dataclasses.dataclass(frozen=True)
 class Resume:
     """Continue an interrupted run from its newest checkpoint; it ends with the same bits as if never interrupted."""
 
@@ -164,6 +189,7 @@ class List:
 Command = (
     Annotated[Run, tyro.conf.subcommand("run")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Tune, tyro.conf.subcommand("tune")]
     | Annotated[RunRates, tyro.conf.subcommand("rates")]
     | Annotated[Resume, tyro.conf.subcommand("resume")]
     | Annotated[Plot, tyro.conf.subcommand("plot")]

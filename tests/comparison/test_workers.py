@@ -127,8 +127,8 @@ def test_workers_are_for_comparisons_and_devices_for_runs(finished_comparison, t
     for folder, experiment in ((comparison_folder, "compare-goal-position"), (run_folder, "goal-position")):
         RunFolder(folder).write_config({"experiment": experiment, "options": {}})
     for folder, flag, message in (
-        (comparison_folder, "--cpu-devices=2", "is a comparison"),
-        (run_folder, "--jobs=2", "is no comparison"),
+        (comparison_folder, "--cpu-devices=2", "is many runs"),
+        (run_folder, "--jobs=2", "is one run"),
     ):
         with pytest.raises(SystemExit):
             main(["resume", str(folder), flag])

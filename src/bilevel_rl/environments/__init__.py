@@ -1,5 +1,6 @@
 """What the follower lives in."""
 
 from bilevel_rl.environments._toy_text import gymnasium_reward as gymnasium_reward
+from bilevel_rl.environments.contexts import Contexts as Contexts
 from bilevel_rl.environments.driven import DrivenMDP as DrivenMDP
 from bilevel_rl.environments.tabular import TabularMDP as TabularMDP

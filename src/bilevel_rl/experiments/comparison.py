@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from bilevel_rl.comparison.cells import Cell, seconds_of_loop
 from bilevel_rl.comparison.workers import run_cells
 from bilevel_rl.experiments.goal_placement import GoalPlacementOptions
 from bilevel_rl.experiments.goal_position import GoalPositionOptions
+from bilevel_rl.experiments.settings import check_search
 from bilevel_rl.methods import METHODS
 from bilevel_rl.results import RunFolder
 
@@ -48,17 +48,8 @@ class ComparisonSettings:
             raise ValueError(f"--methods does not know {', '.join(unknown)}; it knows {', '.join(METHODS)}")
         if not self.methods or len(set(self.methods)) < len(self.methods):
             raise ValueError(f"--methods must name at least one method, and none twice, got {self.methods}")
-        if not (self.budget >= 1 and math.isfinite(self.budget) and self.budget == int(self.budget)):
-            raise ValueError(f"--budget must be a positive number of transitions, got {self.budget:g}")
-        for name in ("num_seeds", "trials", "tuning_seeds", "num_log_points"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"--seed must lie in 0..{2**32 - 1}, got {self.seed}")
-        if not 0 < self.evaluation_entropy_weight < math.inf:
-            raise ValueError(
-                f"--evaluation-entropy-weight must be finite and positive, got {self.evaluation_entropy_weight}"
-            )
+        counts = {name: getattr(self, name) for name in ("num_seeds", "trials", "tuning_seeds", "num_log_points")}
+        check_search(self.budget, self.seed, self.evaluation_entropy_weight, counts)
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,9 @@ class RewardLearning(abc.ABC):
 class TargetVisitation(RewardLearning):
     """Write a reward that makes the follower spend its time as a map says (half a minute)."""
 
+    schedule: ScheduleSettings = field(
+        default_factory=lambda: ScheduleSettings(schedule="constant-entropy", upper=3e-5, penalty=0.1)
+    )
     size: int = 6
     """cells along a side of the grid"""
     slip: float = 0.1

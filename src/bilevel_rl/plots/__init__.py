@@ -38,4 +38,9 @@ from bilevel_rl.plots.tables import (
     read_curves as read_curves,
     summarize_samples as summarize_samples,
 )
+from bilevel_rl.plots.tuning import (
+    draw_tuning as draw_tuning,
+    summarize_tuning as summarize_tuning,
+    write_trials as write_trials,
+)
 from bilevel_rl.plots.wind_design import draw_wind_design as draw_wind_design

@@ -6,6 +6,7 @@ import numpy as np
 from bilevel_rl.problems.grid import Cell, Grid
 from bilevel_rl.problems.problem import BilevelProblem
 from bilevel_rl.problems.upper_objectives import OccupancyCost
+from bilevel_rl.projections import Box
 
 
 def goal_position(
@@ -66,6 +67,6 @@ def goal_position(
             cost_bound=farthest / size**2,
         ),
         initial_x=np.asarray(initial_x, float),
-        project=lambda x: jnp.clip(x, 0.0, size - 1.0),
+        project=Box(0.0, size - 1.0),
         reward_bound=1.0,
     )

@@ -22,6 +22,7 @@ from bilevel_rl.problems.upper_objectives import (
     TrajectoryLoss,
     UpperObjective,
 )
+from bilevel_rl.projections import Box
 
 FLOOR = 1e-3
 """Share of the time that counts as never, so that the divergence of a visitation stays finite."""
@@ -205,7 +206,7 @@ def _with_reward_of_cells(
         reward=reward,
         upper=dataclasses.replace(upper, regularizer=spending),
         initial_x=np.zeros(grid.num_cells),
-        project=lambda x: jnp.clip(x, -1.0, 1.0),
+        project=Box(-1.0, 1.0),
         reward_bound=1.0,
         entropy_weight=entropy_weight,
     )

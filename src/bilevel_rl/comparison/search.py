@@ -1,0 +1,114 @@
+"""Search with Optuna: what is tried next is proposed from what has been tried, batch after batch.
+
+The proposals are those of tree-structured Parzen estimators (Bergstra et al., NeurIPS 2011), of all parameters jointly.
+Each is a function of the seed, the trial's number and the trials before it, so that neither the workers nor a kill
+change them. The study lies in `study.log` of the run folder, where Optuna's own tools can read it.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bilevel_rl.comparison import tuning
+from bilevel_rl.comparison.cells import Cell
+from bilevel_rl.comparison.workers import run_cells
+from bilevel_rl.methods import Method, Parameters
+
+if TYPE_CHECKING:
+    import optuna
+
+SIGNIFICANT_DIGITS = 4
+"""Of every number that is tried: what is found can be typed."""
+
+
+def check_installed():
+    """Raises `ModuleNotFoundError` where Optuna is not installed."""
+    if importlib.util.find_spec("optuna") is None:
+        raise ModuleNotFoundError(
+            "the search needs the package optuna, which is not installed: pip install 'bilevel-rl[tune]'", name="optuna"
+        )
+
+
+def search(
+    path: Path,
+    method: Method,
+    cell: Callable[[int, Parameters], Cell],
+    *,
+    num_trials: int,
+    batch_size: int,
+    seed: int,
+    progress: bool,
+) -> list[Cell]:
+    """Runs the trials that the study does not hold yet, in the workers of `Workers.connected`; returns all cells.
+
+    Args:
+        path: of the study's file; made if it does not exist.
+        method: what is tuned.
+        cell: number and parameters of a trial → its cell.
+        num_trials: in total.
+        batch_size: trials that are proposed together, before any of them has run. In the file a batch ends when all of
+            its cells have.
+        seed: of the proposals.
+        progress: show a bar for each batch.
+
+    Raises:
+        ModuleNotFoundError: Optuna is not installed.
+    """
+    check_installed()
+    study, cells = _open(path), []
+    for first in range(0, num_trials, batch_size):
+        batch = range(first, min(first + batch_size, num_trials))
+        new = [cell(number, _parameters(study, method, seed, number)) for number in batch]
+        run_cells(new, f"trials {first}–{batch[-1]} of {num_trials}", progress=progress)
+        for number, finished in zip(batch, new, strict=True):
+            study.tell(number, tuning.score(finished), skip_if_finished=True)
+        cells += new
+    return cells
+
+
+def _open(path: Path) -> "optuna.Study":
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if path.exists():
+        # A kill may have torn the last line; Optuna would append to it.
+        whole, _, torn = path.read_bytes().rpartition(b"\n")
+        if torn:
+            path.write_bytes(whole + b"\n" if whole else b"")
+    storage = JournalStorage(JournalFileBackend(str(path)))
+    return optuna.create_study(study_name="tuning", storage=storage, direction="minimize", load_if_exists=True)
+
+
+def _parameters(study: "optuna.Study", method: Method, seed: int, number: int) -> Parameters:
+    """The parameters of a trial, which the study gets to know if it does not."""
+    import optuna
+    from optuna.trial import TrialState, create_trial
+
+    known = study.get_trials(deepcopy=False)
+    if number < len(known):
+        return known[number].params
+    distributions = _distributions(method)
+    # Asked of a copy: a trial enters the file with all of its parameters at once, or not at all.
+    own_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    copy = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=own_seed), direction="minimize")
+    copy.add_trials(known)
+    proposed = copy.ask(distributions).params
+    parameters = {
+        name: float(f"{value:.{SIGNIFICANT_DIGITS}g}") if name in method.ranges else value
+        for name, value in proposed.items()
+    }
+    study.add_trial(create_trial(state=TrialState.RUNNING, params=parameters, distributions=distributions))
+    return parameters
+
+
+def _distributions(method: Method) -> "dict[str, optuna.distributions.BaseDistribution]":
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    ranges = {name: FloatDistribution(low, high, log=True) for name, (low, high) in method.ranges.items()}
+    choices = {name: CategoricalDistribution(values) for name, values in method.choices.items()}
+    return {**ranges, **choices}
