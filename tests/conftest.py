@@ -1,4 +1,4 @@
-"""Compiled programs of the command line are shared by the processes of a test session, and not kept."""
+"""Compiled programs are shared by the tests and processes of a session, and not kept."""
 
 import os
 import tempfile
@@ -6,6 +6,9 @@ import tempfile
 import pytest
 
 os.environ.setdefault("XDG_CACHE_HOME", tempfile.mkdtemp(prefix="bilevel-rl-tests-"))
+# Tests define their functions anew, and would compile the same program as often.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(os.environ["XDG_CACHE_HOME"], "programs"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,17 @@ ARGUMENTS = {
         *("--size", "3", "--goal", "0", "2", "--target", "2", "0", "--walls"),
         *("--evaluation-entropy-weight", "0.01", *FEW),
     ],
+    "target-visitation": [
+        *("--size", "3", "--wells", "2", "0", "0", "1", "--evaluation-entropy-weight", "0.01", *FEW),
+    ],
+    "inverse-rl": [
+        *("--size", "3", "--likes", "2", "2", "--dislikes", "1", "1", "--num-demonstrations", "9"),
+        *("--evaluation-entropy-weight", "0.01", *FEW),
+    ],
+    "preferences": [
+        *("--size", "2", "--likes", "1", "1", "--dislikes", "0", "1", "--num-steps", "2"),
+        *("--evaluation-entropy-weight", "0.01", *FEW),
+    ],
     "rates": [*FEW[:-1], "20", "--num-inner-steps", "20"],
     "four-rooms": ["--entropy-weights", "0.005", "--betas", "3", "2", "--anneal-from", "1", "1.5", *FEW],
     "ablations": ["--study", "little-entropy", *FEW],
@@ -57,6 +68,9 @@ OPTIONS = {
     "entropy-schedules": {"entropy_weight": 1.0, "installation_cost": 0.3},
     "coupling": {"size": 3, "target": [2.0, 0.0], "initial_x": [0.0, 2.0]},
     "wind-design": {"size": 3, "goal": [0, 2], "target": [2, 0], "walls": []},
+    "target-visitation": {"size": 3, "wells": [[2, 0], [0, 1]], "shares": [2.0, 1.0]},
+    "inverse-rl": {"size": 3, "likes": [[2, 2]], "num_demonstrations": 9},
+    "preferences": {"size": 2, "num_steps": 2, "num_offline": 30},
     "rates": {"entropy_weight": 0.1, "num_inner_steps": 20},
     "four-rooms": {"entropy_weights": [0.005], "betas": [3.0, 2.0], "anneal_from": [1.0, 1.5], "first_step": 6.0},
     "ablations": {"study": "little-entropy"},
@@ -67,6 +81,9 @@ FIGURES = {
     "entropy-schedules": ("trade_off",),
     "coupling": ("coupling",),
     "wind-design": ("learning_curves", "residuals", "step_sizes", "wind"),
+    "target-visitation": ("learning_curves", "maps", "residuals", "step_sizes"),
+    "inverse-rl": ("learning_curves", "maps", "residuals", "step_sizes"),
+    "preferences": ("learning_curves", "maps", "residuals", "step_sizes"),
     "rates": ("rates",),
     "four-rooms": ("comparison", "four_rooms"),
     "ablations": ("ablation",),
@@ -78,6 +95,9 @@ ARRAYS = {
     "coupling": "coupling.npz",
     "four-rooms": "four_rooms.npz",
     "wind-design": "wind.npz",
+    "target-visitation": "reward_learning.npz",
+    "inverse-rl": "reward_learning.npz",
+    "preferences": "reward_learning.npz",
     "rates": "rates.npz",
     "ablations": "reference.npz",
 }
@@ -291,6 +311,14 @@ def test_stopped_seeds_are_reported(tmp_path, monkeypatch):
 # Bad input.
 
 BAD_OPTIONS = [
+    ("target-visitation", ("--shares", "1"), "--shares must be as many as --wells, 2, got 1"),
+    (
+        "target-visitation",
+        ("--wells", "9", "0", "1", "4"),
+        r"wells must be \(row, col\) with both in 0..5, got \(9, 0\)",
+    ),
+    ("inverse-rl", ("--num-demonstrations", "0"), "--num-demonstrations must be at least 1, got 0"),
+    ("preferences", ("--num-steps", "9"), "--num-steps must leave few enough trajectories to be counted"),
     ("goal-position", ["--num-seeds", "0"], "num_seeds must be at least 1, got 0"),
     ("goal-position", ["--num-iterations", "0"], "num_iterations must be at least 1, got 0"),
     ("goal-position", ["--log-every", "-3"], "log_every must be at least 1, got -3"),

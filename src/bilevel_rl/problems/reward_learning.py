@@ -103,8 +103,8 @@ def inverse_rl(
     Example:
         >>> import numpy as np, bilevel_rl as brl
         >>> problem = brl.problems.inverse_rl(states=[0, 1], actions=[1, 1], size=3)
-        >>> round(float(brl.exact.hyper_objective(problem, np.zeros(9), entropy_weight=0.1)), 6) == round(np.log(5), 6)
-        True
+        >>> print(f"{brl.exact.hyper_objective(problem, np.zeros(9), entropy_weight=0.1):.6f}")
+        1.609438
     """
     grid = Grid(size, slip, walls)
     return _with_reward_of_cells(grid, None, discount, price, PolicyLoss(states, actions), entropy_weight)
