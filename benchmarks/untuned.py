@@ -24,7 +24,6 @@ from bilevel_rl.problems import BilevelProblem
 from bilevel_rl.schedules import StepSizes
 
 SOLVED = 0.05
-NUM_LOG_POINTS = 40
 
 
 class Case(NamedTuple):
@@ -48,11 +47,11 @@ def goal_position(size: int = 10, installation_cost: float = 0.0) -> BilevelProb
 
 
 def descended(problem: BilevelProblem, entropy_weight: float) -> float:
-    """Exact descent from the cell of least cost and from the start."""
+    """Exact descent from the cell of least cost."""
     size = int(problem.environment.num_states**0.5)
     costs = problem.costs(problem.initial_x, np.arange(size**2), np.zeros(size**2, int))
-    starts = [np.array(divmod(int(np.argmin(costs)), size), float), problem.initial_x]
-    return exact.solve(problem, entropy_weight=entropy_weight, starts=starts, max_iterations=50).objective
+    start = np.array(divmod(int(np.argmin(costs)), size), float)
+    return exact.solve(problem, entropy_weight=entropy_weight, starts=[start], max_iterations=30).objective
 
 
 def enumerated(problem: BilevelProblem, entropy_weight: float) -> float:
@@ -91,7 +90,7 @@ def measure(case: Case, coupled: bool, arguments: argparse.Namespace) -> str:
     optimum = case.optimum(problem, case.entropy_weight)
     algorithm = brl.untuned(problem, coupled=coupled)
     num_iterations = arguments.transitions // algorithm.num_transitions_per_iteration
-    log_every = -(-num_iterations // NUM_LOG_POINTS)
+    log_every = -(-num_iterations // arguments.log_points)
     options = {"evaluation_entropy_weight": case.entropy_weight, "progress": False}
     begin = time.perf_counter()
     result = brl.run(algorithm, jax.random.key(arguments.seed), arguments.seeds, num_iterations, log_every, **options)
@@ -102,11 +101,12 @@ def measure(case: Case, coupled: bool, arguments: argparse.Namespace) -> str:
     is_solved = shares <= SOLVED
     # The log points from which on a seed is never above the limit again.
     first = len(shares) - np.cumprod(is_solved[::-1], axis=0).sum(0)
-    reached = [f"{transitions[i] / 1e6:.1f}" if i < len(shares) else "never" for i in (first.max(), np.median(first))]
+    reached = np.append(transitions / 1e6, np.inf)[first]
+    millions = [f"{value:.1f}" if np.isfinite(value) else "never" for value in (np.median(reached), reached.max())]
     percent = [f"{100 * value:.2f} %" for value in (shares[-1].max(), np.median(shares[-1]))]
     return (
         f"{'coupled' if coupled else 'independent'} | {optimum:.4f} | {gaps[0].mean():.4f} | {percent[0]} | "
-        f"{percent[1]} | {is_solved[-1].sum()} of {arguments.seeds} | {reached[1]} | {reached[0]} | {seconds:.0f}"
+        f"{percent[1]} | {is_solved[-1].sum()} of {arguments.seeds} | {millions[0]} | {millions[1]} | {seconds:.0f}"
     )
 
 
@@ -116,6 +116,7 @@ def main():
     parser.add_argument("--chains", nargs="+", choices=("coupled", "independent"), default=["coupled", "independent"])
     parser.add_argument("--transitions", type=int, default=4_000_000, help="of every seed")
     parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--log-points", type=int, default=40, help="exact measurements of each run")
     parser.add_argument("--seed", type=int, default=0, help="root of all randomness")
     arguments = parser.parse_args()
     compiler.fuse_small_loops(None)

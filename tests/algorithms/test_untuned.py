@@ -12,6 +12,7 @@ import pytest
 import bilevel_rl as brl
 from bilevel_rl.algorithms.untuned import untuned_step_sizes
 from bilevel_rl.problems import BilevelProblem, OccupancyCost, ProblemScales, goal_position, measure_scales
+from bilevel_rl.schedules import ScheduleWarning
 from garnets import random_problem
 from mean_steps import one_draw
 
@@ -90,7 +91,7 @@ def test_steps_that_are_not_derived_from_the_problem_depend_on_its_units(problem
     sizes = untuned_step_sizes(problem, 4, measure_scales(problem))
     for unit in ("reward", "cost", "x"):
         other = rescaled(problem, **{unit: 4.0})
-        with warnings.catch_warnings(action="ignore", category=brl.schedules.ScheduleWarning):
+        with warnings.catch_warnings(action="ignore", category=ScheduleWarning):
             wrong = dataclasses.replace(brl.untuned(other, 4), step_sizes=sizes)
         own, others = end(problem), _iterate(wrong, jax.random.key(0))
         assert not np.allclose(others.x / (4.0 if unit == "x" else 1.0), own.x, rtol=1e-3), unit
