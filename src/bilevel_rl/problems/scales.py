@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, Float, Int
 
 from bilevel_rl.problems.problem import BilevelProblem
 
@@ -56,7 +56,8 @@ def measure_scales(problem: BilevelProblem) -> ProblemScales:
     reward = _scale("reward_bound", problem.reward_bound, problem.rewards(x, states, actions))
     cost = _scale("upper.cost_bound", problem.upper.cost_bound, problem.costs(x, states, actions))
     directions = np.random.default_rng(0).normal(size=(NUM_DIRECTIONS, ravel_pytree(x)[0].size))
-    slope, bend = (float(value) for value in _bends(problem, states, actions, np.float64(reward), directions))
+    arrays = (jnp.asarray(array) for array in (states, actions, reward, directions))
+    slope, bend = (float(value) for value in _bends(problem, *arrays))
     if not (0 < slope < float("inf") and bend < float("inf")):
         raise ValueError(
             f"initial_x must be a point where rewards or dynamics change with x, got a mean slope of {slope}; start "
@@ -88,17 +89,18 @@ def _bends(
     problem: BilevelProblem,
     states: Array,
     actions: Array,
-    reward: Float[ArrayLike, ""],
+    reward: Float[Array, ""],
     directions: Float[Array, "directions d"],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """D and K."""
     x, unravel = ravel_pytree(jax.tree.map(jnp.asarray, problem.initial_x))
 
     def tables(x: Array) -> Float[Array, "pairs columns"]:
-        columns = [problem.rewards(unravel(x), states, actions)[:, None] / reward]
-        if problem.outcome_probabilities is not None:
-            columns.append(jax.vmap(lambda s, a: problem.outcome_probabilities(unravel(x), s, a))(states, actions))
-        return jnp.concatenate(columns, axis=1)
+        rewards = problem.rewards(unravel(x), states, actions)[:, None] / reward
+        if (outcomes := problem.outcome_probabilities) is None:
+            return rewards
+        chances = jax.vmap(lambda s, a: jnp.asarray(outcomes(unravel(x), s, a)))(states, actions)
+        return jnp.concatenate([rewards, chances], axis=1)
 
     def squares(direction: Array) -> tuple[Array, Array]:
         def slope(x: Array) -> Array:
