@@ -52,7 +52,7 @@ def small_algorithm(*, cost_edge=np.inf, slope_edge=np.inf, upper=0.05, num_chai
     problem = random_problem(seed=3, num_states=4, num_actions=2, num_successors=2, discount=discount)
     cost = NanBeyond(problem.upper.cost, np.asarray(cost_edge, float))
     regularizer = SteepBeyond(problem.upper.regularizer, np.asarray(slope_edge, float))
-    problem = dataclasses.replace(problem, upper=OccupancyCost(cost, regularizer, cost_bound=2.0))
+    problem = dataclasses.replace(problem, upper=OccupancyCost(cost, regularizer=regularizer, cost_bound=2.0))
     step_sizes = StepSizes.decaying(upper=upper, actor=0.5, critic=1.0, offset=400.0)
     return SingleLoopActorCritic(problem, step_sizes, num_chains)
 

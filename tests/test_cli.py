@@ -19,7 +19,14 @@ import pytest
 from bilevel_rl import RunResult, SingleLoopActorCritic, StepSizes, exact, problems, run
 from bilevel_rl.cli import main
 from bilevel_rl.commands import EXPERIMENTS
-from bilevel_rl.experiments import ablations, entropy_schedules, four_rooms, goal_placement, goal_position
+from bilevel_rl.experiments import (
+    ablations,
+    entropy_schedules,
+    four_rooms,
+    goal_placement,
+    goal_position,
+    reward_learning,
+)
 from bilevel_rl.experiments.settings import RunSettings, ScheduleSettings, from_json, to_json
 from bilevel_rl.results import RunFolder
 
@@ -47,13 +54,6 @@ ARGUMENTS = {
         *("--size", "3", "--goal", "0", "2", "--target", "2", "0", "--walls"),
         *("--evaluation-entropy-weight", "0.01", *FEW),
     ],
-    "target-visitation": [
-        *("--size", "3", "--wells", "2", "0", "0", "1", "--evaluation-entropy-weight", "0.01", *FEW),
-    ],
-    "inverse-rl": [
-        *("--size", "3", "--likes", "2", "2", "--dislikes", "1", "1", "--num-demonstrations", "9"),
-        *("--evaluation-entropy-weight", "0.01", *FEW),
-    ],
     "preferences": [
         *("--size", "2", "--likes", "1", "1", "--dislikes", "0", "1", "--num-steps", "2"),
         *("--evaluation-entropy-weight", "0.01", *FEW),
@@ -68,8 +68,6 @@ OPTIONS = {
     "entropy-schedules": {"entropy_weight": 1.0, "installation_cost": 0.3},
     "coupling": {"size": 3, "target": [2.0, 0.0], "initial_x": [0.0, 2.0]},
     "wind-design": {"size": 3, "goal": [0, 2], "target": [2, 0], "walls": []},
-    "target-visitation": {"size": 3, "wells": [[2, 0], [0, 1]], "shares": [2.0, 1.0]},
-    "inverse-rl": {"size": 3, "likes": [[2, 2]], "num_demonstrations": 9},
     "preferences": {"size": 2, "num_steps": 2, "num_offline": 30},
     "rates": {"entropy_weight": 0.1, "num_inner_steps": 20},
     "four-rooms": {"entropy_weights": [0.005], "betas": [3.0, 2.0], "anneal_from": [1.0, 1.5], "first_step": 6.0},
@@ -81,8 +79,6 @@ FIGURES = {
     "entropy-schedules": ("trade_off",),
     "coupling": ("coupling",),
     "wind-design": ("learning_curves", "residuals", "step_sizes", "wind"),
-    "target-visitation": ("learning_curves", "maps", "residuals", "step_sizes"),
-    "inverse-rl": ("learning_curves", "maps", "residuals", "step_sizes"),
     "preferences": ("learning_curves", "maps", "residuals", "step_sizes"),
     "rates": ("rates",),
     "four-rooms": ("comparison", "four_rooms"),
@@ -95,8 +91,6 @@ ARRAYS = {
     "coupling": "coupling.npz",
     "four-rooms": "four_rooms.npz",
     "wind-design": "wind.npz",
-    "target-visitation": "reward_learning.npz",
-    "inverse-rl": "reward_learning.npz",
     "preferences": "reward_learning.npz",
     "rates": "rates.npz",
     "ablations": "reference.npz",
@@ -111,6 +105,8 @@ LOG_POINTS = {
 }
 """Of experiments with several runs: subfolder to iterations."""
 TABLES = {"four-rooms": {"table.md"}}
+NOT_RUN_HERE = {"happy-tweets", "inverse-rl", "target-visitation"}
+"""The first is in tests/lm; the others are `preferences` with another objective, built below."""
 RUN_FILES = {"run.json", "environment.json", "metrics.csv", "timing.csv", "divergences.json", "checkpoints"}
 
 
@@ -134,7 +130,7 @@ def entries_of(path):
     return {entry.name for entry in path.iterdir()}
 
 
-@pytest.fixture(scope="module", params=sorted(set(EXPERIMENTS) - {"happy-tweets"}))  # that one is in tests/lm
+@pytest.fixture(scope="module", params=sorted(set(EXPERIMENTS) - NOT_RUN_HERE))
 def finished(request, tmp_path_factory):
     """Name, folder and output of a finished run. To be copied, not to be changed."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
@@ -171,6 +167,16 @@ def test_run_writes_config_tables_arrays_and_figures(finished):
         assert [(row["num_iterations"], row["seed"]) for row in rows] == [(k, i) for k in iterations for i in (0, 1)]
     own_files = {part.split("/")[0] for part in LOG_POINTS[name]} if name in LOG_POINTS else RUN_FILES
     assert entries_of(folder) == {"config.json", ARRAYS[name], "figures"} | own_files | TABLES.get(name, set())
+
+
+def test_experiments_that_share_their_code_with_another_are_built():
+    inverse = reward_learning.InverseRL(num_demonstrations=500)
+    states, _ = inverse.demonstrations()
+    shares = np.bincount(states, minlength=36) / 500
+    assert np.all(np.abs(shares - inverse.wanted()) < 4 * np.sqrt(inverse.wanted() / 500) + 0.002)
+    for config in (inverse, reward_learning.TargetVisitation(walls=((2, 2),))):
+        assert config.algorithm().num_transitions_per_iteration == 32
+        assert config.wanted().sum() == pytest.approx(1)
 
 
 def test_run_keeps_its_options(finished):
@@ -315,7 +321,7 @@ BAD_OPTIONS = [
     (
         "target-visitation",
         ("--wells", "9", "0", "1", "4"),
-        r"wells must be \(row, col\) with both in 0..5, got \(9, 0\)",
+        "wells must be (row, col) with both in 0..5, got (9, 0)",
     ),
     ("inverse-rl", ("--num-demonstrations", "0"), "--num-demonstrations must be at least 1, got 0"),
     ("preferences", ("--num-steps", "9"), "--num-steps must leave few enough trajectories to be counted"),

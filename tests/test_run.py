@@ -412,7 +412,7 @@ def test_the_state_kept_is_on_the_path_also_where_a_seed_alone_rounds_differentl
     problem = BilevelProblem(
         small_algorithm().problem.environment,
         reward=lambda x, s, a: jnp.tanh(jnp.asarray(mixing)[s + a] @ x),
-        upper=OccupancyCost(lambda x, s, a: -jnp.sin(x[s]), slope, cost_bound=1.0),
+        upper=OccupancyCost(lambda x, s, a: -jnp.sin(x[s]), regularizer=slope, cost_bound=1.0),
         initial_x=0.1 * rng.normal(size=64),
         reward_bound=1.0,
     )

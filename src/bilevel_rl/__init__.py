@@ -5,7 +5,11 @@ from bilevel_rl.compiler import fuse_small_loops
 fuse_small_loops()  # Before anything below compiles.
 
 from bilevel_rl import exact as exact, problems as problems, projections as projections  # noqa: E402
-from bilevel_rl.algorithms import Exact as Exact, SingleLoopActorCritic as SingleLoopActorCritic  # noqa: E402
+from bilevel_rl.algorithms import (  # noqa: E402
+    Exact as Exact,
+    SingleLoopActorCritic as SingleLoopActorCritic,
+    untuned as untuned,
+)
 from bilevel_rl.environments import Contexts as Contexts, TabularMDP as TabularMDP  # noqa: E402
 from bilevel_rl.problems import BilevelProblem as BilevelProblem, OccupancyCost as OccupancyCost  # noqa: E402
 from bilevel_rl.run import RunResult as RunResult, run as run  # noqa: E402

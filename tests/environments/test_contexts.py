@@ -51,7 +51,7 @@ def union(separate, contexts):
         reward=ByContext(contexts, [problem.reward for problem in separate]),
         upper=OccupancyCost(
             ByContext(contexts, [problem.upper.cost for problem in separate]),
-            Mean([problem.upper.regularizer for problem in separate]),
+            regularizer=Mean([problem.upper.regularizer for problem in separate]),
             cost_bound=2.0,
         ),
         initial_x=separate[0].initial_x,

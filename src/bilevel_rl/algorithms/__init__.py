@@ -13,4 +13,5 @@ from bilevel_rl.algorithms.sampled import State as State
 from bilevel_rl.algorithms.single_loop import SingleLoopActorCritic as SingleLoopActorCritic
 from bilevel_rl.algorithms.sobirl import SoBiRL as SoBiRL
 from bilevel_rl.algorithms.sobirl_model_based import SoBiRLModelBased as SoBiRLModelBased
+from bilevel_rl.algorithms.untuned import untuned as untuned
 from bilevel_rl.algorithms.upper_steps import UpperSteps as UpperSteps

@@ -17,6 +17,9 @@ from bilevel_rl.environments import DrivenMDP, TabularMDP
 from bilevel_rl.policies import TabularActorCritic, over_samples
 from bilevel_rl.schedules import StepSizeValues
 
+FISHER_FLOOR = 0.1
+"""Probabilities by which the natural actor divides are at least this share of the uniform policy's."""
+
 
 class Sample(NamedTuple):
     """One transition of every chain, with what the followers thought of its states when they acted."""
@@ -73,12 +76,14 @@ class ActorCritic(eqx.Module):
         chain_axis: mesh axis whose devices share the chains; None for no sharing.
         coupled: there are two followers, whose chains live on the same random numbers and choose the same action as
             often as their laws allow.
+        natural: the actors take natural gradients, `natural_direction` instead of `direction`.
     """
 
     environment: TabularMDP | DrivenMDP
     num_chains: int = eqx.field(static=True)
     chain_axis: str | None = eqx.field(static=True, default=None)
     coupled: bool = eqx.field(static=True, default=False)
+    natural: bool = eqx.field(static=True, default=False)
 
     @property
     def policy(self) -> TabularActorCritic:
@@ -136,13 +141,14 @@ class ActorCritic(eqx.Module):
         accrues = ~self.environment.is_terminal(sample.states)
         τ, γ = step_size.entropy * accrues, self.environment.discount
         δ = rewards + τ * sample.entropy + γ * sample.next_values - sample.values
+        ascent = natural_direction if self.natural else direction
         clipped_values = jnp.clip(sample.values + step_size.critic * δ, -value_bound, value_bound)
         followers = jax.vmap(self.policy.ascend)(
             followers,
             sample.states,
             step_size.actor
             / self.num_chains
-            * jax.vmap(direction)(δ, sample.actions, sample.policy, sample.log_policy, τ),
+            * jax.vmap(ascent)(δ, sample.actions, sample.policy, sample.log_policy, τ),
             (clipped_values - sample.values) / self.num_chains,
         )  # (A), (C)
         return followers, δ
@@ -238,3 +244,26 @@ def direction(
     mean_log_policy = jnp.sum(policy * log_policy, axis=-1, keepdims=True)
     entropy_gradient = -policy * (log_policy - mean_log_policy)
     return δ[:, None] * score + τ[:, None] * entropy_gradient
+
+
+@over_samples
+def natural_direction(
+    δ: Float[Array, " B"],
+    a: Int[Array, " B"],
+    policy: Float[Array, "B A"],
+    log_policy: Float[Array, "B A"],
+    τ: Float[Array, " B"],
+) -> Float[Array, "B A"]:
+    """The pseudo-inverse of the softmax's Fisher matrix diag(π) − ππᵀ times `direction`, with a floor under π.
+
+    The matrix maps v to π (v − π·v), so a row g that sums to 0 comes from v = g / π, less its mean. But for constants
+    that is δ 1_a / π(a) − τ log π, in the mean Q(s, ·) − τ log π: mirror descent. The variance of δ / π(a) has no
+    bound; with the floor ε under the denominators its second moment is at most δ² / ε. The mean is then the gradient
+    times another positive diagonal: still an ascent direction, which still vanishes at the soft-optimal policy alone,
+    but actions rarer than ε catch up more slowly than by the natural gradient.
+
+    Source: Kakade, "A natural policy gradient", NeurIPS 2001.
+    """
+    floor = FISHER_FLOOR / policy.shape[-1]
+    ascent = direction(δ, a, policy, log_policy, τ) / jnp.maximum(policy, floor)
+    return ascent - jnp.mean(ascent, axis=-1, keepdims=True)

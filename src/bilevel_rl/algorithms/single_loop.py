@@ -24,7 +24,7 @@ Deviations from the paper:
 4. Terminal states accrue neither reward, cost nor entropy, as in the environment.
 5. The dynamics may depend on x; each ∇_x r then has γ ∇_x log P_x(s'|s,a) V(s') beside it (docs/method.md, section 5).
 
-Options that go past the paper (docs/method.md, section 5): `coupled`, `expects_actions`, `upper_steps`.
+Options that go past the paper (docs/method.md, section 5): `coupled`, `expects_actions`, `natural`, `upper_steps`.
 """
 
 import dataclasses
@@ -66,6 +66,8 @@ class SingleLoopActorCritic(SampledAlgorithm):
         coupled: both followers' chains live on the same random numbers (start, transition, restart) and choose the same
             action as often as they can. Each has its own law as before; while they coincide, their parts of (U) cancel.
         expects_actions: ∇_x r and ∇_x c in (U) are means over the policies' actions, not those of one action.
+        natural: the actors take natural gradients, which do not fade where a policy is nearly certain. A step is about
+            |A| times as long as a plain one, so `actor` is better smaller by that factor.
         upper_steps: how the estimates of (U) become steps of x; the paper's by default.
 
     The other attributes, and the errors, are those of `SampledAlgorithm`.
@@ -85,6 +87,7 @@ class SingleLoopActorCritic(SampledAlgorithm):
 
     coupled: bool = eqx.field(static=True, default=False, kw_only=True)
     expects_actions: bool = eqx.field(static=True, default=False, kw_only=True)
+    natural: bool = eqx.field(static=True, default=False, kw_only=True)
     upper_steps: UpperSteps = eqx.field(default_factory=UpperSteps, kw_only=True)
 
     def __check_init__(self):
@@ -100,7 +103,7 @@ class SingleLoopActorCritic(SampledAlgorithm):
     @property
     def actor_critic(self) -> ActorCritic:
         """How the followers act and learn."""
-        return dataclasses.replace(super().actor_critic, coupled=self.coupled)
+        return dataclasses.replace(super().actor_critic, coupled=self.coupled, natural=self.natural)
 
     def init(self, key: Array) -> State:
         """As `SampledAlgorithm.init`; coupled chains start in the same states."""

@@ -10,6 +10,7 @@ from bilevel_rl.problems.reward_learning import (
     preference_learning as preference_learning,
     target_visitation as target_visitation,
 )
+from bilevel_rl.problems.scales import ProblemScales as ProblemScales, measure_scales as measure_scales
 from bilevel_rl.problems.shared_goal import shared_goal as shared_goal
 from bilevel_rl.problems.upper_objectives import (
     OccupancyCost as OccupancyCost,

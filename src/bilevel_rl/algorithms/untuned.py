@@ -1,0 +1,94 @@
+"""The single loop with steps that are worked out from the problem: nothing is left to tune.
+
+| sequence  | initial value          | unit          | why                                                            |
+|-----------|------------------------|---------------|----------------------------------------------------------------|
+| τ entropy | R / 10                 | reward        | entropy is added to rewards, step by step: no 1 / (1 − γ)      |
+| w penalty | 4 τ / C                | reward / cost | logits of π^L and π* then differ by 4 A_c / C                  |
+| β critic  | B' / 4                 | 1             | a quarter of the way to the target, per visit                  |
+| α actor   | B' / (160 τ A)         | 1 / reward    | logits are values over τ; natural steps are about A as long    |
+| ζ upper   | 30 X / offset          | x             | Adam's directions are at most 1: at most 30 X in the offset    |
+| offset    | 640 S A / B iterations | 1             | 640 visits of every pair, were they even                       |
+
+R, C and X are the problem's scales (`problems.measure_scales`), B' = min(B, S). The exponents are the paper's. A
+follower with an entropy weight λ of its own keeps it: τ = λ throughout.
+
+The form is what units leave: rewards times c_r, costs times c_c and x times c_x give the same policies at every
+iteration, and c_x times the same x. docs/untuned.md says how the six numbers were found, and how well they do.
+"""
+
+import warnings
+
+import optax
+
+from bilevel_rl.algorithms.single_loop import SingleLoopActorCritic
+from bilevel_rl.algorithms.upper_steps import UpperSteps
+from bilevel_rl.problems import BilevelProblem, ProblemScales, measure_scales
+from bilevel_rl.schedules import ScheduleWarning, StepSizes
+
+ENTROPY_SHARE = 0.1
+PENALTY_OVER_ENTROPY = 4.0
+CRITIC_STEP_PER_VISIT = 1 / 4
+ACTOR_STEP_PER_VISIT = 1 / 160
+UPPER_DISTANCE = 30.0
+VISITS = 640.0
+AVERAGING = 3.0
+EXPONENTS = (9 / 10, 1 / 2, 1 / 2, 3 / 20, 1 / 20)
+
+ADAM = optax.adam(1.0, eps=1e-18)
+"""Blind to the gradient's unit: the offset is only for gradients whose squares single precision rounds to 0."""
+
+
+def untuned(
+    problem: BilevelProblem, num_chains: int = 16, *, coupled: bool = True, scales: ProblemScales | None = None
+) -> SingleLoopActorCritic:
+    """A single loop for a problem, with no step size to choose: natural actors, Adam on x, averaged iterates.
+
+    Args:
+        problem: what is solved. Give it bounds of reward and cost, so that their scales need not be measured at x_0.
+        num_chains: B. It changes how many iterations a number of transitions is, not what they do, while B ≤ S.
+        coupled: both followers' chains live on the same random numbers.
+        scales: the problem's units, where `measure_scales` cannot know them.
+
+    Raises:
+        ValueError: a scale is not finite and positive, or cannot be measured; or as `SingleLoopActorCritic`.
+
+    Example:
+        >>> import bilevel_rl as brl
+        >>> algorithm = brl.untuned(brl.problems.goal_position())
+        >>> round(float(algorithm.step_sizes(0).entropy), 6), round(float(algorithm.step_sizes(0).penalty), 3)
+        (0.1, 0.471)
+    """
+    if num_chains < 1:
+        raise ValueError(f"num_chains must be at least 1, got {num_chains}")
+    scales = measure_scales(problem) if scales is None else scales
+    for name, scale in scales._asdict().items():
+        if not 0 < scale < float("inf"):
+            raise ValueError(f"scales, {name}, must be finite and positive, got {scale}")
+    with warnings.catch_warnings(action="ignore", category=ScheduleWarning):
+        # "actor <= critic" compares 1 / reward with a pure number; in units of R it holds.
+        return SingleLoopActorCritic(
+            problem,
+            untuned_step_sizes(problem, num_chains, scales),
+            num_chains,
+            coupled=coupled,
+            natural=True,
+            upper_steps=UpperSteps(ADAM, averaging=AVERAGING),
+        )
+
+
+def untuned_step_sizes(problem: BilevelProblem, num_chains: int, scales: ProblemScales) -> StepSizes:
+    """The table above."""
+    num_states, num_actions = problem.environment.num_states, problem.environment.num_actions
+    entropy = ENTROPY_SHARE * scales.reward if problem.entropy_weight is None else problem.entropy_weight
+    offset = VISITS * num_states * num_actions / num_chains
+    # With more chains than states the chains of one state add up in one iteration.
+    visits = min(num_chains, num_states)
+    return StepSizes.decaying(
+        upper=UPPER_DISTANCE * scales.x / offset,
+        actor=ACTOR_STEP_PER_VISIT * visits / (entropy * num_actions),
+        critic=CRITIC_STEP_PER_VISIT * visits,
+        penalty=PENALTY_OVER_ENTROPY * entropy / scales.cost,
+        entropy=entropy,
+        offset=offset,
+        exponents=EXPONENTS if problem.entropy_weight is None else (*EXPONENTS[:-1], 0.0),
+    )
