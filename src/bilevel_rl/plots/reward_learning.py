@@ -28,7 +28,7 @@ def draw_reward_learning(folder: RunFolder):
         for ax, (name, title) in zip(axes, maps.items(), strict=False):
             shares = ax.imshow(data[name].reshape(size, size), vmin=0, vmax=most, cmap=style.placement)
             ax.set_title(title)
-        figure.colorbar(shares, ax=axes[2], label="share of the time", shrink=0.85)
+            figure.colorbar(shares, ax=ax, label="share of the time", shrink=0.85)
         largest = np.abs(data["reward"]).max()
         colours = "RdBu" if style.suffix == ".png" else "Greys"
         rewards = axes[3].imshow(data["reward"].reshape(size, size), vmin=-largest, vmax=largest, cmap=colours)

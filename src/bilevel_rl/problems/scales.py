@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from bilevel_rl.problems.problem import BilevelProblem
 
@@ -66,9 +66,9 @@ def measure_scales(problem: BilevelProblem) -> ProblemScales:
     return ProblemScales(reward, cost, slope / (bend + slope**2))
 
 
-def _scale(name: str, bound: float, values: Array) -> float:
+def _scale(name: str, bound: ArrayLike, values: Array) -> float:
     if np.isfinite(bound):
-        return float(bound)
+        return float(np.asarray(bound))
     largest = float(jnp.max(jnp.abs(values)))
     if not 0 < largest < float("inf"):
         raise ValueError(f"{name} must be finite where the largest value at initial_x is {largest}; give a bound")

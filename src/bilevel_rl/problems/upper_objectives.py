@@ -61,7 +61,7 @@ class UpperObjective(eqx.Module):
         """The same objective, checked and made ready for a problem with this environment and start x."""
 
     @property
-    def step_cost_bound(self) -> float:
+    def step_cost_bound(self) -> Float[ArrayLike, ""]:
         """An upper bound of what the penalized follower pays per step; infinite for none."""
         return 0.0
 
@@ -91,7 +91,7 @@ class OccupancyCost(UpperObjective):
         return jnp.sum(occupancy * costs) + self.regularizer(x)
 
     @property
-    def step_cost_bound(self) -> float:
+    def step_cost_bound(self) -> Float[ArrayLike, ""]:
         """`cost_bound`."""
         return self.cost_bound
 
@@ -128,7 +128,7 @@ class OccupancyFunctional(UpperObjective):
         return jnp.asarray(self.functional(x, occupancy) + self.regularizer(x))
 
     @property
-    def step_cost_bound(self) -> float:
+    def step_cost_bound(self) -> Float[ArrayLike, ""]:
         """`cost_bound`."""
         return self.cost_bound
 
