@@ -5,12 +5,15 @@ BIN := .venv/bin
 
 TORCH ?= torch==2.13.0
 
-.PHONY: run test lm test-lm lint clean
+.PHONY: run test coverage lm test-lm lint clean
 
 run: .venv/.installed
 	$(BIN)/bilevel-rl run $(EXPERIMENT) $(ARGS)
 
 test: .venv/.installed-dev
+	$(BIN)/python -m pytest -n 2 --ignore=tests/lm --ignore=src/bilevel_rl/lm $(ARGS)
+
+coverage: .venv/.installed-dev
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term --ignore=tests/lm --ignore=src/bilevel_rl/lm $(ARGS)
 
 lm: .venv/.installed-lm
