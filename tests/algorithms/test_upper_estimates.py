@@ -102,19 +102,19 @@ def test_the_occupancy_is_tracked_and_its_slope_is_the_cost():
     np.testing.assert_allclose(f.step_costs.reshape(5, 3), costs, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", UPPERS)
-def test_the_penalized_policy_is_learned(kind):
+@pytest.mark.parametrize(("kind", "natural"), [*((kind, False) for kind in UPPERS), ("two trajectories", True)])
+def test_the_penalized_policy_is_learned(kind, natural):
     """x stands still; θᴸ must come close to π^L, which is far from the follower's answer."""
     problem = random_problem(3, upper=upper_objective(kind), discount=0.8)
     with warnings.catch_warnings(action="ignore", category=ScheduleWarning):
         step_sizes = StepSizes(
             upper=PowerDecay(0.0, 0.9),
-            actor=PowerDecay(1.0, 0.8, 1_000.0),
+            actor=PowerDecay(0.3 if natural else 1.0, 0.8, 1_000.0),
             critic=PowerDecay(4.0, 0.8, 1_000.0),
             penalty=PowerDecay(0.8, 0.0),
             entropy=PowerDecay(0.4, 0.0),
         )
-        algorithm = SingleLoopActorCritic(problem, step_sizes, num_chains=64)
+        algorithm = SingleLoopActorCritic(problem, step_sizes, num_chains=64, natural=natural)
 
     def iterate(state, key):
         return algorithm.step(algorithm.draw(key, 1)[0], state)[0], None

@@ -254,16 +254,21 @@ def natural_direction(
     log_policy: Float[Array, "B A"],
     τ: Float[Array, " B"],
 ) -> Float[Array, "B A"]:
-    """The pseudo-inverse of the softmax's Fisher matrix diag(π) − ππᵀ times `direction`, with a floor under π.
+    """`direction`, preconditioned: but for constants δ 1_a / π(a) − τ log π, whose mean is Q(s, ·) − τ log π."""
+    return fisher_preconditioned(direction(δ, a, policy, log_policy, τ), policy)
 
-    The matrix maps v to π (v − π·v), so a row g that sums to 0 comes from v = g / π, less its mean. But for constants
-    that is δ 1_a / π(a) − τ log π, in the mean Q(s, ·) − τ log π: mirror descent. The variance of δ / π(a) has no
-    bound; with the floor ε under the denominators its second moment is at most δ² / ε. The mean is then the gradient
-    times another positive diagonal: still an ascent direction, which still vanishes at the soft-optimal policy alone,
-    but actions rarer than ε catch up more slowly than by the natural gradient.
 
-    Source: Kakade, "A natural policy gradient", NeurIPS 2001.
+def fisher_preconditioned(
+    gradient: Float[Array, "*batch A"], policy: Float[Array, "*batch A"]
+) -> Float[Array, "*batch A"]:
+    """The pseudo-inverse of the softmax's Fisher matrix diag(π) − ππᵀ times a gradient in logits, a floor under π.
+
+    The matrix maps v to π (v − π·v), so a row g that sums to 0 comes from v = g / π, less its mean: mirror descent. The
+    variance of δ / π(a) has no bound; with the floor ε under the denominators its second moment is at most δ² / ε. The
+    mean is then the gradient times another positive diagonal: still an ascent direction, which still vanishes where the
+    gradient does, but actions rarer than ε catch up more slowly than by the natural gradient.
+
+    Sources: docs/method.md, section 5; Kakade, "A natural policy gradient", NeurIPS 2001.
     """
-    floor = FISHER_FLOOR / policy.shape[-1]
-    ascent = direction(δ, a, policy, log_policy, τ) / jnp.maximum(policy, floor)
+    ascent = gradient / jnp.maximum(policy, FISHER_FLOOR / policy.shape[-1])
     return ascent - jnp.mean(ascent, axis=-1, keepdims=True)

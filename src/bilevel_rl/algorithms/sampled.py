@@ -19,7 +19,7 @@ from bilevel_rl.schedules import ScheduleWarning, StepSizes
 
 
 class State(NamedTuple):
-    """What the next iteration needs."""
+    """What the next iteration needs; `visitation` is the estimate of d^{π^L} that an `OccupancyFunctional` asks for."""
 
     num_iterations: Int[Array, ""]
     x: PyTree

@@ -29,7 +29,6 @@ Options that go past the paper (docs/method.md, section 5): `coupled`, `expects_
 
 import dataclasses
 import warnings
-from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -37,21 +36,21 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from bilevel_rl.algorithms.actor_critic import ActorCritic, Info, Sample
+from bilevel_rl.algorithms.actor_critic import ActorCritic, Info, Sample, fisher_preconditioned
 from bilevel_rl.algorithms.sampled import SampledAlgorithm, State, draw_uniforms
 from bilevel_rl.algorithms.upper_estimates import (
     LOWER,
     PENALIZED,
     Samples,
-    UpperEstimate,
     estimate_upper,
     first_visitation,
     num_extra_transitions,
     num_extra_uniforms,
+    of_samples,
 )
 from bilevel_rl.algorithms.upper_steps import UpperSteps
 from bilevel_rl.environments import DrivenMDP
-from bilevel_rl.problems import OccupancyCost, UpperObjective
+from bilevel_rl.problems import UpperObjective
 from bilevel_rl.schedules import ScheduleWarning
 
 
@@ -145,11 +144,12 @@ class SingleLoopActorCritic(SampledAlgorithm):
         def read_penalized(states: Array) -> Array:
             return actor_critic.policy.read(state.followers[PENALIZED], states)[0]
 
-        f = estimate_upper(problem.upper, problem, Samples(state.x, sample, read_penalized, extra, state.visitation, k))
+        samples = Samples(state.x, sample, read_penalized, extra, state.visitation, k, self.expects_actions)
+        f = estimate_upper(problem.upper, problem, samples)
 
         def upper_estimate(x: PyTree) -> Array:
             gains = self._rewards(x, sample) + self._following_values(x, state.x, sample, uniforms)
-            return self._objective(f, x, sample) + (jnp.mean(gains[LOWER]) - jnp.mean(gains[PENALIZED])) / w
+            return f.objective(x) + (jnp.mean(gains[LOWER]) - jnp.mean(gains[PENALIZED])) / w
 
         direction, upper_gradient, upper_memory = self.upper_steps.direction(
             jax.grad(upper_estimate), state.x, state.upper_memory, k
@@ -164,7 +164,7 @@ class SingleLoopActorCritic(SampledAlgorithm):
         followers, δ = actor_critic.learn(  # (A), (C), (AL), (CL)
             state.followers, sample, learned_rewards, step_size, value_bound
         )
-        if f.explicit is not None:  # the part of (AL) that is no cost per step
+        if f.explicit is not None:  # the part of (AL) that is no cost per step (docs/method.md, section 6)
             followers = self._descend(followers, *f.explicit, step_size.actor * w)
         chain_states = actor_critic.restart(sample.next_states, uniforms)
 
@@ -196,27 +196,16 @@ class SingleLoopActorCritic(SampledAlgorithm):
         return state.x if self.upper_steps.averaging is None else state.upper_memory.average
 
     def _rewards(self, x: PyTree, sample: Sample) -> Float[Array, "2 B"]:
-        """r_x of the samples that (U) averages: of the actions taken, or of the mean action."""
-        s, a = sample.states, sample.actions
-        if not self.expects_actions:
-            return self.problem.rewards(x, s, a)
-        return self._over_actions(self.problem.rewards, x, sample)
-
-    def _objective(self, f: UpperEstimate, x: PyTree, sample: Sample) -> Array:
-        """f̂(x); of the mean action where `expects_actions` says so and f is a mean of costs."""
-        if not (self.expects_actions and isinstance(self.problem.upper, OccupancyCost)):
-            return f.objective(x)
-        costs = self._over_actions(self.problem.costs, x, sample)
-        return jnp.mean(costs[PENALIZED]) + self.problem.upper.regularizer(x)
-
-    def _over_actions(self, function: Callable, x: PyTree, sample: Sample) -> Float[Array, "2 B"]:
-        s, a = sample.states[..., None], jnp.arange(self.problem.environment.num_actions)
-        return jnp.sum(sample.policy * function(x, s, a), axis=-1)
+        """r_x of the samples that (U) averages."""
+        return of_samples(self.problem.rewards, x, sample, self.expects_actions)
 
     def _descend(
         self, followers: Float[Array, "2 S columns"], states: Int[Array, " N"], slopes: Float[Array, "N A"], step: Array
     ) -> Float[Array, "2 S columns"]:
-        """θᴸ less `step` times the slopes of f̂ in its logits."""
+        """θᴸ less `step` times the slopes of f̂ in its logits, preconditioned as its other gradients are."""
+        if self.natural:
+            logits, _ = self.actor_critic.policy.read(followers[PENALIZED], states)
+            slopes = fisher_preconditioned(slopes, jax.nn.softmax(logits))
         nothing = jnp.zeros(len(states), slopes.dtype)
         moved = self.actor_critic.policy.ascend(followers[PENALIZED], states, -step * slopes, nothing)
         return followers.at[PENALIZED].set(moved)

@@ -58,6 +58,7 @@ class Samples(NamedTuple):
         uniforms: as many rows as `num_extra_uniforms` says.
         visitation: the running estimate of d^{π^L} so far.
         num_iterations: k.
+        expects_actions: ∇_x c is the mean over the policies' actions, not that of one action.
     """
 
     x: PyTree
@@ -66,6 +67,15 @@ class Samples(NamedTuple):
     uniforms: Float[Array, "U B"]
     visitation: Float[Array, "S A"] | None
     num_iterations: Int[Array, ""]
+    expects_actions: bool = False
+
+
+def of_samples(function: Callable, x: PyTree, chains: Sample, expects_actions: bool) -> Float[Array, "2 B"]:
+    """`function(x, states, actions)` of the chains' samples: of the actions taken, or of the mean action."""
+    s, a = chains.states, chains.actions
+    if not expects_actions:
+        return function(x, s, a)
+    return jnp.sum(chains.policy * function(x, s[..., None], jnp.arange(chains.policy.shape[-1])), axis=-1)
 
 
 def num_extra_uniforms(upper: UpperObjective) -> int:
@@ -104,11 +114,11 @@ def estimate_upper(upper: UpperObjective, problem: BilevelProblem, samples: Samp
 
 @estimate_upper.register
 def _(upper: OccupancyCost, problem: BilevelProblem, samples: Samples) -> UpperEstimate:
-    s, a = samples.chains.states, samples.chains.actions
-    c = problem.costs(samples.x, s, a)
+    c = problem.costs(samples.x, samples.chains.states, samples.chains.actions)
 
     def objective(x: PyTree) -> Array:
-        return jnp.mean(problem.costs(x, s[PENALIZED], a[PENALIZED])) + upper.regularizer(x)
+        costs = of_samples(problem.costs, x, samples.chains, samples.expects_actions)
+        return jnp.mean(costs[PENALIZED]) + upper.regularizer(x)
 
     return UpperEstimate(objective, c.mean(1), c[PENALIZED])
 

@@ -6,7 +6,6 @@ figure shows where the follower was meant to be, where it went at first, and whe
 
 import abc
 import functools
-import warnings
 from dataclasses import dataclass, field
 
 import jax
@@ -16,14 +15,13 @@ import optax
 from jaxtyping import Float, Int
 
 from bilevel_rl import exact, plots, processes
-from bilevel_rl.algorithms import Exact, SingleLoopActorCritic, UpperSteps
+from bilevel_rl.algorithms import SingleLoopActorCritic, UpperSteps
+from bilevel_rl.experiments.reference import exact_descent
 from bilevel_rl.experiments.settings import RunSettings, ScheduleSettings
 from bilevel_rl.problems import BilevelProblem, TrajectoryLoss, inverse_rl, preference_learning, target_visitation
 from bilevel_rl.problems.grid import Cell, Grid
 from bilevel_rl.problems.segments import Segments
 from bilevel_rl.results import RunFolder
-from bilevel_rl.run import run
-from bilevel_rl.schedules import ScheduleWarning, StepSizes
 
 EXACT_ITERATIONS = 600
 """Of the reference, with Adam."""
@@ -157,6 +155,7 @@ class InverseRL(RewardLearning):
             for cell in cells:
                 grid.check_cell(name, cell)
                 reward[grid.state(cell)] = value
+        # Of this problem only the reward of cells and the grid matter here, not what its leader wants.
         problem = target_visitation(np.ones(self.size**2), self.size, self.slip, self.discount, walls=self.walls)
         return _occupancy(problem, reward, self.τ)
 
@@ -253,18 +252,21 @@ def main(config: RewardLearning, folder: RunFolder, *, progress: bool = True):
     if not processes.is_writer():
         return
     problem, xs = algorithm.problem, np.asarray(result.x, np.float64)
-    optimum, objective = _reference(problem, config.τ, config.run.evaluation_entropy_weight)
+    evaluation = config.run.evaluation_entropy_weight
+    reference = exact_descent(problem, config.τ, evaluation, upper=0.03, num_iterations=EXACT_ITERATIONS)
     arrays = {
-        "optimal_objective": np.array(objective),
+        "optimal_objective": reference.metrics["upper_objective"][-1],
         "wanted": config.wanted(),
         "start": visits(problem, problem.initial_x, config.τ),
         "learned": visits(problem, xs[0], config.τ),
         "reward": xs[0],
     }
     for name in config.measures(problem, xs[0]):
-        points = {"of seeds": xs, "at start": [problem.initial_x], "of exact descent": [optimum]}
+        points = {"of seeds": xs, "at start": [problem.initial_x], "of exact descent": reference.x}
         for which, values in points.items():
-            arrays[f"{name} {which}"] = np.array([config.measures(problem, np.asarray(x))[name] for x in values])
+            arrays[f"{name} {which}"] = np.array(
+                [config.measures(problem, np.asarray(x, np.float64))[name] for x in values]
+            )
     folder.write_arrays("reward_learning", **arrays)
     plot(folder)
 
@@ -278,21 +280,6 @@ def _occupancy(problem: BilevelProblem, x: Float[np.ndarray, " cells"], τ: floa
     policy = exact.lower_policy(problem, x, entropy_weight=τ)
     with jax.enable_x64(True):
         return np.asarray(exact.occupancy(problem.environment, jnp.asarray(policy)))
-
-
-def _reference(problem: BilevelProblem, τ: float, evaluation: float) -> tuple[Float[np.ndarray, " cells"], float]:
-    """x and Φ of exact descent with Adam at the follower's own entropy weight."""
-    with warnings.catch_warnings(action="ignore", category=ScheduleWarning):
-        result = run(
-            Exact(problem, StepSizes.constant_entropy(upper=0.03, entropy=τ)),
-            jax.random.key(0),
-            1,
-            EXACT_ITERATIONS,
-            log_every=EXACT_ITERATIONS,
-            evaluation_entropy_weight=evaluation,
-            progress=False,
-        )
-    return np.asarray(result.x[0], np.float64), float(result.metrics["upper_objective"][-1])
 
 
 def plot(folder: RunFolder):

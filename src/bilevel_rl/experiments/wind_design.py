@@ -1,6 +1,5 @@
 """Wind design: can the leader steer by the dynamics alone, and does a sampled run find what exact descent finds?"""
 
-import warnings
 from dataclasses import dataclass, field
 
 import jax
@@ -9,12 +8,12 @@ import numpy as np
 import optax
 
 from bilevel_rl import exact, plots, processes
-from bilevel_rl.algorithms import Exact, SingleLoopActorCritic, UpperSteps
+from bilevel_rl.algorithms import SingleLoopActorCritic, UpperSteps
+from bilevel_rl.experiments.reference import exact_descent
 from bilevel_rl.experiments.settings import RunSettings, ScheduleSettings
 from bilevel_rl.problems import BilevelProblem, wind_design
 from bilevel_rl.results import RunFolder
-from bilevel_rl.run import RunResult, run
-from bilevel_rl.schedules import ScheduleWarning, StepSizes
+from bilevel_rl.schedules import StepSizes
 
 Cell = tuple[int, int]
 
@@ -64,7 +63,7 @@ class WindDesignOptions:
 
     def optimum(self, problem: BilevelProblem, entropy_weight: float) -> exact.Solution:
         """What exact descent from the start finds; no better point is known."""
-        reference = _reference(problem, entropy_weight, entropy_weight)
+        reference = exact_descent(problem, entropy_weight, entropy_weight, upper=0.1, num_iterations=EXACT_ITERATIONS)
         x, metrics = reference.x[0], reference.metrics
         objective, slope = metrics["upper_objective"][-1], metrics["hyper_gradient_norm"][-1]
         return exact.Solution(np.asarray(x, np.float64), float(objective), float(slope), EXACT_ITERATIONS)
@@ -93,7 +92,7 @@ def main(config: WindDesign, folder: RunFolder, *, progress: bool = True):
     if not processes.is_writer():
         return
     τ, problem = config.run.evaluation_entropy_weight, algorithm.problem
-    reference = _reference(problem, config.schedule.entropy_weight, τ)
+    reference = exact_descent(problem, config.schedule.entropy_weight, τ, upper=0.1, num_iterations=EXACT_ITERATIONS)
     x = np.asarray(result.x)[0]
     arrays = {"optimal_objective": np.array(reference.metrics["upper_objective"][-1]), "final": x}
     for name, value in (("start", problem.initial_x), ("end", x), ("optimum", reference.x[0])):
@@ -104,21 +103,6 @@ def main(config: WindDesign, folder: RunFolder, *, progress: bool = True):
             arrays[f"{name} visits"] = np.asarray(exact.occupancy(mdp, jnp.asarray(policy))).sum(1)
     folder.write_arrays("wind", **arrays)
     plot(folder)
-
-
-def _reference(problem: BilevelProblem, entropy_weight: float, evaluation: float) -> RunResult:
-    """Exact descent with Adam at the follower's own entropy weight."""
-    step_sizes = StepSizes.constant_entropy(upper=0.1, entropy=entropy_weight)
-    with warnings.catch_warnings(action="ignore", category=ScheduleWarning):
-        return run(
-            Exact(problem, step_sizes),
-            jax.random.key(0),
-            1,
-            EXACT_ITERATIONS,
-            log_every=EXACT_ITERATIONS,
-            evaluation_entropy_weight=evaluation,
-            progress=False,
-        )
 
 
 def _wind(x: np.ndarray) -> np.ndarray:

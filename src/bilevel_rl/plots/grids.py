@@ -7,6 +7,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from bilevel_rl.plots.style import Style, save_figure
 from bilevel_rl.plots.tables import read_curves
@@ -19,6 +20,8 @@ def prepare_grid(axes: Axes, options: dict[str, Any]):
     size = options["size"]
     axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), aspect="equal", xlabel="column", ylabel="row")
     axes.grid(visible=False)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
     for row, column in options["walls"]:
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor="#3d4451", linewidth=0, zorder=3))
     for row, column in options.get("hazards", ()):

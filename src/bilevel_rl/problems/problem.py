@@ -55,8 +55,8 @@ class BilevelProblem(eqx.Module):
 
     Raises:
         ValueError: a function does not return a scalar, `initial_x` is not finite, a bound or `entropy_weight` is not
-            positive, `initial_spread` is negative or not finite, `project` changes shapes, or `outcome_probabilities`
-            gives no distribution at `initial_x`.
+            positive, `initial_spread` is negative or not finite, `project` changes shapes, `upper` does not fit the
+            environment, or `outcome_probabilities` gives no distribution or is beside a `TrajectoryLoss`.
 
     Example:
         >>> import numpy as np, bilevel_rl as brl
