@@ -255,7 +255,7 @@ def main(config: RewardLearning, folder: RunFolder, *, progress: bool = True):
     evaluation = config.run.evaluation_entropy_weight
     reference = exact_descent(problem, config.τ, evaluation, upper=0.03, num_iterations=EXACT_ITERATIONS)
     arrays = {
-        "optimal_objective": reference.metrics["upper_objective"][-1],
+        "optimal_objective": np.array(reference.metrics["upper_objective"][-1]),
         "wanted": config.wanted(),
         "start": visits(problem, problem.initial_x, config.τ),
         "learned": visits(problem, xs[0], config.τ),

@@ -10,7 +10,7 @@ from bilevel_rl.results import RunFolder
 WANTED = {
     "target-visitation": "Wanted visitation",
     "inverse-rl": "Expert's visitation",
-    "preferences": "Best answer to the annotator's taste",
+    "preferences": "Answer to the true reward",
 }
 
 
