@@ -276,9 +276,11 @@ def test_the_known_optimum_of_wind_design_is_the_end_of_exact_descent(monkeypatc
     metrics = {"upper_objective": np.array([0.5, 0.2]), "hyper_gradient_norm": np.array([1.0, 1e-4])}
     result = RunResult(np.stack([problem.initial_x + 1]), None, metrics, ())
     asked = []
-    monkeypatch.setattr(wind_design, "_reference", lambda *arguments: asked.append(arguments) or result)
+    monkeypatch.setattr(
+        wind_design, "exact_descent", lambda *arguments, **settings: asked.append((*arguments, settings)) or result
+    )
     optimum = WIND.optimum(problem, 0.3)
-    assert asked == [(problem, 0.3, 0.3)]
+    assert asked == [(problem, 0.3, 0.3, {"upper": 0.1, "num_iterations": wind_design.EXACT_ITERATIONS})]
     np.testing.assert_array_equal(optimum.x, problem.initial_x + 1)
     assert (optimum.objective, optimum.residual) == (0.2, 1e-4)
 
