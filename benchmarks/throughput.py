@@ -67,7 +67,7 @@ def ours(seeds: int, chains: int, size: int, precision: str, generator: str = "t
 
     compiler.fuse_small_loops(None)
     warnings.simplefilter("ignore")
-    algorithm = brl.SingleLoopActorCritic(brl.problems.goal_position(size=size), num_chains=chains)
+    algorithm = brl.SingleLoopActorCritic(brl.problems.goal_position(size=size), num_chains=chains, coupled=False)
     loop = loops.Loop(algorithm, jax.random.key(0, impl=generator), loops.Layout.plan(algorithm, seeds))
     states = jax.block_until_ready(loop.start())
     environment = algorithm.problem.environment

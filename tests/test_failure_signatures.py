@@ -53,7 +53,7 @@ def placement_problem():
 def findings(problem, key, num_iterations=10_000, **changed):
     """Finding to number of seeds. Problems of one shape share their program, whatever the step sizes."""
     step_sizes = StepSizes.decaying(**{"actor": 1.0, "critic": 4.0, "offset": 5_000.0} | changed)
-    return findings_of(SingleLoopActorCritic(problem, step_sizes), key, num_iterations)
+    return findings_of(SingleLoopActorCritic(problem, step_sizes, coupled=False), key, num_iterations)
 
 
 def findings_of(algorithm, key, num_iterations=10_000):

@@ -36,7 +36,7 @@ LENGTH = 150
 
 @functools.cache
 def algorithm_of(name, num_chains=4):
-    return SingleLoopActorCritic(PROBLEMS[name](), SIZES, num_chains)
+    return SingleLoopActorCritic(PROBLEMS[name](), SIZES, num_chains, coupled=False)
 
 
 def key_of(generator="threefry2x32"):

@@ -25,7 +25,7 @@ def start() -> np.ndarray:
 def ours(uniforms, start):
     with jax.enable_x64(True):
         problem = problems.goal_position(size=8)
-        algorithm = SingleLoopActorCritic(problem, num_chains=NUM_CHAINS)
+        algorithm = SingleLoopActorCritic(problem, num_chains=NUM_CHAINS, coupled=False)
         state = algorithm.init(jax.random.key(0))._replace(chain_states=jax.numpy.asarray(start))
         advance = jax.jit(lambda state: jax.lax.scan(lambda s, u: (algorithm.step(u, s)[0], None), state, uniforms)[0])
         return jax.tree.map(np.asarray, advance(state))

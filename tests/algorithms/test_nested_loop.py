@@ -51,7 +51,7 @@ def without_warning(make):
 def test_with_one_inner_step_it_is_algorithm_1():
     problem = dataclasses.replace(random_problem(**PROBLEMS["terminal"], as_dict=True), project=clip_to_half)
     nested = NestedLoop(problem, SIZES, num_chains=6, num_inner_steps=1)
-    single = SingleLoopActorCritic(problem, SIZES, num_chains=6)
+    single = SingleLoopActorCritic(problem, SIZES, num_chains=6, coupled=False)
     nested_step, single_step = eqx.filter_jit(nested.step), eqx.filter_jit(single.step)
     expected = state = single.init(jax.random.key(1))
     start = ravel_pytree(state)[0]
@@ -71,7 +71,7 @@ def test_an_iteration_is_t_steps_of_the_followers_and_one_of_x_from_the_later_ha
     problem, num_chains, num_inner_steps, k = random_problem(**PROBLEMS["terminal"]), 6, 5, 7
     nested = NestedLoop(problem, FIXED, num_chains, num_inner_steps=num_inner_steps)
     still = dataclasses.replace(FIXED, upper=PowerDecay(0.0, 0.9))
-    single = without_warning(lambda: SingleLoopActorCritic(problem, still, num_chains))
+    single = without_warning(lambda: SingleLoopActorCritic(problem, still, num_chains, coupled=False))
     step, actions_of = eqx.filter_jit(single.step), jax.jit(lambda *now: single.actor_critic.act(*now).actions)
     followers, x = random_point(problem)
     expected = nested.init(jax.random.key(2))._replace(num_iterations=jnp.int32(k), x=jnp.asarray(x))

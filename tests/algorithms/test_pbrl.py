@@ -54,7 +54,7 @@ def test_with_one_inner_step_the_value_penalty_takes_the_steps_of_algorithm_1():
     problem = unbounded(random_problem(**PROBLEMS["terminal"], as_dict=True))  # Their critics' bounds differ.
     problem = dataclasses.replace(problem, project=clip_to_half)
     pbrl = PBRL(problem, SIZES, num_chains=6, num_inner_steps=1)
-    single = SingleLoopActorCritic(problem, SIZES, num_chains=6)
+    single = SingleLoopActorCritic(problem, SIZES, num_chains=6, coupled=False)
     pbrl_step, single_step = eqx.filter_jit(pbrl.step), eqx.filter_jit(single.step)
     expected = state = single.init(jax.random.key(1))
     start = flat(state)

@@ -94,7 +94,11 @@ def reference_iteration(problem, step_sizes, k, state, uniforms):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-OPTIONS = {"paper": {}, "coupled": {"coupled": True}, "expected": {"coupled": True, "expects_actions": True}}
+OPTIONS = {
+    "paper": {"coupled": False},
+    "coupled": {"coupled": True},
+    "expected": {"coupled": True, "expects_actions": True},
+}
 
 
 def sampled(problem, followers, x, **options):
@@ -169,7 +173,7 @@ def test_exact_policies_and_values_are_the_fixed_point(problem):
         exact.penalized_policy(problem, x, entropy_weight=τ, penalty=w),
     )
     np.testing.assert_allclose(np.exp(followers[..., :-1]), exact_policies, rtol=1e-6)
-    sample = sampled(problem, followers, x)
+    sample = sampled(problem, followers, x, coupled=False)
 
     for i, reward in enumerate((model.reward, model.reward - w * model.cost)):
         np.testing.assert_allclose(mean_follower_step(model, followers[i], reward, τ), 0.0, atol=1e-9)
@@ -230,7 +234,8 @@ def test_the_chains_start_from_rho_with_uniform_policies_and_zero_critics(proble
 @pytest.mark.parametrize("generator", GENERATORS)
 def test_draws_are_uniform_and_no_two_of_them_are_related(generator):
     num_iterations, num_chains = 2_000, 8
-    algorithm = SingleLoopActorCritic(random_problem(seed=0), StepSizes.decaying(critic=1.0, actor=0.5), num_chains)
+    sizes = StepSizes.decaying(critic=1.0, actor=0.5)
+    algorithm = SingleLoopActorCritic(random_problem(seed=0), sizes, num_chains, coupled=False)
     key = jax.random.key(14, impl=generator)
     draws = [np.asarray(algorithm.draw(jax.random.fold_in(key, i), num_iterations), np.float64) for i in range(3)]
     for draw in draws:
@@ -332,7 +337,7 @@ def clip_to_half(x):
 def test_an_iteration_is_the_mean_of_the_papers_single_chain_iterations(name, num_chains):
     problem = dataclasses.replace(random_problem(**PROBLEMS[name]), project=clip_to_half)
     sizes = StepSizes.decaying(upper=0.3, actor=0.8, critic=1.0, penalty=0.6, entropy=0.4, offset=3.0)
-    algorithm = SingleLoopActorCritic(problem, sizes, num_chains)
+    algorithm = SingleLoopActorCritic(problem, sizes, num_chains, coupled=False)
     followers, x = random_point(problem)
     step = eqx.filter_jit(algorithm.step)
     state = algorithm.init(jax.random.key(8))._replace(
@@ -365,7 +370,7 @@ def test_tight_bounds_clip_the_critics_and_hold(num_chains):
     # Sequences that do not decay, so that the bound is one number. They break the order of decay, on purpose.
     sizes = StepSizes(*(PowerDecay(initial, 0.0) for initial in (0.0, 0.5, float(num_chains), 0.6, 0.04)))
     with pytest.warns(ScheduleWarning):
-        algorithm = SingleLoopActorCritic(problem, sizes, num_chains)
+        algorithm = SingleLoopActorCritic(problem, sizes, num_chains, coupled=False)
     bound = (0.02 + 0.6 * 0.01 + 0.04 * np.log(3)) / (1 - 0.9)
     step, state = eqx.filter_jit(algorithm.step), algorithm.init(jax.random.key(0))
     num_clipped, num_free = np.zeros(2), np.zeros(2)
@@ -449,7 +454,7 @@ def test_a_grid_of_step_sizes_runs_under_vmap():
         *(PowerDecay(np.array(grid[n]), np.full(3, getattr(exponents, n).exponent), np.full(3, 50.0)) for n in grid),
         entropy=PowerDecay(np.array([0.1, 0.2, 0.3]), np.full(3, 0.05), np.full(3, 50.0)),
     )
-    algorithm = SingleLoopActorCritic(problem, sizes, num_chains=4)
+    algorithm = SingleLoopActorCritic(problem, sizes, num_chains=4, coupled=False)
     state = algorithm.init(jax.random.key(0))._replace(num_iterations=jnp.int32(25))
     uniforms = one_draw(algorithm, jax.random.key(12))
 

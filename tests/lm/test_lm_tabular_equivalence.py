@@ -113,6 +113,7 @@ def test_an_iteration_makes_the_update_of_the_tabular_loop(tmp_path, coupled, pa
         token_problem(x, costs),
         StepSizes.constant_entropy(penalty=STEPS.penalty, entropy=STEPS.entropy, **sizes),
         num_chains=num_chains,
+        coupled=False,
     )
     uniforms = np.full((4, 2, num_chains), 0.5)
     uniforms[0] = uniforms_that_choose(actions, before, states)

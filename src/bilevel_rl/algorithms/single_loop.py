@@ -22,9 +22,11 @@ Deviations from the paper:
 3. With B chains the critic's step is the mean of the B single-sample steps of (C), each clipped on its own. The mean of
    steps into an interval is a step into the interval, so |V| keeps the paper's bound.
 4. Terminal states accrue neither reward, cost nor entropy, as in the environment.
-5. The dynamics may depend on x; each ∇_x r then has γ ∇_x log P_x(s'|s,a) V(s') beside it (docs/method.md, section 5).
+5. Both followers' chains are coupled unless told otherwise: the same laws, so the same means, with less noise in (U).
+6. The dynamics may depend on x; each ∇_x r then has γ ∇_x log P_x(s'|s,a) V(s') beside it (docs/method.md, section 5).
 
-Options that go past the paper (docs/method.md, section 5): `coupled`, `expects_actions`, `natural`, `upper_steps`.
+Options that go past the paper (docs/method.md, section 5): `coupled`, `expects_actions`, `natural`, `upper_steps`. The
+paper's algorithm is `coupled=False, num_chains=1` with step sizes of offset 1.
 """
 
 import dataclasses
@@ -64,6 +66,7 @@ class SingleLoopActorCritic(SampledAlgorithm):
             paper's.
         coupled: both followers' chains live on the same random numbers (start, transition, restart) and choose the same
             action as often as they can. Each has its own law as before; while they coincide, their parts of (U) cancel.
+            False: independent chains, the paper's.
         expects_actions: ∇_x r and ∇_x c in (U) are means over the policies' actions, not those of one action.
         natural: the actors take natural gradients, which do not fade where a policy is nearly certain. A step is about
             |A| times as long as a plain one, so `actor` is better smaller by that factor.
@@ -84,7 +87,7 @@ class SingleLoopActorCritic(SampledAlgorithm):
     follows_dynamics = True
     upper_objectives = (UpperObjective,)
 
-    coupled: bool = eqx.field(static=True, default=False, kw_only=True)
+    coupled: bool = eqx.field(static=True, default=True, kw_only=True)
     expects_actions: bool = eqx.field(static=True, default=False, kw_only=True)
     natural: bool = eqx.field(static=True, default=False, kw_only=True)
     upper_steps: UpperSteps = eqx.field(default_factory=UpperSteps, kw_only=True)

@@ -64,14 +64,16 @@ class Ablations:
             warnings.warn(f"variants break conditions on purpose: {listed}", ScheduleWarning, stacklevel=2)
         with warnings.catch_warnings(action="ignore", category=ScheduleWarning):
             return {
-                name: SingleLoopActorCritic(study.problem, step_sizes, study.num_chains)
+                name: SingleLoopActorCritic(study.problem, step_sizes, study.num_chains, coupled=False)
                 for name, step_sizes in study.variants.items()
             }
 
     def algorithm(self) -> SingleLoopActorCritic:
         """The reference, the first of `algorithms`."""
         study = STUDIES[self.study]()
-        return SingleLoopActorCritic(study.problem, next(iter(study.variants.values())), study.num_chains)
+        return SingleLoopActorCritic(
+            study.problem, next(iter(study.variants.values())), study.num_chains, coupled=False
+        )
 
 
 def _gap(*variants: str) -> Panel:

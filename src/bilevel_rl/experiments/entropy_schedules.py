@@ -47,7 +47,7 @@ class EntropySchedules:
             upper=self.upper, entropy=self.entropy_weight, offset=self.offset, exponents=exponents
         )
         return {
-            name: SingleLoopActorCritic(problem, step_sizes, self.num_chains)
+            name: SingleLoopActorCritic(problem, step_sizes, self.num_chains, coupled=False)
             for name, step_sizes in zip(SCHEDULES, (constant, decaying), strict=True)
         }
 

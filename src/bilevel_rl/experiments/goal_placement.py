@@ -67,10 +67,13 @@ class GoalPlacement(GoalPlacementOptions):
 
     run: RunSettings = field(default_factory=RunSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    coupled: bool = True
+    """both policies' chains share their random numbers; without it they are the paper's"""
 
     def algorithm(self) -> SingleLoopActorCritic:
         """What runs; building it checks every option."""
-        return SingleLoopActorCritic(self.problem(), self.schedule.step_sizes(), self.schedule.num_chains)
+        schedule = self.schedule
+        return SingleLoopActorCritic(self.problem(), schedule.step_sizes(), schedule.num_chains, coupled=self.coupled)
 
 
 def main(config: GoalPlacement, folder: RunFolder, *, progress: bool = True):

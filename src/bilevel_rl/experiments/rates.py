@@ -6,16 +6,22 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from bilevel_rl import exact, plots, processes
-from bilevel_rl.algorithms import Algorithm, NestedLoop, SingleLoopActorCritic
+from bilevel_rl.algorithms import Algorithm, NestedLoop, SingleLoopActorCritic, UpperSteps
 from bilevel_rl.experiments.settings import RunSettings
 from bilevel_rl.problems import BilevelProblem, goal_position
 from bilevel_rl.results import RunFolder
-from bilevel_rl.schedules import StepSizes
+from bilevel_rl.schedules import PowerDecay, StepSizes
 
-METHODS = ("decaying", "constant entropy", "nested loop")
+DECAYING = ("decaying", "decaying, coupled", "decaying, coupled, recursive")
+CONSTANT = ("constant entropy", "constant entropy, coupled, recursive", "nested loop")
+METHODS = DECAYING + CONSTANT
+"""In the order of the figure's panels, three in a row."""
 
-THEORY = {"decaying": -1 / 10, "constant entropy": -1 / 3}
+THEORY = dict.fromkeys(DECAYING, -1 / 10) | dict.fromkeys(CONSTANT[:2], -1 / 3)
 """Exponents of the smallest squared gradient norm against transitions (arXiv 2601.16399), upper bounds."""
+
+RECURSION_EXPONENT = 1 / 2
+"""Of the recursive estimator's weight a_k: it follows the policies, whose steps decay with this exponent."""
 
 NUM_RESAMPLES = 1_000
 """Bootstrap samples of the interval of a slope."""
@@ -23,7 +29,7 @@ NUM_RESAMPLES = 1_000
 
 @dataclass(frozen=True)
 class Rates:
-    """Fit the rate at which the exact hyper-gradient shrinks: decaying and constant entropy weight, nested loop."""
+    """Fit the rate at which the exact hyper-gradient shrinks: Algorithm 1, coupled, recursive, and a nested loop."""
 
     run: RunSettings = field(
         default_factory=lambda: RunSettings(num_seeds=16, num_iterations=1_000_000, log_every=5_000)
@@ -38,6 +44,8 @@ class Rates:
     """iterations that the initial values of the single loop last"""
     num_chains: int = 16
     """parallel Markov chains per policy"""
+    recursion: float = 0.1
+    """initial weight a of the newest sample in the recursive estimator (STORM)"""
     num_inner_steps: int = 20
     """steps of the followers between two steps of x, nested loop"""
     installation_cost: float = 0.05
@@ -64,11 +72,16 @@ class Rates:
         decaying = StepSizes.decaying(upper=self.upper, entropy=τ, offset=self.offset)
         constant = StepSizes.constant_entropy(upper=self.upper, entropy=τ, offset=self.offset)
         nested = StepSizes.fixed_target(upper=self.nested_upper, entropy=τ, offset=self.offset / self.num_inner_steps)
-        return {
-            "decaying": SingleLoopActorCritic(problem, decaying, self.num_chains),
-            "constant entropy": SingleLoopActorCritic(problem, constant, self.num_chains),
-            "nested loop": NestedLoop(problem, nested, self.num_chains, num_inner_steps=self.num_inner_steps),
-        }
+        recursive = UpperSteps(recursion=PowerDecay(self.recursion, RECURSION_EXPONENT, self.offset))
+        algorithms = (
+            SingleLoopActorCritic(problem, decaying, self.num_chains, coupled=False),
+            SingleLoopActorCritic(problem, decaying, self.num_chains),
+            SingleLoopActorCritic(problem, decaying, self.num_chains, upper_steps=recursive),
+            SingleLoopActorCritic(problem, constant, self.num_chains, coupled=False),
+            SingleLoopActorCritic(problem, constant, self.num_chains, upper_steps=recursive),
+            NestedLoop(problem, nested, self.num_chains, num_inner_steps=self.num_inner_steps),
+        )
+        return dict(zip(METHODS, algorithms, strict=True))
 
     def algorithm(self) -> Algorithm:
         """The first of `algorithms`."""
@@ -76,13 +89,13 @@ class Rates:
 
 
 def main(config: Rates, folder: RunFolder, *, progress: bool = True):
-    """Runs the three methods, measures exact gradients along their paths, fits slopes, and draws the figure."""
+    """Runs the methods, measures exact gradients along their paths, fits slopes, and draws the figure."""
     problem, evaluation = config.problem(), config.run.evaluation_entropy_weight
     # Each is measured by the gradient that its theory speaks of; a decaying τ is after the unregularized objective.
-    weights = {"decaying": evaluation, "constant entropy": config.entropy_weight, "nested loop": config.entropy_weight}
+    weights = dict.fromkeys(DECAYING, evaluation) | dict.fromkeys(CONSTANT, config.entropy_weight)
     arrays: dict[str, np.ndarray] = {}
     for name, algorithm in config.algorithms().items():
-        run_folder = RunFolder(folder.path / name.replace(" ", "-"))
+        run_folder = RunFolder(folder.path / name.replace(",", "").replace(" ", "-"))
         steps = config.num_inner_steps if isinstance(algorithm, NestedLoop) else 1
         settings = replace(
             config.run, num_iterations=config.run.num_iterations // steps, log_every=config.run.log_every // steps

@@ -61,7 +61,6 @@ class RewardLearning(abc.ABC):
             self.problem(),
             self.schedule.step_sizes(),
             self.schedule.num_chains,
-            coupled=True,
             upper_steps=UpperSteps(optax.adam(1.0), averaging=3.0),
         )
 

@@ -24,7 +24,7 @@ EXACT_ITERATIONS = 1_500
 def single_loop(problem: BilevelProblem, step_sizes: StepSizes, num_chains: int) -> SingleLoopActorCritic:
     """Coupled chains, Adam on x, averaged iterates."""
     upper_steps = UpperSteps(optax.adam(1.0), averaging=3.0)
-    return SingleLoopActorCritic(problem, step_sizes, num_chains, coupled=True, upper_steps=upper_steps)
+    return SingleLoopActorCritic(problem, step_sizes, num_chains, upper_steps=upper_steps)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from bilevel_rl.results import RunFolder
 SMALLEST_SHOWN = 1e-6
 """Gaps and residuals below this are rounding error of the reference; logarithmic axes end here."""
 
+RATES_PER_ROW = 3
+"""Panels of the figure of rates."""
+
 STEP_SIZES = {
     "upper_step": "ζ upper",
     "actor_step": "α actor",
@@ -156,9 +159,10 @@ def draw_rates(folder: RunFolder, methods: Sequence[str], theory: Mapping[str, f
     transitions = data["transitions"][1:]
 
     def draw(style: Style) -> Figure:
-        figure = Figure(figsize=(4.3 * len(methods), 3.9))
-        panels = np.atleast_1d(figure.subplots(1, len(methods), sharey=True))
-        for axes, name in zip(panels, methods, strict=True):
+        num_rows = -(-len(methods) // RATES_PER_ROW)
+        figure = Figure(figsize=(4.3 * RATES_PER_ROW, 3.9 * num_rows))
+        panels = figure.subplots(num_rows, RATES_PER_ROW, sharey=True, sharex=True, squeeze=False)
+        for axes, name in zip(panels.ravel(), methods, strict=True):
             squared_norms, smallest = data[f"{name} squared norm"][:, 1:], data[f"{name} running minimum"][1:]
             for values in squared_norms:
                 axes.plot(transitions, values, linewidth=0.4, alpha=0.35, color=style.path, linestyle="-")
@@ -171,11 +175,13 @@ def draw_rates(folder: RunFolder, methods: Sequence[str], theory: Mapping[str, f
                 guide = 0.3 * smallest[-1] * (transitions / transitions[-1]) ** theory[name]
                 label = f"theory's slope {theory[name]:.2f}"
                 axes.plot(transitions, guide, color=style.accent, linestyle="--", linewidth=1.2, label=label)
-            title = f"{name}: {slope:.2f} [{low:.2f}, {high:.2f}]"
-            axes.set(xscale="log", yscale="log", title=title, xlabel="environment transitions per seed")
+            axes.set(xscale="log", yscale="log", title=f"{name}\n{slope:.2f} [{low:.2f}, {high:.2f}]")
             axes.legend(loc="upper right", fontsize="small")
-        panels[0].set_ylabel("‖∇Φ(x)‖²")
-        panels[0].set_ylim(bottom=SMALLEST_SHOWN / 100)
+        for axes in panels[-1]:
+            axes.set_xlabel("environment transitions per seed")
+        for axes in panels[:, 0]:
+            axes.set_ylabel("‖∇Φ(x)‖²")
+        panels[0, 0].set_ylim(bottom=SMALLEST_SHOWN / 100)
         return figure
 
     save_figure(folder, "rates", draw)
