@@ -95,13 +95,21 @@ ARRAYS = {
     "rates": "rates.npz",
     "ablations": "reference.npz",
 }
+RATES = (
+    "decaying",
+    "decaying-coupled",
+    "decaying-coupled-recursive",
+    "constant-entropy",
+    "constant-entropy-coupled-recursive",
+    "nested-loop",
+)
 LOG_EVERY = {name: 20 if name == "rates" else 25 for name in ARGUMENTS}
 LOG_POINTS = {
     "entropy-schedules": {"constant": (0, 25, 40), "decaying": (0, 25, 40)},
     "coupling": {"independent": (0, 25, 40), "coupled": (0, 25, 40)},
     "four-rooms": {f"lambda-0.005-beta-{beta}/from-{start}": (0, 25, 40) for beta in (3, 2) for start in (1, 1.5)},
     "ablations": {f"τ-{weight}": (0, 25, 40) for weight in (0.3, 0.1, 0.03, 0.01, 0.003)},
-    "rates": {"decaying": (0, 20, 40), "constant-entropy": (0, 20, 40), "nested-loop": (0, 1, 2)},
+    "rates": {name: (0, 1, 2) if name == "nested-loop" else (0, 20, 40) for name in RATES},
 }
 """Of experiments with several runs: subfolder to iterations."""
 TABLES = {"four-rooms": {"table.md"}}
@@ -536,8 +544,8 @@ def fields_of(config):
 @pytest.mark.parametrize(
     ("config", "function"),
     [
-        (goal_position.GoalPosition(), problems.goal_position),
-        (goal_placement.GoalPlacement(), problems.goal_placement),
+        (goal_position.GoalPositionOptions(), problems.goal_position),
+        (goal_placement.GoalPlacementOptions(), problems.goal_placement),
     ],
 )
 def test_defaults_of_a_config_are_those_of_its_problem(config, function):

@@ -12,12 +12,12 @@ from bilevel_rl.problems import BilevelProblem, goal_position
 from bilevel_rl.results import RunFolder
 from bilevel_rl.schedules import PowerDecay, StepSizes
 
-DECAYING = ("decaying", "decaying, coupled", "decaying, coupled, recursive")
-CONSTANT = ("constant entropy", "constant entropy, coupled, recursive", "nested loop")
+DECAYING: tuple[str, ...] = ("decaying", "decaying, coupled", "decaying, coupled, recursive")
+CONSTANT: tuple[str, ...] = ("constant entropy", "constant entropy, coupled, recursive", "nested loop")
 METHODS = DECAYING + CONSTANT
 """In the order of the figure's panels, three in a row."""
 
-THEORY = dict.fromkeys(DECAYING, -1 / 10) | dict.fromkeys(CONSTANT[:2], -1 / 3)
+THEORY = {name: -1 / 10 for name in DECAYING} | {name: -1 / 3 for name in CONSTANT[:2]}
 """Exponents of the smallest squared gradient norm against transitions (arXiv 2601.16399), upper bounds."""
 
 RECURSION_EXPONENT = 1 / 2
@@ -154,8 +154,5 @@ def plot(folder: RunFolder):
 def summarize(folder: RunFolder) -> str:
     """One line about the outcome."""
     data = folder.read_arrays("rates")
-    slopes = {name: data[f"{name} slope"] for name in METHODS}
-    return "slope of the smallest mean squared gradient norm: " + ", ".join(
-        f"{name} {slope:.2f} [{low:.2f}, {high:.2f}]" + (f" (theory {THEORY[name]:.2f})" if name in THEORY else "")
-        for name, (slope, low, high) in slopes.items()
-    )
+    slopes = "; ".join(f"{name} {data[f'{name} slope'][0]:.2f}" for name in METHODS)
+    return f"slope of the smallest mean squared gradient norm: {slopes}"
