@@ -1,6 +1,7 @@
 """A run that was interrupted, even by kill -9, and continued ends with the same bits as one that never was."""
 
 import contextlib
+import dataclasses
 import importlib
 import itertools
 import json
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 
 from bilevel_rl import SingleLoopActorCritic, problems
+from bilevel_rl.algorithms import UpperSteps
 from bilevel_rl.loop import Loop
 from bilevel_rl.results import RunFolder, RunFolderError
 from small_runs import (
@@ -290,6 +292,13 @@ def test_a_folder_of_another_run_is_refused_and_left_alone(whole, other, differe
     with pytest.raises(RunFolderError, match=f"{whole[1]} holds another run: {difference}.*; use another folder"):
         small_run(folder=whole[1], **other)
     assert files_of(whole[1]) == before
+
+
+def test_a_folder_of_another_average_is_refused(tmp_path):
+    averaged = [dataclasses.replace(small_algorithm(), upper_steps=UpperSteps(averaging=p)) for p in (3.0, 2.0)]
+    small_run(averaged[0], folder=tmp_path, num_iterations=50)
+    with pytest.raises(RunFolderError, match="holds another run: its arrays_of_algorithm_and_problem is "):
+        small_run(averaged[1], folder=tmp_path, num_iterations=50)
 
 
 def test_a_folder_of_another_generator_is_refused(tmp_path):

@@ -53,7 +53,7 @@ class UpperSteps(eqx.Module):
 
     optimizer: optax.GradientTransformation = eqx.field(static=True, default=PLAIN)
     recursion: PowerDecay | None = None
-    averaging: float | None = eqx.field(static=True, default=None)
+    averaging: float | None = None
 
     def __check_init__(self):
         if self.recursion is not None and not isinstance(self.recursion.initial, Tracer):
