@@ -62,11 +62,9 @@ def main():
         algorithm = brl.SingleLoopActorCritic(
             problem, step_sizes, arguments.chains, coupled=not arguments.uncoupled, policies=policies
         )
-    num_iterations = int(arguments.transitions) // algorithm.num_transitions_per_iteration
+    log_every = max(1, round(arguments.transitions / algorithm.num_transitions_per_iteration / 10))
     begin = time.perf_counter()
-    metrics = brl.run(
-        algorithm, jax.random.key(0), arguments.seeds, num_iterations, max(1, num_iterations // 10), progress=False
-    ).metrics
+    metrics = brl.run(algorithm, jax.random.key(0), arguments.seeds, 10 * log_every, log_every, progress=False).metrics
     seconds = time.perf_counter() - begin
 
     print(f"{vars(arguments)}\nΦ* = {optimum.objective:.4f} at {np.round(optimum.x, 2)}; {seconds:.0f} s")

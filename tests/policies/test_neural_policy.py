@@ -9,7 +9,7 @@ import pytest
 
 from bilevel_rl import FunctionalEnvironment, NeuralActorCritic
 from bilevel_rl.policies import Categorical, Gaussian, Moments
-from bilevel_rl.policies.neural import ACTOR_GAIN, CRITIC_GAIN, HIDDEN_GAIN
+from bilevel_rl.policies.networks import ACTOR_GAIN, CRITIC_GAIN, HIDDEN_GAIN
 from garnets import garnet
 
 MDP = garnet(seed=0)

@@ -146,7 +146,7 @@ class ActorCritic(eqx.Module):
     def choose(self, followers: Followers, states: States, uniforms: Float[Array, "F B"]) -> Actions:
         """Actions a ~ π_θ(·|s) that are not taken yet."""
         parameters, _ = jax.vmap(self.policy.read)(followers, states)
-        return self.policy.law.draw(parameters, uniforms, uniforms[:0], False)[0]
+        return self.policy.law.draw(parameters, uniforms, uniforms[None][:0], False)[0]
 
     def learn(
         self,

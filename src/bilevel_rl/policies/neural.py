@@ -18,28 +18,25 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from bilevel_rl.environments import Episode, FunctionalEnvironment, TabularMDP
 from bilevel_rl.policies.categorical import Categorical
 from bilevel_rl.policies.gaussian import Gaussian
+from bilevel_rl.policies.networks import (
+    ACTOR_GAIN,
+    CRITIC_GAIN,
+    HIDDEN_GAIN,
+    Parts,
+    orthogonal,
+    weights_of,
+    with_weights,
+)
 from bilevel_rl.policies.observations import Moments
 from bilevel_rl.problems.closures import open_function
 
 ADAM = optax.adam(1.0)
-
-HIDDEN_GAIN, ACTOR_GAIN, CRITIC_GAIN = 2.0**0.5, 0.01, 1.0
-"""Gains of the orthogonal start: of all layers but the last, of the actor's last, and of the critic's last."""
-
-
-class Parts(NamedTuple):
-    """The three parts of a network, or their weights. The trunk is None where actor and critic share nothing."""
-
-    trunk: Any
-    actor: Any
-    critic: Any
 
 
 class NeuralFollower(NamedTuple):
@@ -172,8 +169,8 @@ class NeuralActorCritic(eqx.Module):
         if self.orthogonal:
             keys = jax.random.split(key, 3)
             gains = HIDDEN_GAIN, ACTOR_GAIN, CRITIC_GAIN
-            parts = Parts(*(_orthogonal(part, gain, k) for part, gain, k in zip(parts, gains, keys, strict=True)))
-        weights = Parts(*(tuple(jnp.asarray(leaf) for leaf in _weights(part)) for part in parts))
+            parts = Parts(*(orthogonal(part, gain, k) for part, gain, k in zip(parts, gains, keys, strict=True)))
+        weights = Parts(*(tuple(jnp.asarray(leaf) for leaf in weights_of(part)) for part in parts))
         optimizers = (
             self.actor_optimizer.init((weights.trunk, weights.actor)),
             self.critic_optimizer.init((weights.trunk, weights.critic)),
@@ -182,7 +179,7 @@ class NeuralActorCritic(eqx.Module):
 
     def networks(self, follower: NeuralFollower) -> Parts:
         """The modules of a follower, for use elsewhere; with `moments` they expect normalized observations."""
-        return Parts(*(_with_weights(part, own) for part, own in zip(self._parts, follower.weights, strict=True)))
+        return Parts(*(with_weights(part, own) for part, own in zip(self._parts, follower.weights, strict=True)))
 
     def read(self, follower: NeuralFollower, states: PyTree) -> tuple[Float[Array, "B parameters"], Float[Array, " B"]]:
         """Parameters of the laws (logits) and values of a batch of states."""
@@ -210,7 +207,7 @@ class NeuralActorCritic(eqx.Module):
             follower: what learns.
             states: where the samples were taken.
             directions: in which each sample wants the law's parameters to go.
-            value_moves: by how much the critic's step alone would move each sample's value, β δ before it is clipped.
+            value_moves: by how much each sample would have a table move the value of its state, β in it.
             actor_step: α.
             critic_step: β.
         """
@@ -228,7 +225,7 @@ class NeuralActorCritic(eqx.Module):
         critic_update, of_critic = self.critic_optimizer.update(critic_loss, of_critic, (trunk, critic))
         trunk, actor = _moved((trunk, actor), actor_step, actor_update)
         trunk, critic = _moved((trunk, critic), critic_step, critic_update)
-        moments = follower.moments and follower.moments.after(self._seen(states))
+        moments = None if follower.moments is None else follower.moments.after(self._seen(states))
         return NeuralFollower(Parts(trunk, actor, critic), (of_actor, of_critic), moments)
 
     @property
@@ -244,15 +241,15 @@ class NeuralActorCritic(eqx.Module):
         return seen if follower.moments is None else follower.moments.normalized(seen)
 
     def _features(self, weights: tuple, observations: Array) -> Array:
-        return observations if self.trunk is None else jax.vmap(_with_weights(self.trunk, weights))(observations)
+        return observations if self.trunk is None else jax.vmap(with_weights(self.trunk, weights))(observations)
 
     def _parameters(self, weights: tuple, observations: Array) -> Float[Array, "B parameters"]:
         trunk, actor = weights
-        return jax.vmap(_with_weights(self.actor, actor))(self._features(trunk, observations))
+        return jax.vmap(with_weights(self.actor, actor))(self._features(trunk, observations))
 
     def _values(self, weights: tuple, observations: Array) -> Float[Array, " B"]:
         trunk, critic = weights
-        values = jax.vmap(_with_weights(self.critic, critic))(self._features(trunk, observations))
+        values = jax.vmap(with_weights(self.critic, critic))(self._features(trunk, observations))
         return values[:, 0] if values.shape[1:] == (1,) else values
 
 
@@ -280,49 +277,5 @@ def _shape_of(part: Any, features: jax.ShapeDtypeStruct) -> Any:
     return jax.eval_shape(lambda features: part(features), features)
 
 
-def _is_weight(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.inexact)
-
-
-def _weights(part: PyTree) -> list[Array]:
-    return [leaf for leaf in jax.tree.leaves(part) if _is_weight(leaf)]
-
-
-def _with_weights(part: Any, weights: tuple[Array, ...]) -> Any:
-    """The module with other weights, in the order of `_weights`."""
-    own = iter(weights)
-    return jax.tree.map(lambda leaf: next(own) if _is_weight(leaf) else leaf, part)
-
-
 def _moved(weights: tuple, step: Array, update: PyTree) -> tuple:
     return jax.tree.map(lambda w, u: w + step * u, weights, update)
-
-
-def _is_linear(node: Any) -> bool:
-    return isinstance(node, eqx.nn.Linear)
-
-
-def _layers(part: PyTree) -> list[eqx.nn.Linear]:
-    return [node for node in jax.tree.leaves(part, is_leaf=_is_linear) if _is_linear(node)]
-
-
-def _orthogonal(part: PyTree, last_gain: float, key: Array) -> PyTree:
-    """The module with orthogonal weights and biases of 0 in its linear layers; other weights stay."""
-    layers = _layers(part)
-    if not layers:
-        return part
-    gains = [HIDDEN_GAIN] * (len(layers) - 1) + [last_gain]
-    keys = jax.random.split(key, len(layers))
-    drawn = [
-        jax.nn.initializers.orthogonal(gain)(k, layer.weight.shape, layer.weight.dtype)
-        for layer, gain, k in zip(layers, gains, keys, strict=True)
-    ]
-    part = eqx.tree_at(lambda part: [layer.weight for layer in _layers(part)], part, drawn)
-    biases = [layer.bias for layer in layers if layer.bias is not None]
-    if not biases:
-        return part
-    return eqx.tree_at(
-        lambda part: [layer.bias for layer in _layers(part) if layer.bias is not None],
-        part,
-        [jnp.zeros_like(bias) for bias in biases],
-    )
