@@ -136,7 +136,8 @@ class SampledAlgorithm(eqx.Module):
             ValueError: the environment is no `TabularMDP`, so that states cannot be listed.
         """
         states = jnp.arange(self.problem.mdp.num_states)
-        logits, _ = jax.vmap(lambda follower: self.actor_critic.policy.read(follower, states))(state.followers)
+        followers = jax.tree.map(jnp.asarray, state.followers)
+        logits, _ = jax.vmap(lambda follower: self.actor_critic.policy.read(follower, states))(followers)
         log_policies = jax.nn.log_softmax(logits)
         return jnp.stack([log_policies[0], log_policies[-1]])
 
