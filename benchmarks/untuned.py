@@ -48,7 +48,7 @@ def goal_position(size: int = 10, installation_cost: float = 0.0) -> BilevelProb
 
 def descended(problem: BilevelProblem, entropy_weight: float) -> float:
     """Exact descent from the cell of least cost."""
-    size = int(problem.environment.num_states**0.5)
+    size = int(problem.mdp.num_states**0.5)
     costs = problem.costs(problem.initial_x, np.arange(size**2), np.zeros(size**2, int))
     start = np.array(divmod(int(np.argmin(costs)), size), float)
     return exact.solve(problem, entropy_weight=entropy_weight, starts=[start], max_iterations=30).objective

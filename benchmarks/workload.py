@@ -25,7 +25,7 @@ class Workload:
         """Successors (S, K) and thresholds of the outcomes (A, K)."""
         from bilevel_rl import problems
 
-        environment = problems.goal_position(size=self.size).environment
+        environment = problems.goal_position(size=self.size).mdp
         return environment.successors[:, 0], environment.cumulative_probabilities[0].astype(self.dtype)
 
     def initial_state(self, chain_states: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

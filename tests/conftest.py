@@ -1,7 +1,10 @@
 """Compiled programs are shared by the tests and processes of a session, and not kept."""
 
+import dataclasses
 import os
+import sys
 import tempfile
+import types
 
 import pytest
 
@@ -23,3 +26,28 @@ def finished_comparison(tmp_path_factory):
     folder.write_config(to_json("compare-goal-position", CONFIG))
     comparison.main(CONFIG, folder, progress=False)
     return folder
+
+
+def _struct_dataclass(cls):
+    """What `flax.struct.dataclass` does, where flax is not installed: Gymnasium uses nothing else of it."""
+    import jax
+
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    names = [field.name for field in dataclasses.fields(cls)]
+    return jax.tree_util.register_dataclass(cls, data_fields=names, meta_fields=[])
+
+
+@pytest.fixture
+def phys2d(monkeypatch):
+    """Gymnasium's functional CartPole and Pendulum."""
+    try:
+        import flax
+    except ImportError:
+        flax = types.ModuleType("flax")
+        flax.struct = types.ModuleType("flax.struct")  # pyright: ignore
+        flax.struct.dataclass = _struct_dataclass  # pyright: ignore
+        monkeypatch.setitem(sys.modules, "flax", flax)
+        monkeypatch.setitem(sys.modules, "flax.struct", flax.struct)  # pyright: ignore
+    from gymnasium.envs.phys2d import cartpole, pendulum
+
+    return types.SimpleNamespace(CartPole=cartpole.CartPoleFunctional, Pendulum=pendulum.PendulumFunctional)

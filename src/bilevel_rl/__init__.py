@@ -10,7 +10,12 @@ from bilevel_rl.algorithms import (  # noqa: E402
     SingleLoopActorCritic as SingleLoopActorCritic,
     untuned as untuned,
 )
-from bilevel_rl.environments import Contexts as Contexts, TabularMDP as TabularMDP  # noqa: E402
+from bilevel_rl.environments import (  # noqa: E402
+    Contexts as Contexts,
+    FunctionalEnvironment as FunctionalEnvironment,
+    TabularMDP as TabularMDP,
+)
+from bilevel_rl.policies import NeuralActorCritic as NeuralActorCritic  # noqa: E402
 from bilevel_rl.problems import BilevelProblem as BilevelProblem, OccupancyCost as OccupancyCost  # noqa: E402
 from bilevel_rl.run import RunResult as RunResult, run as run  # noqa: E402
 from bilevel_rl.schedules import GeometricDecay as GeometricDecay, PowerDecay as PowerDecay, StepSizes as StepSizes  # noqa: E402

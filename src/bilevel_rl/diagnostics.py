@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from bilevel_rl.algorithms import Algorithm
+from bilevel_rl.environments import TabularMDP
 from bilevel_rl.exact.evaluation import DENSE_LIMIT, occupancy, start_mean
 from bilevel_rl.exact.objectives import implicit_gradient
 from bilevel_rl.exact.oracle import in_double_precision
@@ -57,12 +58,24 @@ RARELY = 0.01
 """A state counts as missed where the lower policy is less than this share of the time that the best answer is there."""
 
 Diagnostics = Literal["auto", "exact", "sampled"]
-"""How metric rows are measured; "auto" is exact for models with at most `DENSE_LIMIT` states, and sampled above."""
+"""How metric rows are measured; "auto" is exact for tabular models of at most `DENSE_LIMIT` states, else sampled."""
 
 
 def are_exact(diagnostics: Diagnostics, problem: BilevelProblem) -> bool:
-    """Whether metric rows of a problem hold exact measurements."""
-    can_be = problem.environment.num_states <= DENSE_LIMIT and problem.upper.has_exact_value
+    """Whether metric rows of a problem hold exact measurements.
+
+    Raises:
+        ValueError: they are asked for, and the environment has no tables.
+    """
+    environment = problem.environment
+    can_be = (
+        isinstance(environment, TabularMDP) and environment.num_states <= DENSE_LIMIT and problem.upper.has_exact_value
+    )
+    if diagnostics == "exact" and not isinstance(environment, TabularMDP):
+        raise ValueError(
+            f"diagnostics must not be 'exact' in a {type(environment).__name__}, of which there are no tables; "
+            "use 'auto' or 'sampled'"
+        )
     return diagnostics == "exact" or (diagnostics == "auto" and can_be)
 
 
@@ -207,7 +220,7 @@ def _measure(
         visits, best_visits = occupancies[0].sum(1), occupancy(mdp, answer.policy).sum(1)
 
         def upper_value(state_action_occupancy: Array, log_policy: Array) -> Array:
-            return problem.upper.value(problem.environment, x, state_action_occupancy, log_policy)
+            return problem.upper.value(problem.mdp, x, state_action_occupancy, log_policy)
 
         return Measurement(
             upper_objective=upper_value(occupancy(mdp, evaluated.policy), evaluated.log_policy),

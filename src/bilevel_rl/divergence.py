@@ -8,6 +8,9 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+MAX_DEPTH_OF_NAMES = 2
+"""A spoiled part of the state is named by that many steps into it."""
+
 NO_ANSWER = (
     "the follower's exact answer did not converge, or its derivative overflowed: the entropy weight is too small for "
     "this precision, or reward or cost is not finite at the last x; raise the final entropy weight, or lower `upper`"
@@ -60,11 +63,12 @@ def locate(finite_after: Callable[[int], PyTree], seed: int, first: int, last: i
         return all(leaf[seed] for leaf in jax.tree.leaves(finite_after(num_iterations)))
 
     spoiled = bisect.bisect_left(range(first + 1, last), True, key=lambda k: not is_finite(k)) + first + 1
-    names = [
-        jax.tree_util.keystr(path).lstrip(".")
+    # A network has many arrays; that they are its weights says enough.
+    names = dict.fromkeys(
+        jax.tree_util.keystr(path[:MAX_DEPTH_OF_NAMES]).lstrip(".")
         for path, leaf in jax.tree.leaves_with_path(finite_after(spoiled))
         if not np.asarray(leaf)[seed]
-    ]
+    )
     spoiled_by = (cause for name, cause in LIKELY_CAUSES.items() if any(leaf.startswith(name) for leaf in names))
     cause = next(spoiled_by, LIKELY_CAUSES["x"])
     return Divergence(seed, spoiled - 1, " and ".join(names), cause)

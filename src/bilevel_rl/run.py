@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from bilevel_rl import processes
 from bilevel_rl.algorithms import Algorithm
-from bilevel_rl.diagnostics import Diagnostics, distances, metric_columns, metric_rows
+from bilevel_rl.diagnostics import Diagnostics, are_exact, distances, metric_columns, metric_rows
 from bilevel_rl.divergence import Divergence, locate
 from bilevel_rl.loop import Layout, Loop, choose
 from bilevel_rl.progress import Progress
@@ -107,14 +107,14 @@ def run(
         checkpoint_every: seconds between two checkpoints; 0 saves one at every log point.
         evaluation_entropy_weight: τ at which the `upper_objective` Φ_τ(x_k) is measured.
         diagnostics: whether metric rows are measured exactly on the known model, or from the algorithm's samples;
-            "auto" is exact for models with at most 1,500 states.
+            "auto" is exact for tabular models with at most 1,500 states.
         seeds_per_group: seeds that are compiled together; they decide the last bits. By default as many as fill the
             vector units, whatever the number of devices.
         progress: show a progress bar.
 
     Raises:
-        ValueError: a count is not positive, `evaluation_entropy_weight` is not, `checkpoint_every` is negative, or the
-            devices cannot share the seeds evenly.
+        ValueError: a count is not positive, `evaluation_entropy_weight` is not, `checkpoint_every` is negative, exact
+            diagnostics are asked for where there are no tables, or the devices cannot share the seeds evenly.
         RunFolderError: the folder holds another run, or one that has gone further.
         LostProcessError: another process of the job stopped answering.
 
@@ -131,6 +131,7 @@ def run(
         raise ValueError(f"checkpoint_every must be a number of seconds, got {checkpoint_every}")
     if diagnostics not in get_args(Diagnostics):
         raise ValueError(f"diagnostics must be one of {', '.join(get_args(Diagnostics))}, got {diagnostics!r}")
+    are_exact(diagnostics, algorithm.problem)
     layout = Layout.plan(algorithm, num_seeds, seeds_per_group)
     loop = Loop(algorithm, key, layout)
     folder = RunFolder(folder) if isinstance(folder, Path | str) else folder

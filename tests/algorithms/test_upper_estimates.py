@@ -13,6 +13,7 @@ from bilevel_rl.algorithms import NestedLoop
 from bilevel_rl.algorithms.actor_critic import Sample
 from bilevel_rl.algorithms.upper_estimates import Samples, estimate_upper, num_extra_uniforms
 from bilevel_rl.exact.tables import linear_cost
+from bilevel_rl.policies import CategoricalLaw
 from bilevel_rl.schedules import PowerDecay, ScheduleWarning, StepSizes
 from garnets import UPPERS, random_policy, random_problem, upper_objective
 
@@ -25,7 +26,8 @@ def samples_of(problem, log_policy, uniforms, states=None, actions=None, visitat
     pairs = jnp.zeros((2, B), jnp.int32) if states is None else jnp.stack([states] * 2)
     taken = pairs if actions is None else jnp.stack([actions] * 2)
     floats = jnp.zeros((2, B))
-    chains = Sample(pairs, taken, pairs, floats[..., None], floats[..., None], floats, floats, floats)
+    law = CategoricalLaw(floats[..., None], floats[..., None])
+    chains = Sample(pairs, taken, pairs, law, floats, floats, floats)
     x = jax.tree.map(jnp.asarray, problem.initial_x)
     return Samples(x, chains, lambda s: jnp.asarray(log_policy)[s], uniforms, visitation, jnp.int32(0))
 

@@ -1,34 +1,45 @@
 """How a follower learns: Markov chains whose stationary law is d^π, and the regularized actor-critic on their samples.
 
 Every sampled method of this library learns its policies with these two steps. Equation names are those of
-docs/method.md, section 4. All arrays carry a leading axis of F followers, each with a table of its own and B chains.
+docs/method.md, section 4. All arrays carry a leading axis of F followers, each with parameters of its own and B chains.
 """
 
+import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Shaped
 
 from bilevel_rl.algorithms.devices import shared_by_devices
-from bilevel_rl.environments import DrivenMDP, TabularMDP
-from bilevel_rl.policies import TabularActorCritic, over_samples
+from bilevel_rl.environments import DrivenMDP, Environment, FunctionalEnvironment, TabularMDP
+from bilevel_rl.policies import CategoricalLaw, GaussianLaw, Policy, TabularActorCritic
 from bilevel_rl.schedules import StepSizeValues
 
-FISHER_FLOOR = 0.1
-"""Probabilities by which the natural actor divides are at least this share of the uniform policy's."""
+Followers = PyTree[Shaped[Array, "F ..."]]
+"""Parameters of all followers: tables (F, S, A + 1), or whatever a policy keeps, with F in front."""
+
+States = PyTree[Shaped[Array, "F B ..."]]
+"""States of the chains: numbers (F, B), or an `Episode`."""
+
+Actions = Int[Array, "F B"] | Float[Array, "F B d"]
 
 
 class Sample(NamedTuple):
-    """One transition of every chain, with what the followers thought of its states when they acted."""
+    """One transition of every chain, with what the followers thought of its states when they acted.
 
-    states: Int[Array, "F B"]
-    actions: Int[Array, "F B"]
-    next_states: Int[Array, "F B"]
-    policy: Float[Array, "F B A"]
-    log_policy: Float[Array, "F B A"]
+    Attributes:
+        law: π(·|s) of the states.
+        entropy: H(π(·|s)).
+    """
+
+    states: States
+    actions: Actions
+    next_states: States
+    law: CategoricalLaw | GaussianLaw
     entropy: Float[Array, "F B"]
     values: Float[Array, "F B"]
     next_values: Float[Array, "F B"]
@@ -57,8 +68,8 @@ class Info(NamedTuple):
 class Visits(NamedTuple):
     """What followers did over T steps of learning, and how well their critics foresaw it."""
 
-    states: Int[Array, "T F B"]
-    actions: Int[Array, "T F B"]
+    states: PyTree[Shaped[Array, "T F B ..."]]
+    actions: Int[Array, "T F B"] | Float[Array, "T F B d"]
     entropy: Float[Array, "T F B"]
     td_errors: Float[Array, "T F B"]
 
@@ -77,85 +88,100 @@ class ActorCritic(eqx.Module):
         coupled: there are two followers, whose chains live on the same random numbers and choose the same action as
             often as their laws allow.
         natural: the actors take natural gradients, `natural_direction` instead of `direction`.
+        policies: what the followers are; None for tables.
     """
 
-    environment: TabularMDP | DrivenMDP
+    environment: Environment
     num_chains: int = eqx.field(static=True)
     chain_axis: str | None = eqx.field(static=True, default=None)
     coupled: bool = eqx.field(static=True, default=False)
     natural: bool = eqx.field(static=True, default=False)
+    policies: Policy | None = None
 
     @property
-    def policy(self) -> TabularActorCritic:
-        """How a follower's table is read and written."""
+    def policy(self) -> Policy:
+        """How a follower's parameters are read and moved."""
+        return self.table if self.policies is None else self.policies
+
+    @property
+    def table(self) -> TabularActorCritic:
+        """The policy of followers that are tables."""
+        assert isinstance(self.environment, TabularMDP | DrivenMDP)
         return TabularActorCritic(self.environment.num_states, self.environment.num_actions)
 
-    def init(self, num_followers: int) -> Float[Array, "F S columns"]:
-        """Uniform policies, and critics at 0."""
-        return jnp.stack([self.policy.init()] * num_followers)
+    def init(self, num_followers: int, key: Array | None = None) -> Followers:
+        """All followers alike. Tables: uniform policies, and critics at 0; networks draw their weights with the key."""
+        return jax.tree.map(lambda leaf: jnp.stack([leaf] * num_followers), self.policy.init(key))
 
-    def start(self, uniforms: Float[Array, "F B"]) -> Int[Array, "F B"]:
+    @property
+    def num_uniforms(self) -> int:
+        """U, uniforms that a chain takes for one transition."""
+        return 4 + self.policy.law.num_extra_uniforms(self.coupled)
+
+    def start(self, uniforms: Float[Array, "F B"]) -> States:
         """Chains drawn from ρ."""
         return self.environment.reset(uniforms)
 
-    def act(
-        self, followers: Float[Array, "F S columns"], states: Int[Array, "F B"], uniforms: Float[Array, "U F B"]
-    ) -> Sample:
+    def act(self, followers: Followers, states: States, uniforms: Float[Array, "U F B"]) -> Sample:
         """One transition of every chain: a ~ π_θ(·|s), s' ~ P(·|s,a).
 
-        `uniforms` are for the action, the transition, the restart and the start (`restart` takes the last two); coupled
-        chains have a fifth one, for whether the second follower does as the first.
+        `uniforms` are for the action, the transition, the restart and the start (`restart` takes the last two). What
+        follows is the law's: of coupled chains with countable actions a fifth, for whether the second follower does as
+        the first, and of actions that are vectors one for each number but the first.
         """
+        policy = self.policy
 
-        def transition(s: Array, uniforms: Array) -> tuple[Array, ...]:
-            logits, values = jax.vmap(self.policy.read)(followers, s)
-            a, policy, log_policy, entropy = jax.vmap(draw_actions)(logits, uniforms[0])
-            if self.coupled:
-                a = jnp.stack([a[0], follow_actions(a[0], policy[0], policy[1], uniforms[4, 1])])
+        def transition(s: States, uniforms: Array) -> tuple[PyTree, ...]:
+            parameters, values = jax.vmap(policy.read)(followers, s)
+            a, law, entropy = policy.law.draw(parameters, uniforms[0], uniforms[4:], self.coupled)
             next_s = self.environment.step(s, a, uniforms[1])
-            next_values = jax.vmap(self.policy.values)(followers, next_s)
-            return a, next_s, policy, log_policy, entropy, values, next_values
+            next_values = jax.vmap(policy.values)(followers, next_s)
+            if self.policies is not None:  # A network does not know what a table keeps: in terminal states V is 0.
+                values = jnp.where(self.environment.is_terminal(s), 0.0, values)
+                next_values = jnp.where(self.environment.is_terminal(next_s), 0.0, next_values)
+            return a, next_s, law, entropy, values, next_values
 
-        return Sample(states, *shared_by_devices(self.chain_axis, transition)(states, uniforms))
+        return Sample(states, *shared_by_devices(self.chain_axis, transition, (1, -1))(states, uniforms))
 
-    def choose(
-        self, followers: Float[Array, "F S columns"], states: Int[Array, "F B"], uniforms: Float[Array, "F B"]
-    ) -> Int[Array, "F B"]:
+    def choose(self, followers: Followers, states: States, uniforms: Float[Array, "F B"]) -> Actions:
         """Actions a ~ π_θ(·|s) that are not taken yet."""
-        logits, _ = jax.vmap(self.policy.read)(followers, states)
-        return jax.vmap(draw_actions)(logits, uniforms)[0]
+        parameters, _ = jax.vmap(self.policy.read)(followers, states)
+        return self.policy.law.draw(parameters, uniforms, uniforms[None][:0], False)[0]
 
     def learn(
         self,
-        followers: Float[Array, "F S columns"],
+        followers: Followers,
         sample: Sample,
         rewards: Float[Array, "F B"],
         step_size: StepSizeValues,
         value_bound: Float[Array, ""],
-    ) -> tuple[Float[Array, "F S columns"], Float[Array, "F B"]]:
+    ) -> tuple[Followers, Float[Array, "F B"]]:
         """One step of all policies and critics, for the rewards that they learn from; also the temporal differences δ.
 
         The critic's step is the mean of the single-sample steps, each clipped on its own: the mean of steps into an
         interval is a step into the interval.
         """
+        policy, law = self.policy, self.policy.law
         accrues = ~self.environment.is_terminal(sample.states)
         τ, γ = step_size.entropy * accrues, self.environment.discount
         δ = rewards + τ * sample.entropy + γ * sample.next_values - sample.values
-        ascent = natural_direction if self.natural else direction
+        ascent = law.natural_direction if self.natural else law.direction
         clipped_values = jnp.clip(sample.values + step_size.critic * δ, -value_bound, value_bound)
-        followers = jax.vmap(self.policy.ascend)(
+        followers = jax.vmap(policy.learn, in_axes=(0, 0, 0, 0, None, None))(
             followers,
             sample.states,
-            step_size.actor
-            / self.num_chains
-            * jax.vmap(ascent)(δ, sample.actions, sample.policy, sample.log_policy, τ),
-            (clipped_values - sample.values) / self.num_chains,
+            jax.vmap(ascent)(δ, sample.actions, sample.law, τ),
+            clipped_values - sample.values,
+            step_size.actor,
+            step_size.critic,
         )  # (A), (C)
         return followers, δ
 
     def value_bound(self, reward_bound: Float[ArrayLike, ""], entropy_weight: Float[ArrayLike, ""]) -> Float[Array, ""]:
-        """A-priori bound of the critics, (max|r| + τ log|A|) / (1−γ); infinite where the rewards have none."""
-        return jnp.asarray(reward_bound + entropy_weight * jnp.log(self.environment.num_actions)) / (
+        """A-priori bound of the critics, (max|r| + τ max H) / (1−γ); infinite where rewards or entropies have none."""
+        if self.policy.law.entropy_bound == math.inf:
+            return jnp.asarray(jnp.inf)
+        return jnp.asarray(reward_bound + entropy_weight * self.policy.law.entropy_bound) / (
             1 - self.environment.discount
         )
 
@@ -163,24 +189,34 @@ class ActorCritic(eqx.Module):
         """H(π(·|s)) of every sample; 0 in terminal states."""
         return sample.entropy * ~self.environment.is_terminal(sample.states)
 
-    def restart(self, next_states: Int[Array, "F B"], uniforms: Float[Array, "U F B"]) -> Int[Array, "F B"]:
-        """Where the chains go on: with probability 1 − γ afresh from ρ, so that their stationary law is d^π."""
+    def restart(self, next_states: States, uniforms: Float[Array, "U F B"]) -> States:
+        """Where the chains go on: with probability 1 − γ afresh from ρ, so that their stationary law is d^π.
+
+        Truncated episodes start afresh too. What was learned from their last transition was right all the same: it
+        counts the value of the state that they would have gone on from.
+        """
         restarts = uniforms[2] >= self.environment.discount
-        return jnp.where(restarts, self.environment.reset(uniforms[3]), next_states)
+        if isinstance(self.environment, FunctionalEnvironment):
+            restarts |= self.environment.is_truncated(next_states)
+
+        def pick(fresh: Array, following: Array) -> Array:
+            return jnp.where(restarts.reshape(restarts.shape + (1,) * (fresh.ndim - restarts.ndim)), fresh, following)
+
+        return jax.tree.map(pick, self.environment.reset(uniforms[3]), next_states)
 
     def learn_for(
         self,
-        followers: Float[Array, "F S columns"],
-        states: Int[Array, "F B"],
-        uniforms: Float[Array, "T 4 F B"],
-        rewards: Callable[[Array, Array], Array],
+        followers: Followers,
+        states: States,
+        uniforms: Float[Array, "T U F B"],
+        rewards: Callable[[States, Actions], Array],
         step_size: StepSizeValues,
         value_bound: Float[Array, ""],
-    ) -> tuple[Float[Array, "F S columns"], Int[Array, "F B"], Visits]:
+    ) -> tuple[Followers, States, Visits]:
         """T steps of all followers, the inner loop of two-loop methods.
 
         Args:
-            followers: their tables.
+            followers: their parameters.
             states: of their chains.
             uniforms: all randomness.
             rewards: what they learn from, a function of states and actions, both (F, B).
@@ -188,10 +224,10 @@ class ActorCritic(eqx.Module):
             value_bound: of the critics.
 
         Returns:
-            Tables and chains after the last step, and what happened on the way.
+            Parameters and chains after the last step, and what happened on the way.
         """
 
-        def iterate(carry: tuple[Array, Array], uniforms: Array) -> tuple[tuple[Array, Array], Visits]:
+        def iterate(carry: tuple[Followers, States], uniforms: Array) -> tuple[tuple[Followers, States], Visits]:
             followers, states = carry
             sample = self.act(followers, states, uniforms)
             learned = rewards(sample.states, sample.actions)
@@ -203,72 +239,11 @@ class ActorCritic(eqx.Module):
         return followers, states, visits
 
 
-@over_samples
-def draw_actions(
-    logits: Float[Array, "B A"], uniforms: Float[Array, " B"]
-) -> tuple[Int[Array, " B"], Float[Array, "B A"], Float[Array, "B A"], Float[Array, " B"]]:
-    """a ~ π by inverse CDF of one uniform in [0, 1), with π(·|s), log π(·|s) and the entropy H(π(·|s))."""
-    policy, log_policy = jax.nn.softmax(logits), jax.nn.log_softmax(logits)
-    thresholds = jnp.cumsum(policy, axis=-1)[:, :-1]
-    a = jnp.sum(uniforms[:, None] >= thresholds, axis=-1, dtype=jnp.int32)
-    return a, policy, log_policy, -jnp.sum(policy * log_policy, axis=-1)
+def coincide(sample: Sample) -> Bool[Array, " B"]:
+    """In which chains two followers were in the same state and chose the same action."""
 
+    def agree(leaf: Array) -> Array:
+        is_same = leaf[0] == leaf[1]
+        return jnp.all(is_same.reshape(len(is_same), -1), axis=1) if is_same.ndim > 1 else is_same
 
-@over_samples
-def follow_actions(
-    a: Int[Array, " B"], policy: Float[Array, "B A"], other: Float[Array, "B A"], uniforms: Float[Array, " B"]
-) -> Int[Array, " B"]:
-    """Actions of law `other` that equal a ~ `policy` as often as they can: maximal coupling.
-
-    The action is kept with probability min(1, other(a) / policy(a)), and otherwise drawn from where `other` exceeds
-    `policy`. A uniform that did not keep it is uniform again above that probability, and draws the new one.
-    """
-    is_taken = jax.nn.one_hot(a, policy.shape[-1], dtype=bool)
-    keeps = jnp.minimum(1.0, jnp.sum(jnp.where(is_taken, other / policy, 0.0), axis=-1))
-    excess = jnp.cumsum(jnp.maximum(other - policy, 0.0), axis=-1)
-    left = (uniforms - keeps) / jnp.maximum(1 - keeps, jnp.finfo(keeps.dtype).tiny)
-    drawn = jnp.sum(left[:, None] * excess[:, -1:] >= excess[:, :-1], axis=-1, dtype=jnp.int32)
-    return jnp.where(uniforms < keeps, a, drawn)
-
-
-@over_samples
-def direction(
-    δ: Float[Array, " B"],
-    a: Int[Array, " B"],
-    policy: Float[Array, "B A"],
-    log_policy: Float[Array, "B A"],
-    τ: Float[Array, " B"],
-) -> Float[Array, "B A"]:
-    """δ ∇_θ log π(a|s) + τ ∇_θ H(π(·|s)), with respect to the logits θ(s, ·)."""
-    score = jax.nn.one_hot(a, policy.shape[-1]) - policy
-    mean_log_policy = jnp.sum(policy * log_policy, axis=-1, keepdims=True)
-    entropy_gradient = -policy * (log_policy - mean_log_policy)
-    return δ[:, None] * score + τ[:, None] * entropy_gradient
-
-
-@over_samples
-def natural_direction(
-    δ: Float[Array, " B"],
-    a: Int[Array, " B"],
-    policy: Float[Array, "B A"],
-    log_policy: Float[Array, "B A"],
-    τ: Float[Array, " B"],
-) -> Float[Array, "B A"]:
-    """`direction`, preconditioned: but for constants δ 1_a / π(a) − τ log π, whose mean is Q(s, ·) − τ log π."""
-    return fisher_preconditioned(direction(δ, a, policy, log_policy, τ), policy)
-
-
-def fisher_preconditioned(
-    gradient: Float[Array, "*batch A"], policy: Float[Array, "*batch A"]
-) -> Float[Array, "*batch A"]:
-    """The pseudo-inverse of the softmax's Fisher matrix diag(π) − ππᵀ times a gradient in logits, a floor under π.
-
-    The matrix maps v to π (v − π·v), so a row g that sums to 0 comes from v = g / π, less its mean: mirror descent. The
-    variance of δ / π(a) has no bound; with the floor ε under the denominators its second moment is at most δ² / ε. The
-    mean is then the gradient times another positive diagonal: still an ascent direction, which still vanishes where the
-    gradient does, but actions rarer than ε catch up more slowly than by the natural gradient.
-
-    Sources: docs/method.md, section 5; Kakade, "A natural policy gradient", NeurIPS 2001.
-    """
-    ascent = gradient / jnp.maximum(policy, FISHER_FLOOR / policy.shape[-1])
-    return ascent - jnp.mean(ascent, axis=-1, keepdims=True)
+    return functools.reduce(jnp.logical_and, jax.tree.leaves(jax.tree.map(agree, (sample.states, sample.actions))))

@@ -94,7 +94,7 @@ class EpisodeTables(eqx.Module):
         self, thresholds: Float[Array, "S choices"], uniforms: Float[Array, "numbers B"]
     ) -> tuple[Int[Array, "1 B T"], Int[Array, "1 B T"], Int[Array, "1 B T"], Bool[Array, "1 B T"]]:
         """States, actions, times since the episode's start, and whether the episode ends with this step."""
-        environment = self.problem.environment
+        environment = self.problem.mdp
 
         def step(carry: tuple[Array, Array], uniforms: Array) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
             s, t = carry

@@ -104,7 +104,7 @@ class Exact(eqx.Module):
     def init(self, key: Array) -> ExactState:
         """x at the problem's start, values at 0."""
         x = self.problem.start(key)
-        return ExactState(jnp.int32(0), x, self.optimizer.init(x), jnp.zeros(self.problem.environment.num_states))
+        return ExactState(jnp.int32(0), x, self.optimizer.init(x), jnp.zeros(self.problem.mdp.num_states))
 
     def draw(self, key: Array, num_iterations: int) -> tuple[()]:
         """No randomness."""

@@ -22,8 +22,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from bilevel_rl.algorithms.actor_critic import Info, Sample, direction
+from bilevel_rl.algorithms.actor_critic import Info, Sample
 from bilevel_rl.algorithms.sampled import State, TwoLoopAlgorithm, draw_uniforms
+from bilevel_rl.policies.categorical import direction
 
 ANSWER, JOINT = slice(0, 1), slice(1, 2)
 """Followers: the one that tracks π_τ*(x), and y."""
@@ -185,17 +186,17 @@ class BellmanPBRL(TwoLoopAlgorithm):
             self.actor_critic.choose(followers, states, uniforms[0]) for followers in (answer, joint)
         )
         actions = jnp.where(is_first_action, by_joint, by_answer)
-        return actions, self.problem.environment.step(states, actions, uniforms[1])
+        return actions, self.problem.mdp.step(states, actions, uniforms[1])
 
     def _descend_penalty(
         self, joint: Array, answer: Array, start: Sample, x: PyTree, actor_step: Array, entropy_weight: Array
     ) -> Array:
         """y's step against the Bellman penalty: (1−γ) E_{s∼ρ, a∼y}[(Q*(s, a) − V*(s)) ∇log y(a|s) + τ ∇H(y(·|s))]."""
-        γ, values = self.problem.environment.discount, self.actor_critic.policy.values
+        γ, values = self.problem.environment.discount, self.actor_critic.table.values
         s, a = start.states, start.actions
         r = self.problem.rewards(x, s, a)
         advantages = r[0] + γ * values(answer[0], start.next_states[0]) - values(answer[0], s[0])
         τ = entropy_weight * ~self.problem.environment.is_terminal(s[0])
-        ascent = direction(advantages, a[0], start.policy[0], start.log_policy[0], τ)
+        ascent = direction(advantages, a[0], *(array[0] for array in start.law), τ)
         step = (1 - γ) * actor_step / self.num_chains * ascent
-        return self.actor_critic.policy.ascend(joint[0], s[0], step, jnp.zeros_like(advantages))[None]
+        return self.actor_critic.table.ascend(joint[0], s[0], step, jnp.zeros_like(advantages))[None]

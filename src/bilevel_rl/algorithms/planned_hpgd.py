@@ -48,7 +48,7 @@ class PlannedHPGD(ImplicitGradientMethod):
 
     def init(self, key: Array) -> PlannedState:
         """The uniform policy, V = 0, and x at the problem's start."""
-        mdp = self.problem.environment
+        mdp = self.problem.mdp
         log_policy = jnp.full((mdp.num_states, mdp.num_actions), -np.log(mdp.num_actions), float)
         return PlannedState(jnp.int32(0), self.problem.start(key), log_policy, jnp.zeros(mdp.num_states))
 
@@ -60,7 +60,7 @@ class PlannedHPGD(ImplicitGradientMethod):
         """One iteration: the follower's answer to x, then one step of x."""
         x, step_size = state.x, self.step_sizes(state.num_iterations)
         τ = step_size.entropy
-        answer = soft_optimal(self.problem.environment, reward_table(self.problem, x), τ, start_values=state.values)
+        answer = soft_optimal(self.problem.mdp, reward_table(self.problem, x), τ, start_values=state.values)
         gradient, means = self.rollouts.estimate(x, answer.log_policy, τ, uniforms)
         x = self._descended(x, gradient, step_size.upper)  # (IG)
         info = PlannedInfo(*(jnp.full(2, mean) for mean in means))

@@ -105,7 +105,7 @@ class Rollouts(eqx.Module):
         self, thresholds: Float[Array, "S choices"], uniforms: Float[Array, "numbers B"]
     ) -> tuple[Int[Array, "5 B H"], Int[Array, "5 B H"]]:
         """States and actions of the walks and their rollouts."""
-        environment, num_walks = self.problem.environment, uniforms.shape[1]
+        environment, num_walks = self.problem.mdp, uniforms.shape[1]
         of_start, of_branch, of_actions, of_steps = jnp.split(uniforms, (1, 2, 4))
         of_steps = of_steps.reshape(self.num_steps, 2, 3, num_walks)  # action and outcome; walk, copy 1, copy 2
 
@@ -126,7 +126,7 @@ class Rollouts(eqx.Module):
 
         def transition(states: Array, uniforms: Array) -> tuple[Array, tuple[Array, Array]]:
             actions = inverse_cdf_actions(thresholds, states, uniforms[0])
-            return self.problem.environment.step(states, actions, uniforms[1]), (states, actions)
+            return self.problem.mdp.step(states, actions, uniforms[1]), (states, actions)
 
         _, (states, actions) = jax.lax.scan(transition, start, uniforms)
         return jnp.moveaxis(states, 0, -1), jnp.moveaxis(actions, 0, -1)

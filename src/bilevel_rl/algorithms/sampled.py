@@ -13,7 +13,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
-from bilevel_rl.algorithms.actor_critic import ActorCritic
+from bilevel_rl.algorithms.actor_critic import ActorCritic, Followers, States
+from bilevel_rl.environments import TabularMDP
+from bilevel_rl.policies import TabularActorCritic
 from bilevel_rl.problems import BilevelProblem, OccupancyCost, UpperObjective
 from bilevel_rl.schedules import ScheduleWarning, StepSizes
 
@@ -23,8 +25,8 @@ class State(NamedTuple):
 
     num_iterations: Int[Array, ""]
     x: PyTree
-    followers: Float[Array, "F S columns"]
-    chain_states: Int[Array, "F B"]
+    followers: Followers
+    chain_states: States
     upper_memory: PyTree = None
     visitation: Float[Array, "S A"] | None = None
 
@@ -39,8 +41,8 @@ class SampledAlgorithm(eqx.Module):
         chain_axis: mesh axis whose devices share the chains; none by default (`shared_by`).
 
     Raises:
-        ValueError: `num_chains` < 1, the problem has dynamics that depend on x or an upper objective of a kind, and the
-            method does not follow or sample them.
+        ValueError: `num_chains` < 1, the problem has dynamics that depend on x, an upper objective or an environment of
+            a kind, and the method does not follow, sample or enter them.
     """
 
     follows_dynamics: ClassVar[bool] = False
@@ -48,6 +50,9 @@ class SampledAlgorithm(eqx.Module):
 
     upper_objectives: ClassVar[tuple[type[UpperObjective], ...]] = (OccupancyCost,)
     """kinds of upper objective that the method can sample"""
+
+    enters_any_environment: ClassVar[bool] = False
+    """whether the followers may live in a `FunctionalEnvironment`"""
 
     problem: BilevelProblem
     step_sizes: StepSizes = eqx.field(default_factory=StepSizes.decaying)
@@ -61,6 +66,11 @@ class SampledAlgorithm(eqx.Module):
             raise ValueError(
                 f"problem.upper is a {type(self.problem.upper).__name__}, which {type(self).__name__} does not sample; "
                 "use SingleLoopActorCritic or Exact"
+            )
+        if not (self.enters_any_environment or isinstance(self.problem.environment, TabularMDP)):
+            raise ValueError(
+                f"problem.environment is a {type(self.problem.environment).__name__}, and the followers of "
+                f"{type(self).__name__} are tables; use SingleLoopActorCritic with neural policies"
             )
         if self.problem.outcome_probabilities is not None and not self.follows_dynamics:
             raise ValueError(
@@ -102,11 +112,11 @@ class SampledAlgorithm(eqx.Module):
         return 2
 
     def init(self, key: Array) -> Any:
-        """Uniform policies, critics at 0, x at the problem's start, chains drawn from ρ."""
+        """Policies that have learned nothing, x at the problem's start, chains drawn from ρ."""
         return State(
             num_iterations=jnp.int32(0),
             x=self.problem.start(jax.random.fold_in(key, 1)),
-            followers=self.actor_critic.init(self.num_followers),
+            followers=self.actor_critic.init(self.num_followers, jax.random.fold_in(key, 2)),
             chain_states=self.actor_critic.start(jax.random.uniform(key, (self.num_followers, self.num_chains))),
         )
 
@@ -120,8 +130,15 @@ class SampledAlgorithm(eqx.Module):
         return state.x
 
     def log_policies(self, state: Any) -> Float[Array, "2 S A"]:
-        """log π_θ and log π_θᴸ in every state; the same twice where there is one policy."""
-        log_policies = jax.nn.log_softmax(state.followers[..., :-1])
+        """log π_θ and log π_θᴸ in every state; the same twice where there is one policy.
+
+        Raises:
+            ValueError: the environment is no `TabularMDP`, so that states cannot be listed.
+        """
+        states = jnp.arange(self.problem.mdp.num_states)
+        followers = jax.tree.map(jnp.asarray, state.followers)
+        logits, _ = jax.vmap(lambda follower: self.actor_critic.policy.read(follower, states))(followers)
+        log_policies = jax.nn.log_softmax(logits)
         return jnp.stack([log_policies[0], log_policies[-1]])
 
     def _moved(self, x: PyTree, gradient: PyTree, step: Array) -> PyTree:
@@ -132,8 +149,11 @@ class SampledAlgorithm(eqx.Module):
         return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(self.step_sizes))
 
     def _warn_of_overshoot(self):
+        environment = self.problem.environment
+        if not (isinstance(environment, TabularMDP) and isinstance(self.actor_critic.policy, TabularActorCritic)):
+            return
         critic_step = float(np.max(np.asarray(self.step_sizes.critic.initial)))
-        num_states = self.problem.environment.num_states
+        num_states = environment.num_states
         for limit, count in (("num_chains", self.num_chains), ("the number of states", num_states)):
             if critic_step > count:
                 warnings.warn(

@@ -38,7 +38,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from bilevel_rl.algorithms.actor_critic import ActorCritic, Info, Sample, fisher_preconditioned
+from bilevel_rl.algorithms.actor_critic import ActorCritic, Info, Sample, coincide
 from bilevel_rl.algorithms.sampled import SampledAlgorithm, State, draw_uniforms
 from bilevel_rl.algorithms.upper_estimates import (
     LOWER,
@@ -51,13 +51,15 @@ from bilevel_rl.algorithms.upper_estimates import (
     of_samples,
 )
 from bilevel_rl.algorithms.upper_steps import UpperSteps
-from bilevel_rl.environments import DrivenMDP
-from bilevel_rl.problems import UpperObjective
+from bilevel_rl.environments import DrivenMDP, TabularMDP
+from bilevel_rl.policies import NeuralActorCritic
+from bilevel_rl.policies.categorical import fisher_preconditioned
+from bilevel_rl.problems import PolicyLoss, TrajectoryLoss, UpperObjective
 from bilevel_rl.schedules import ScheduleWarning
 
 
 class SingleLoopActorCritic(SampledAlgorithm):
-    """Algorithm 1 on a bi-level problem with a tabular follower.
+    """Algorithm 1 on a bi-level problem; the followers are tables, or what `policies` makes of them.
 
     Attributes:
         step_sizes: a schedule that violates a validity condition is used, with a `ScheduleWarning` that names the
@@ -71,8 +73,15 @@ class SingleLoopActorCritic(SampledAlgorithm):
         natural: the actors take natural gradients, which do not fade where a policy is nearly certain. A step is about
             |A| times as long as a plain one, so `actor` is better smaller by that factor.
         upper_steps: how the estimates of (U) become steps of x; the paper's by default.
+        policies: how the followers' parameters become policies and values, and how they are moved: neural networks in
+            any environment. None: tables.
 
-    The other attributes, and the errors, are those of `SampledAlgorithm`.
+    The other attributes are those of `SampledAlgorithm`.
+
+    Raises:
+        ValueError: as `SampledAlgorithm`, the environment is no `TabularMDP` and `policies` are missing or
+            `expects_actions` is set, or `policies` do not fit the environment or are beside `natural`, a `PolicyLoss`
+            or a `TrajectoryLoss`.
 
     Example:
         >>> import jax, bilevel_rl as brl
@@ -85,14 +94,17 @@ class SingleLoopActorCritic(SampledAlgorithm):
     """
 
     follows_dynamics = True
+    enters_any_environment = True
     upper_objectives = (UpperObjective,)
 
     coupled: bool = eqx.field(static=True, default=True, kw_only=True)
     expects_actions: bool = eqx.field(static=True, default=False, kw_only=True)
     natural: bool = eqx.field(static=True, default=False, kw_only=True)
     upper_steps: UpperSteps = eqx.field(default_factory=UpperSteps, kw_only=True)
+    policies: NeuralActorCritic | None = eqx.field(default=None, kw_only=True)
 
     def __check_init__(self):
+        self._check_policies()
         if not self._is_traced():
             for violation in self.step_sizes.violations():
                 warnings.warn(f"step sizes violate {violation}", ScheduleWarning, stacklevel=4)
@@ -105,13 +117,16 @@ class SingleLoopActorCritic(SampledAlgorithm):
     @property
     def actor_critic(self) -> ActorCritic:
         """How the followers act and learn."""
-        return dataclasses.replace(super().actor_critic, coupled=self.coupled, natural=self.natural)
+        return dataclasses.replace(
+            super().actor_critic, coupled=self.coupled, natural=self.natural, policies=self.policies
+        )
 
     def init(self, key: Array) -> State:
         """As `SampledAlgorithm.init`; coupled chains start in the same states."""
         state = super().init(key)
-        lower = state.chain_states[:1]
-        chain_states = jnp.repeat(lower, 2, axis=0) if self.coupled else state.chain_states
+        chain_states = state.chain_states
+        if self.coupled:
+            chain_states = jax.tree.map(lambda leaf: jnp.repeat(leaf[:1], 2, axis=0), chain_states)
         return state._replace(
             chain_states=chain_states,
             upper_memory=self.upper_steps.init(state.x),
@@ -124,12 +139,8 @@ class SingleLoopActorCritic(SampledAlgorithm):
         Coupled followers share them (D = 1), and there is one more, for whether both choose the same action. The upper
         objective's own come last; of theirs both rows of an uncoupled pair are drawn and one is used.
         """
-        num_uniforms = self._num_chain_uniforms + num_extra_uniforms(self.problem.upper)
+        num_uniforms = self.actor_critic.num_uniforms + num_extra_uniforms(self.problem.upper)
         return draw_uniforms(key, num_iterations, num_uniforms, 1 if self.coupled else 2, self.num_chains)
-
-    @property
-    def _num_chain_uniforms(self) -> int:
-        return 5 if self.coupled else 4
 
     def step(self, uniforms: Float[Array, "U D B"], state: State) -> tuple[State, Info]:
         """One iteration: one transition per chain, then (U), (A), (C), (AL), (CL), all from iteration k's values."""
@@ -139,7 +150,8 @@ class SingleLoopActorCritic(SampledAlgorithm):
         step_size = self.step_sizes(k)
         w, τ = step_size.penalty, step_size.entropy
 
-        uniforms, extra = uniforms[: self._num_chain_uniforms], uniforms[self._num_chain_uniforms :, 0]
+        num_uniforms = actor_critic.num_uniforms
+        uniforms, extra = uniforms[:num_uniforms], uniforms[num_uniforms:, 0]
         uniforms = jnp.broadcast_to(uniforms, (len(uniforms), 2, self.num_chains))
         sample = actor_critic.act(state.followers, state.chain_states, uniforms)  # a ~ π_θ(·|s), s' ~ P(·|s,a)
         s, a = sample.states, sample.actions
@@ -176,11 +188,31 @@ class SingleLoopActorCritic(SampledAlgorithm):
             f.mean_cost,
             actor_critic.accrued_entropy(sample).mean(1),
             (δ**2).mean(1),
-            jnp.mean((s[LOWER] == s[PENALIZED]) & (a[LOWER] == a[PENALIZED]), dtype=float),
+            jnp.mean(coincide(sample), dtype=float),
             upper_gradient,
             optax.tree.norm(upper_gradient, squared=True),
         )
         return State(k + 1, x, followers, chain_states, upper_memory, f.visitation), info
+
+    def _check_policies(self):
+        is_tabular = isinstance(self.problem.environment, TabularMDP)
+        if not is_tabular and self.expects_actions:
+            raise ValueError("expects_actions needs a TabularMDP, whose actions can be listed beside states")
+        if self.policies is None:
+            if not is_tabular:
+                raise ValueError(
+                    "policies must be given where the environment is no TabularMDP, for instance "
+                    "NeuralActorCritic.mlp(problem.environment)"
+                )
+            return
+        if self.natural:
+            raise ValueError("natural must be False with policies: the preconditioner is that of a table's softmax")
+        if isinstance(self.problem.upper, PolicyLoss | TrajectoryLoss):
+            raise ValueError(
+                f"policies must be None where problem.upper is a {type(self.problem.upper).__name__}, whose slope is "
+                "applied to tables only"
+            )
+        self.policies.check(self.problem.environment)
 
     def _following_values(self, x: PyTree, state_x: PyTree, sample: Sample, uniforms: Array) -> Float[Array, "2 B"]:
         """What has the gradient γ ∇_x log P_x(s'|s,a) (V(s') − V(s)), each with its own critic; 0 where P has no x.
@@ -207,8 +239,8 @@ class SingleLoopActorCritic(SampledAlgorithm):
     ) -> Float[Array, "2 S columns"]:
         """θᴸ less `step` times the slopes of f̂ in its logits, preconditioned as its other gradients are."""
         if self.natural:
-            logits, _ = self.actor_critic.policy.read(followers[PENALIZED], states)
+            logits, _ = self.actor_critic.table.read(followers[PENALIZED], states)
             slopes = fisher_preconditioned(slopes, jax.nn.softmax(logits))
         nothing = jnp.zeros(len(states), slopes.dtype)
-        moved = self.actor_critic.policy.ascend(followers[PENALIZED], states, -step * slopes, nothing)
+        moved = self.actor_critic.table.ascend(followers[PENALIZED], states, -step * slopes, nothing)
         return followers.at[PENALIZED].set(moved)

@@ -73,7 +73,7 @@ class SoBiRL(SampledAlgorithm):
 
     def init(self, key: Array) -> SoBiRLState:
         """A uniform policy, all other tables at 0, x at the problem's start, chains drawn from ρ."""
-        start, environment = super().init(key), self.problem.environment
+        start, environment = super().init(key), self.problem.mdp
         cost_action_values = jnp.zeros((environment.num_states, environment.num_actions))
         num_numbers = ravel_pytree(start.x)[0].size
         value_gradients = jnp.zeros((environment.num_states, num_numbers))
@@ -99,7 +99,7 @@ class SoBiRL(SampledAlgorithm):
         )
         cost_action_values = state.cost_action_values[s]
         of_action = jnp.take_along_axis(cost_action_values, a[:, None], axis=1)[:, 0]
-        cost_advantages = of_action - jnp.sum(sample.policy[0] * cost_action_values, axis=1)
+        cost_advantages = of_action - jnp.sum(sample.law[0][0] * cost_action_values, axis=1)
 
         def direct_estimate(x: PyTree) -> tuple[Array, Array]:
             c = problem.costs(x, s, a)

@@ -83,7 +83,7 @@ class SoBiRLModelBased(eqx.Module):
 
     def init(self, key: Array) -> ModelBasedState:
         """V and ∂V at 0, and x at the problem's start."""
-        x, num_states = self.problem.start(key), self.problem.environment.num_states
+        x, num_states = self.problem.start(key), self.problem.mdp.num_states
         gradients = jnp.zeros((num_states, ravel_pytree(x)[0].size))
         return ModelBasedState(jnp.int32(0), x, jnp.zeros(num_states), gradients)
 
@@ -93,7 +93,7 @@ class SoBiRLModelBased(eqx.Module):
 
     def step(self, noise: tuple[()], state: ModelBasedState) -> tuple[ModelBasedState, ModelBasedInfo]:
         """One iteration."""
-        problem, mdp = self.problem, self.problem.environment
+        problem, mdp = self.problem, self.problem.mdp
         step_size = self.step_sizes(state.num_iterations)
         τ = step_size.entropy
         flat_x, unravel = ravel_pytree(state.x)
@@ -135,6 +135,6 @@ class SoBiRLModelBased(eqx.Module):
 
     def log_policies(self, state: ModelBasedState) -> Float[Array, "2 S A"]:
         """log softmax(Q/τ) with the present x and V, twice."""
-        mdp, τ = self.problem.environment, self.step_sizes(state.num_iterations).entropy
+        mdp, τ = self.problem.mdp, self.step_sizes(state.num_iterations).entropy
         action_values = reward_table(self.problem, state.x) + mdp.discount * expected_next(mdp, state.values)
         return jnp.stack([jax.nn.log_softmax(action_values / τ)] * 2)

@@ -78,7 +78,7 @@ def untuned(
 
 def untuned_step_sizes(problem: BilevelProblem, num_chains: int, scales: ProblemScales) -> StepSizes:
     """The table above."""
-    num_states, num_actions = problem.environment.num_states, problem.environment.num_actions
+    num_states, num_actions = problem.mdp.num_states, problem.mdp.num_actions
     entropy = ENTROPY_SHARE * scales.reward if problem.entropy_weight is None else problem.entropy_weight
     offset = VISITS * num_states * num_actions / num_chains
     # With more chains than states the chains of one state add up in one iteration.

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from bilevel_rl.algorithms.actor_critic import Sample, draw_actions
+from bilevel_rl.algorithms.actor_critic import Sample
 from bilevel_rl.environments import TabularMDP
+from bilevel_rl.policies.categorical import draw_actions
 from bilevel_rl.problems import (
     BilevelProblem,
     OccupancyCost,
@@ -75,7 +76,8 @@ def of_samples(function: Callable, x: PyTree, chains: Sample, expects_actions: b
     s, a = chains.states, chains.actions
     if not expects_actions:
         return function(x, s, a)
-    return jnp.sum(chains.policy * function(x, s[..., None], jnp.arange(chains.policy.shape[-1])), axis=-1)
+    policy, _ = chains.law
+    return jnp.sum(policy * function(x, s[..., None], jnp.arange(policy.shape[-1])), axis=-1)
 
 
 def num_extra_uniforms(upper: UpperObjective) -> int:
@@ -98,7 +100,7 @@ def first_visitation(problem: BilevelProblem) -> Float[Array, "S A"] | None:
     """The estimate of d^{π^L} to begin with: everything equally often."""
     if not isinstance(problem.upper, OccupancyFunctional):
         return None
-    S, A = problem.environment.num_states, problem.environment.num_actions
+    S, A = problem.mdp.num_states, problem.mdp.num_actions
     return jnp.full((S, A), 1 / (S * A))
 
 
@@ -162,7 +164,7 @@ def _(upper: TrajectoryLoss, problem: BilevelProblem, samples: Samples) -> Upper
     """The slope in θᴸ is (ℓ − b) Σ_t ∇ log π(a_t|s_t), with b the mean loss of the other B − 1 tuples (0 for B = 1)."""
     n, H, B = upper.num_trajectories, upper.num_steps, samples.uniforms.shape[1]
     uniforms = samples.uniforms.reshape(2 * H, n * B)
-    s, a, policy = _trajectories(problem.environment, samples.logits, uniforms)
+    s, a, policy = _trajectories(problem.mdp, samples.logits, uniforms)
     states, actions = (jnp.moveaxis(array.reshape(H, n, B), -1, 0).swapaxes(1, 2) for array in (s, a))  # (B, n, H)
 
     def losses(x: PyTree) -> Array:

@@ -3,4 +3,11 @@
 from bilevel_rl.environments._toy_text import gymnasium_reward as gymnasium_reward
 from bilevel_rl.environments.contexts import Contexts as Contexts
 from bilevel_rl.environments.driven import DrivenMDP as DrivenMDP
+from bilevel_rl.environments.environment import Environment as Environment
+from bilevel_rl.environments.functional import (
+    Episode as Episode,
+    FunctionalEnvironment as FunctionalEnvironment,
+    GymnaxState as GymnaxState,
+    over_axes as over_axes,
+)
 from bilevel_rl.environments.tabular import TabularMDP as TabularMDP

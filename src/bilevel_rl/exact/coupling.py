@@ -112,7 +112,7 @@ def upper_variance(
     check_weights({"penalty": penalty})
     if problem.outcome_probabilities is not None:
         raise ValueError("problem has outcome_probabilities, whose part of (U) upper_variance does not know")
-    mdp = problem.environment
+    mdp = problem.mdp
     reward, cost = _gradient_tables(problem, as_upper_variable(problem, x))
     own, others = reward / penalty, cost - reward / penalty
     if expects_actions:
@@ -169,7 +169,7 @@ def _over_actions(table: np.ndarray, policy: Float[ArrayLike, "S A"]) -> np.ndar
 
 def _gradient_tables(problem: BilevelProblem, x: PyTree) -> tuple[np.ndarray, np.ndarray]:
     """∇_x r and ∇_x c of every pair, (S, A, d), in double precision."""
-    S, A = problem.environment.num_states, problem.environment.num_actions
+    S, A = problem.mdp.num_states, problem.mdp.num_actions
 
     def table(function: Callable) -> np.ndarray:
         leaves = jax.tree.leaves(jax.jacobian(lambda x: function(x, jnp.arange(S)[:, None], jnp.arange(A)))(x))

@@ -46,7 +46,7 @@ def upper_value(problem: BilevelProblem, x: PyTree, policy: Float[ArrayLike, "S 
     """f(x, π)."""
     policy = jnp.asarray(policy)
     d = occupancy(problem.environment_at(x), policy)
-    return problem.upper.value(problem.environment, x, d, jnp.log(policy))
+    return problem.upper.value(problem.mdp, x, d, jnp.log(policy))
 
 
 def hyper_objective(
@@ -110,7 +110,7 @@ def implicit_gradient(
     through_policy = _pulled_back(problem, x, values, sensitivity + flow[:, None] * policy)
     direct = direct_gradient(problem, x, d, log_policy, cost_values)
     gradient = jax.tree.map(jnp.add, direct, through_policy)  # (IG)
-    return problem.upper.value(problem.environment, x, d, log_policy), gradient
+    return problem.upper.value(problem.mdp, x, d, log_policy), gradient
 
 
 @oracle
@@ -178,7 +178,7 @@ def direct_gradient(
     """∇_x f(x, π) at a fixed policy with these values of its cost; without them, as if x left the dynamics alone."""
 
     def upper(x: PyTree) -> Array:
-        value = problem.upper.value(problem.environment, x, state_action_occupancy, log_policy)
+        value = problem.upper.value(problem.mdp, x, state_action_occupancy, log_policy)
         if cost_values is not None and problem.outcome_probabilities is not None:
             value += jnp.sum(state_action_occupancy * following_value_table(problem, x, cost_values))
         return value

@@ -50,7 +50,7 @@ def penalized_answer(
     def iterate(cost: Array, start_values: Array | None) -> _Iterate:
         answer = soft_optimal(mdp, reward - w * cost, τ, start_values=start_values)
         d = occupancy(mdp, answer.policy)
-        objective = w * problem.upper.value(problem.environment, x, d, answer.log_policy) - soft_return(
+        objective = w * problem.upper.value(problem.mdp, x, d, answer.log_policy) - soft_return(
             mdp, reward, answer.log_policy, τ
         )
         return _Iterate(cost, answer, linear_cost(problem, x, d, answer.log_policy), objective)

@@ -13,13 +13,13 @@ from bilevel_rl.problems import BilevelProblem
 
 def reward_table(problem: BilevelProblem, x: PyTree) -> Float[Array, "S A"]:
     """r_x(s, a) of every pair."""
-    mdp = problem.environment
+    mdp = problem.mdp
     return problem.rewards(x, jnp.arange(mdp.num_states)[:, None], jnp.arange(mdp.num_actions))
 
 
 def cost_table(problem: BilevelProblem, x: PyTree) -> Float[Array, "S A"]:
     """c_x(s, a) of every pair; `ValueError` unless the upper objective is an `OccupancyCost`."""
-    mdp = problem.environment
+    mdp = problem.mdp
     return problem.costs(x, jnp.arange(mdp.num_states)[:, None], jnp.arange(mdp.num_actions))
 
 
@@ -34,7 +34,7 @@ def linear_cost(
     """
 
     def upper(occupancy: Array, logits: Array) -> Array:
-        return problem.upper.value(problem.environment, x, occupancy, jax.nn.log_softmax(logits))
+        return problem.upper.value(problem.mdp, x, occupancy, jax.nn.log_softmax(logits))
 
     of_occupancy, of_logits = jax.grad(upper, argnums=(0, 1))(occupancy, log_policy)
     is_visited = occupancy > 0

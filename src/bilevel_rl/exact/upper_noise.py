@@ -35,7 +35,7 @@ def upper_noise(
         values: V of both, under the rewards that they learn from.
         penalty: w.
     """
-    environment, is_driven = problem.environment, problem.outcome_probabilities is not None
+    environment, is_driven = problem.mdp, problem.outcome_probabilities is not None
     num_outcomes = environment.probabilities.shape[-1] if is_driven else 1
 
     def gain(x: PyTree, s: Array, choice: Array, values: Array) -> Array:

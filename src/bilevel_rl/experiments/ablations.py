@@ -193,7 +193,7 @@ def main(config: Ablations, folder: RunFolder, *, progress: bool = True):
     problem = STUDIES[config.study]().problem
     # At small τ there are several stationary points close together; annealing from a large τ leads to the lowest.
     weights = np.geomspace(1.0, config.run.evaluation_entropy_weight, 5).tolist()
-    starts = [problem.initial_x, np.array([5.0, 3.0]) * (problem.environment.num_states**0.5 - 1) / 9]
+    starts = [problem.initial_x, np.array([5.0, 3.0]) * (problem.mdp.num_states**0.5 - 1) / 9]
     optimum = exact.solve(problem, entropy_weight=weights, starts=starts)
     folder.write_arrays("reference", optimum=optimum.x, optimal_objective=np.array(optimum.objective))
     plot(folder)

@@ -112,7 +112,7 @@ def main(config: FourRooms, folder: RunFolder, *, progress: bool = True):
 
 def _visits(problem: BilevelProblem, x: Float[np.ndarray, " 105"], entropy_weight: float) -> Float[np.ndarray, " 104"]:
     """Expected discounted visits of the follower to each cell, the mean over the goals."""
-    mdp, policy = problem.environment, exact.lower_policy(problem, x, entropy_weight=entropy_weight)
+    mdp, policy = problem.mdp, exact.lower_policy(problem, x, entropy_weight=entropy_weight)
     visits = np.asarray(exact.occupancy(mdp, jnp.asarray(policy))).sum(-1) / (1 - mdp.discount)
     return visits[:-1].reshape(-1, len(FREE_CELLS)).sum(0)
 

@@ -278,7 +278,7 @@ def visits(problem: BilevelProblem, x: Float[np.ndarray, " cells"], τ: float) -
 def _occupancy(problem: BilevelProblem, x: Float[np.ndarray, " cells"], τ: float) -> Float[np.ndarray, "cells A"]:
     policy = exact.lower_policy(problem, x, entropy_weight=τ)
     with jax.enable_x64(True):
-        return np.asarray(exact.occupancy(problem.environment, jnp.asarray(policy)))
+        return np.asarray(exact.occupancy(problem.mdp, jnp.asarray(policy)))
 
 
 def plot(folder: RunFolder):

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from bilevel_rl.policies.categorical import Categorical
+
 
 class TabularActorCritic(eqx.Module):
     """A softmax policy θ and a critic V in one table: row s holds the A logits θ(s, ·) and then the value V(s).
@@ -18,8 +20,13 @@ class TabularActorCritic(eqx.Module):
     num_states: int = eqx.field(static=True)
     num_actions: int = eqx.field(static=True)
 
-    def init(self) -> Float[Array, "S columns"]:
-        """The uniform policy and V = 0."""
+    @property
+    def law(self) -> Categorical:
+        """What the logits are parameters of."""
+        return Categorical(self.num_actions)
+
+    def init(self, key: Array | None = None) -> Float[Array, "S columns"]:
+        """The uniform policy and V = 0, without a key."""
         return jnp.zeros((self.num_states, self.num_actions + 1))
 
     def read(
@@ -43,26 +50,18 @@ class TabularActorCritic(eqx.Module):
         """Adds each sample's step to the row of its state; samples of one state add up."""
         return _add_rows(table, states, jnp.concatenate([logit_steps, value_steps[:, None]], axis=1))
 
-
-def over_samples(function: Callable) -> Callable:
-    """Makes a function of batches of samples stay one under `vmap`: a batch of batches is one longer batch.
-
-    XLA's loops over a few short axes are several times slower than over one long axis, and `vmap` adds axes.
-
-    Args:
-        function: from arrays with a common leading axis, the samples, to arrays with the same leading axis.
-    """
-    batched = jax.custom_batching.custom_vmap(function)
-
-    @batched.def_vmap
-    def merge(size: int, is_batched: list[bool], *arrays: Array):
-        pairs = zip(arrays, is_batched, strict=True)
-        arrays = tuple(array if has else jnp.broadcast_to(array, (size, *array.shape)) for array, has in pairs)
-        results = batched(*(array.reshape(-1, *array.shape[2:]) for array in arrays))
-        results = jax.tree.map(lambda result: result.reshape(size, -1, *result.shape[1:]), results)
-        return results, jax.tree.map(lambda _: True, results)
-
-    return batched
+    def learn(
+        self,
+        table: Float[Array, "S columns"],
+        states: Int[Array, " B"],
+        directions: Float[Array, "B A"],
+        value_moves: Float[Array, " B"],
+        actor_step: Float[Array, ""],
+        critic_step: Float[Array, ""],
+    ) -> Float[Array, "S columns"]:
+        """The mean over the batch of the samples' own steps: α times their directions, and their moves of the value."""
+        num_samples = value_moves.shape[0]
+        return self.ascend(table, states, actor_step / num_samples * directions, value_moves / num_samples)
 
 
 def _of_one_table(function: Callable) -> Callable:

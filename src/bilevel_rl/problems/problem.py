@@ -8,9 +8,9 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Shaped
 
-from bilevel_rl.environments import DrivenMDP, TabularMDP
+from bilevel_rl.environments import DrivenMDP, Episode, FunctionalEnvironment, TabularMDP
 from bilevel_rl.problems.closures import open_function
 from bilevel_rl.problems.upper_objectives import (
     OccupancyCost,
@@ -19,6 +19,7 @@ from bilevel_rl.problems.upper_objectives import (
     UpperObjective,
     accrued,
     check_bound,
+    example_call,
 )
 
 Upper = TypeVar("Upper", bound=PyTree)
@@ -40,8 +41,9 @@ class BilevelProblem(eqx.Module):
     leaves of the problem, so that runs use them in single and oracles in double precision.
 
     Attributes:
-        environment: the follower's MDP, without reward.
-        reward: r_x(s, a) as `reward(x, state, action)`.
+        environment: what the follower lives in, without reward. Oracles and exact metrics need a `TabularMDP`.
+        reward: r_x(s, a) as `reward(x, state, action)`; state and action are numbers in a `TabularMDP`, and one state
+            and one action of a `FunctionalEnvironment`.
         upper: the leader's objective f.
         initial_x: x_0, any pytree of arrays; a list or tuple of plain numbers counts as one array.
         project: Π_X, maps any x to the nearest feasible one; the identity by default.
@@ -56,7 +58,8 @@ class BilevelProblem(eqx.Module):
     Raises:
         ValueError: a function does not return a scalar, `initial_x` is not finite, a bound or `entropy_weight` is not
             positive, `initial_spread` is negative or not finite, `project` changes shapes, `upper` does not fit the
-            environment, or `outcome_probabilities` gives no distribution or is beside a `TrajectoryLoss`.
+            environment, or `outcome_probabilities` gives no distribution or is beside a `TrajectoryLoss` or in a
+            `FunctionalEnvironment`, which also asks for an `OccupancyCost`.
 
     Example:
         >>> import numpy as np, bilevel_rl as brl
@@ -71,7 +74,7 @@ class BilevelProblem(eqx.Module):
         [0.0, 2.0]
     """
 
-    environment: TabularMDP
+    environment: TabularMDP | FunctionalEnvironment
     reward: StateActionFunction
     upper: UpperObjective
     initial_x: PyTree[Float[np.ndarray, "..."]]
@@ -83,7 +86,7 @@ class BilevelProblem(eqx.Module):
 
     def __init__(
         self,
-        environment: TabularMDP,
+        environment: TabularMDP | FunctionalEnvironment,
         reward: StateActionFunction,
         upper: UpperObjective,
         initial_x: PyTree[ArrayLike],
@@ -116,13 +119,13 @@ class BilevelProblem(eqx.Module):
         return self.project(unravel(flat + self.initial_spread * jax.random.normal(key, flat.shape)))
 
     def rewards(
-        self, x: PyTree, states: Int[ArrayLike, "*#batch"], actions: Int[ArrayLike, "*#batch"]
+        self, x: PyTree, states: Int[ArrayLike, "*#batch"] | Episode, actions: Shaped[ArrayLike, "..."]
     ) -> Float[Array, "*batch"]:
         """r_x(s, a) for a batch of pairs; 0 in terminal states."""
         return accrued(self.reward, self.environment, x, states, actions)
 
     def costs(
-        self, x: PyTree, states: Int[ArrayLike, "*#batch"], actions: Int[ArrayLike, "*#batch"]
+        self, x: PyTree, states: Int[ArrayLike, "*#batch"] | Episode, actions: Shaped[ArrayLike, "..."]
     ) -> Float[Array, "*batch"]:
         """c_x(s, a) for a batch of pairs; 0 in terminal states.
 
@@ -133,16 +136,35 @@ class BilevelProblem(eqx.Module):
             raise ValueError(f"upper is a {type(self.upper).__name__}, which has no cost of its own per step")
         return accrued(self.upper.cost, self.environment, x, states, actions)
 
-    def environment_at(self, x: PyTree) -> TabularMDP:
-        """The follower's MDP at x, its whole table worked out: for oracles."""
-        driven = self.driven_environment(x)
-        return driven.whole() if isinstance(driven, DrivenMDP) else driven
+    @property
+    def mdp(self) -> TabularMDP:
+        """The environment, where it is tabular.
 
-    def driven_environment(self, x: PyTree) -> TabularMDP | DrivenMDP:
-        """The follower's MDP at x, whose probabilities are worked out pair by pair: for sampling."""
+        Raises:
+            ValueError: it is not.
+        """
+        if not isinstance(self.environment, TabularMDP):
+            raise ValueError(
+                f"environment is a {type(self.environment).__name__}, which has no tables; oracles and exact metrics "
+                "need a TabularMDP: measure runs with diagnostics='sampled'"
+            )
+        return self.environment
+
+    def environment_at(self, x: PyTree) -> TabularMDP:
+        """The follower's MDP at x, its whole table worked out: for oracles.
+
+        Raises:
+            ValueError: the environment is no `TabularMDP`.
+        """
+        if self.outcome_probabilities is None:
+            return self.mdp
+        return DrivenMDP(self.mdp, self.outcome_probabilities, x).whole()
+
+    def driven_environment(self, x: PyTree) -> TabularMDP | DrivenMDP | FunctionalEnvironment:
+        """The follower's environment at x, whose probabilities are worked out pair by pair: for sampling."""
         if self.outcome_probabilities is None:
             return self.environment
-        return DrivenMDP(self.environment, self.outcome_probabilities, x)
+        return DrivenMDP(self.mdp, self.outcome_probabilities, x)
 
     def _validate(self):
         for path, leaf in jax.tree.leaves_with_path(self.initial_x):
@@ -150,13 +172,18 @@ class BilevelProblem(eqx.Module):
                 raise ValueError(f"initial_x{jax.tree_util.keystr(path)} must be finite, got {leaf}")
         x = jax.tree.map(jnp.asarray, self.initial_x)
         functions = {
-            "reward": lambda: self.reward(x, jnp.int32(0), jnp.int32(0)),
+            "reward": example_call(self.reward, self.environment, x),
             "upper.regularizer": lambda: self.upper.regularizer(x),
         }
         for name, call in functions.items():
             shape = jax.eval_shape(lambda call=call: jnp.asarray(call())).shape
             if shape != ():
                 raise ValueError(f"{name} must return a scalar for one state and one action, got shape {shape}")
+        if isinstance(self.environment, FunctionalEnvironment):
+            if not isinstance(self.upper, OccupancyCost):
+                raise ValueError(f"upper must be an OccupancyCost in this environment, got {type(self.upper).__name__}")
+            if self.outcome_probabilities is not None:
+                raise ValueError("outcome_probabilities need a TabularMDP, whose outcomes are listed")
         shapes = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, self.project(x)))
         if jax.tree.map(jnp.shape, shapes) != jax.tree.map(jnp.shape, x):
             raise ValueError(f"project must keep the structure and shapes of x, got {shapes} for {x}")
@@ -171,7 +198,7 @@ class BilevelProblem(eqx.Module):
             raise ValueError(f"entropy_weight must be finite and positive, or None, got {self.entropy_weight}")
 
     def _validate_outcomes(self, x: PyTree):
-        num_outcomes = self.environment.probabilities.shape[-1]
+        num_outcomes = self.mdp.probabilities.shape[-1]
         function = self.outcome_probabilities
         shape = jax.eval_shape(lambda: jnp.asarray(function(x, jnp.int32(0), jnp.int32(0)))).shape  # pyright: ignore
         if shape != (num_outcomes,):
@@ -179,7 +206,7 @@ class BilevelProblem(eqx.Module):
                 "outcome_probabilities must return a number for each outcome that the environment lists for a pair, "
                 f"shape {(num_outcomes,)}, got shape {shape}"
             )
-        table = np.asarray(DrivenMDP(self.environment, function, x).whole().probabilities)  # pyright: ignore
+        table = np.asarray(DrivenMDP(self.mdp, function, x).whole().probabilities)  # pyright: ignore
         worst = np.unravel_index(np.argmax(np.abs(table.sum(-1) - 1)), table.shape[:2])
         if not (np.all(np.isfinite(table)) and table.min() >= 0 and abs(table[worst].sum() - 1) < 1e-4):
             raise ValueError(

@@ -76,11 +76,11 @@ def _scale(name: str, bound: ArrayLike, values: Array) -> float:
 
 
 def _pairs(problem: BilevelProblem) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
-    num_pairs = problem.environment.num_states * problem.environment.num_actions
+    num_pairs = problem.mdp.num_states * problem.mdp.num_actions
     chosen = np.arange(num_pairs)
     if num_pairs > MAX_PAIRS:
         chosen = np.random.default_rng(1).integers(num_pairs, size=MAX_PAIRS)
-    states, actions = np.divmod(chosen.astype(np.int32), problem.environment.num_actions)
+    states, actions = np.divmod(chosen.astype(np.int32), problem.mdp.num_actions)
     return states, actions
 
 

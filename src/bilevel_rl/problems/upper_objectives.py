@@ -6,19 +6,21 @@ All are functions of x, of the occupancy d^π and of the policy itself, so that 
 
 import abc
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Shaped
 
-from bilevel_rl.environments import TabularMDP
+from bilevel_rl.environments import Episode, FunctionalEnvironment, TabularMDP, over_axes
 from bilevel_rl.problems.closures import open_function
 from bilevel_rl.problems.segments import Segments
 
-StateActionFunction = Callable[[PyTree, Int[ArrayLike, ""], Int[ArrayLike, ""]], Float[ArrayLike, ""]]
-"""A plain JAX function (x, state, action) -> scalar; state and action are integer scalars."""
+StateActionFunction = Callable[[PyTree, Any, Any], Float[ArrayLike, ""]]
+"""A plain JAX function (x, state, action) -> scalar; state and action are integer scalars in a `TabularMDP`, and one
+state and one action of the environment in a `FunctionalEnvironment`."""
 
 Regularizer = Callable[[PyTree], Float[ArrayLike, ""]]
 """g: a plain JAX function x -> scalar, what the leader pays for x itself."""
@@ -30,12 +32,24 @@ def _no_regularizer(x: PyTree) -> float:
 
 def accrued(
     function: StateActionFunction,
-    environment: TabularMDP,
+    environment: TabularMDP | FunctionalEnvironment,
     x: PyTree,
-    states: Int[ArrayLike, "*#batch"],
-    actions: Int[ArrayLike, "*#batch"],
+    states: Int[ArrayLike, "*#batch"] | Episode,
+    actions: Shaped[ArrayLike, "..."],
 ) -> Float[Array, "*batch"]:
-    """A function's values for a batch of pairs; 0 in terminal states."""
+    """A function's values for a batch of pairs; 0 in terminal states.
+
+    Args:
+        function: of x, one state and one action.
+        environment: tells which states are terminal.
+        x: upper variable.
+        states: of the batch; an `Episode` in a `FunctionalEnvironment`.
+        actions: of the batch; where they are vectors, their axis is the last.
+    """
+    if isinstance(environment, FunctionalEnvironment):
+        assert isinstance(states, Episode)
+        of_pairs = over_axes(lambda s, a: jnp.asarray(function(x, s, a), dtype=float), states.num_steps.ndim)
+        return jnp.where(environment.is_terminal(states), 0.0, of_pairs(states.state, actions))
     states, actions = jnp.asarray(states), jnp.asarray(actions)
     values = jnp.vectorize(lambda s, a: jnp.asarray(function(x, s, a), dtype=float))(states, actions)
     return jnp.where(environment.is_terminal(states), 0.0, values)
@@ -57,7 +71,7 @@ class UpperObjective(eqx.Module):
         """f(x, π), exactly, from d^π and log π of every pair."""
 
     @abc.abstractmethod
-    def bound_to(self, environment: TabularMDP, x: PyTree) -> "UpperObjective":
+    def bound_to(self, environment: Any, x: PyTree) -> "UpperObjective":
         """The same objective, checked and made ready for a problem with this environment and start x."""
 
     @property
@@ -95,10 +109,10 @@ class OccupancyCost(UpperObjective):
         """`cost_bound`."""
         return self.cost_bound
 
-    def bound_to(self, environment: TabularMDP, x: PyTree) -> "OccupancyCost":
+    def bound_to(self, environment: TabularMDP | FunctionalEnvironment, x: PyTree) -> "OccupancyCost":
         """As `UpperObjective.bound_to`."""
         check_bound("upper.cost_bound", self.cost_bound)
-        _check_scalar("upper.cost", "one state and one action", lambda: self.cost(x, jnp.int32(0), jnp.int32(0)))
+        _check_scalar("upper.cost", "one state and one action", example_call(self.cost, environment, x))
         return OccupancyCost(
             cost=open_function(self.cost), regularizer=open_function(self.regularizer), cost_bound=self.cost_bound
         )
@@ -260,6 +274,16 @@ def check_bound(name: str, bound: float):
     """Raises `ValueError` unless a bound is positive."""
     if not bound > 0:
         raise ValueError(f"{name} must be positive (infinite for no bound), got {bound}")
+
+
+def example_call(
+    function: StateActionFunction, environment: TabularMDP | FunctionalEnvironment, x: PyTree
+) -> Callable[[], Float[ArrayLike, ""]]:
+    """The function's value at x, in some state and action, when called; for `jax.eval_shape`."""
+    if isinstance(environment, FunctionalEnvironment):
+        episode = environment.reset(0.0)
+        return lambda: function(x, episode.state, environment.example_action)
+    return lambda: function(x, jnp.int32(0), jnp.int32(0))
 
 
 def _check_scalar(name: str, arguments: str, call: Callable[[], ArrayLike]):

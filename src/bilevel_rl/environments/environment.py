@@ -1,0 +1,27 @@
+"""What chains ask of an environment. Batches of states are whatever the environment makes them."""
+
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Array, ArrayLike, Bool, Float
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """Steps batches of states; all randomness comes in as uniforms in [0, 1), so that two chains can share it."""
+
+    @property
+    def discount(self) -> float:
+        """γ."""
+        ...
+
+    def reset(self, uniform: Float[ArrayLike, "*#batch"], /) -> Any:
+        """Start states drawn from ρ, one a uniform."""
+        ...
+
+    def step(self, state: Any, action: Any, uniform: Float[ArrayLike, "*#batch"], /) -> Any:
+        """Next states drawn from P(·|s, a)."""
+        ...
+
+    def is_terminal(self, state: Any, /) -> Bool[Array, "*batch"]:
+        """Whether nothing accrues in these states any more; they lead to themselves."""
+        ...

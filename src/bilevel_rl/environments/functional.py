@@ -1,0 +1,245 @@
+"""Environments whose state is any pytree, from plain JAX functions, and adapters for two libraries of them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
+
+
+class Episode(NamedTuple):
+    """Where a batch of chains is.
+
+    Attributes:
+        state: the environment's own, every leaf with the batch's axes in front.
+        num_steps: transitions since the start of the episode.
+    """
+
+    state: PyTree
+    num_steps: Int[Array, "*batch"]
+
+
+class GymnaxState(NamedTuple):
+    """What `FunctionalEnvironment.from_gymnax` gives to reward and cost as the state."""
+
+    observation: PyTree
+    state: PyTree
+    is_done: Bool[Array, ""]
+
+
+def _never(state: PyTree) -> bool:
+    return False
+
+
+class FunctionalEnvironment(eqx.Module):
+    """An environment made of plain JAX functions of one state; batches are its own business. Rewards are the problem's.
+
+    It offers what sampling asks of a `TabularMDP`, and likewise takes a uniform in [0, 1) where it draws: `initial` and
+    `transition` get a key made of the uniform's bits. In single precision these are 2²³ different keys, which is how
+    finely start and transition are resolved.
+
+    *Terminal* states are absorbing, as in a `TabularMDP`: nothing (reward, cost, entropy) accrues in them, their value
+    is 0, and the chain stays there until it restarts with probability 1 − γ, so that its law is d^π. *Truncated* ones,
+    at the time limit, are not: the chain restarts at once, and what it learns about the last transition still counts
+    the value of the state that it would have gone on from. With a limit of T steps the chains' law is that of the
+    process which restarts after T steps at the latest; of the time in d^π a share γ^T is later than that.
+
+    Attributes:
+        initial: start state from a key.
+        transition: next state from (state, action, key).
+        observe: what a policy sees of a state, an array.
+        discount: γ, in [0, 1).
+        num_actions: A, for actions 0…A−1; None where actions are vectors.
+        num_action_dimensions: d, for actions that are vectors of d numbers; None for integers.
+        is_end: whether a state is terminal; never by default.
+        time_limit: T; None for no limit.
+
+    Raises:
+        ValueError: `discount` lies outside of [0, 1), not exactly one of the kinds of actions is given, a count is not
+            positive, `transition` does not keep the state's structure, shapes and types, or states hold typed keys.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bilevel_rl as brl
+        >>> walk = brl.FunctionalEnvironment(
+        ...     initial=lambda key: jax.random.normal(key),
+        ...     transition=lambda s, a, key: s + jnp.where(a == 1, 0.1, -0.1),
+        ...     observe=lambda s: s[None],
+        ...     discount=0.9,
+        ...     num_actions=2,
+        ...     is_end=lambda s: s > 3.0,
+        ... )
+        >>> start = walk.reset(jnp.array([0.2, 0.7]))
+        >>> walk.step(start, jnp.array([0, 1]), jnp.array([0.5, 0.5])).num_steps.tolist()
+        [1, 1]
+    """
+
+    initial: Callable[[Array], PyTree]
+    transition: Callable[[PyTree, Array, Array], PyTree]
+    observe: Callable[[PyTree], Array]
+    discount: float = eqx.field(static=True)
+    num_actions: int | None = eqx.field(static=True, default=None)
+    num_action_dimensions: int | None = eqx.field(static=True, default=None)
+    is_end: Callable[[PyTree], Bool[ArrayLike, ""]] = _never
+    time_limit: int | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        if not 0 <= self.discount < 1:
+            raise ValueError(f"discount must lie in [0, 1), got {self.discount}; episodic tasks: use e.g. 0.99")
+        if (self.num_actions is None) == (self.num_action_dimensions is None):
+            raise ValueError(
+                "exactly one of num_actions and num_action_dimensions must be given, got "
+                f"{self.num_actions} and {self.num_action_dimensions}"
+            )
+        for name in ("num_actions", "num_action_dimensions", "time_limit"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
+        state = self.example_state
+        if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state)):
+            raise ValueError("states must hold no typed keys, which runs cannot save; keep jax.random.key_data of them")
+        after = jax.eval_shape(lambda: self._following(self._first(0.0), self.example_action, 0.0))
+        if _signature(after) != _signature(state):
+            raise ValueError(
+                f"transition must keep the structure, shapes and types of the state, got {after} for {state}"
+            )
+
+    @classmethod
+    def from_func_env(
+        cls, func_env: Any, *, discount: float, time_limit: int | None = None, params: Any = None
+    ) -> "FunctionalEnvironment":
+        """From a `gymnasium.experimental.functional.FuncEnv`, e.g. `gymnasium.envs.phys2d.CartPoleFunctional()`.
+
+        Its own reward is not used. Observations and ends must not be random: their `rng` is None.
+
+        Args:
+            func_env: whose action space is `Discrete`, or a `Box` of one axis.
+            discount: γ.
+            time_limit: T, where Gymnasium's wrapper would truncate.
+            params: its parameters; its `default_params` if None.
+
+        Raises:
+            ValueError: the action space is another one, or as `FunctionalEnvironment`.
+        """
+        params = func_env.default_params if params is None else params
+        known = () if params is None else (params,)
+        return cls(
+            initial=lambda key: func_env.initial(key, *known),
+            transition=lambda state, action, key: func_env.transition(state, action, key, *known),
+            observe=lambda state: func_env.observation(state, None, *known),
+            discount=discount,
+            is_end=lambda state: func_env.terminal(state, None, *known),
+            time_limit=time_limit,
+            **_actions_of(func_env.action_space),
+        )
+
+    @classmethod
+    def from_gymnax(
+        cls, environment: Any, params: Any = None, *, discount: float, time_limit: int | None = None
+    ) -> "FunctionalEnvironment":
+        """From an environment with gymnax's `reset(key, params)`, `step(key, state, action, params)`, `action_space`.
+
+        Its own reward is not used. States are `GymnaxState`s. gymnax counts the end of its own time limit as `done`,
+        which makes it terminal here: raise the limit in `params`, and give `time_limit`.
+
+        Args:
+            environment: `step_env` is used where it has one, since `step` starts anew after an end.
+            params: its parameters; its `default_params` if None.
+            discount: γ.
+            time_limit: T.
+
+        Raises:
+            ValueError: the action space has neither an `n` nor one axis, or as `FunctionalEnvironment`.
+        """
+        params = environment.default_params if params is None else params
+        step = getattr(environment, "step_env", environment.step)
+
+        def initial(key: Array) -> GymnaxState:
+            observation, state = environment.reset(key, params)
+            return GymnaxState(observation, state, jnp.array(False))
+
+        def transition(state: GymnaxState, action: Array, key: Array) -> GymnaxState:
+            observation, following, _, is_done, _ = step(key, state.state, action, params)
+            return GymnaxState(observation, following, jnp.asarray(is_done, bool))
+
+        return cls(
+            initial=initial,
+            transition=transition,
+            observe=lambda state: state.observation,
+            discount=discount,
+            is_end=lambda state: state.is_done,
+            time_limit=time_limit,
+            **_actions_of(environment.action_space(params)),
+        )
+
+    @property
+    def example_state(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """Shapes and types of one state."""
+        return jax.eval_shape(lambda: self._first(0.0))
+
+    @property
+    def example_action(self) -> Array:
+        """Some action."""
+        return jnp.int32(0) if self.num_action_dimensions is None else jnp.zeros(self.num_action_dimensions)
+
+    def reset(self, uniform: Float[ArrayLike, "*batch"]) -> Episode:
+        """Start states of a batch, or one."""
+        uniform = jnp.asarray(uniform)
+        return Episode(over_axes(self._first, uniform.ndim)(uniform), jnp.zeros(uniform.shape, jnp.int32))
+
+    def step(self, episode: Episode, action: Array, uniform: Float[ArrayLike, "*batch"]) -> Episode:
+        """Next states of a batch; terminal ones stay. Leading axes of `action`: the batch."""
+        state = over_axes(self._next, episode.num_steps.ndim)(episode.state, action, jnp.asarray(uniform))
+        return Episode(state, episode.num_steps + 1)
+
+    def is_terminal(self, episode: Episode) -> Bool[Array, "*batch"]:
+        """Whether nothing accrues in these states any more."""
+        return over_axes(self._is_end, episode.num_steps.ndim)(episode.state)
+
+    def is_truncated(self, episode: Episode) -> Bool[Array, "*batch"]:
+        """Whether the time limit ends these episodes, and not a terminal state."""
+        if self.time_limit is None:
+            return jnp.zeros(episode.num_steps.shape, bool)
+        return (episode.num_steps >= self.time_limit) & ~self.is_terminal(episode)
+
+    def _first(self, uniform: ArrayLike) -> PyTree[Array]:
+        return jax.tree.map(_strong, self.initial(_key_of(uniform)))
+
+    def _next(self, state: PyTree, action: Array, uniform: ArrayLike) -> PyTree[Array]:
+        is_end, following = self._is_end(state), self._following(state, action, uniform)
+        return jax.tree.map(lambda old, new: jnp.where(is_end, old, new), state, following)
+
+    def _following(self, state: PyTree, action: Array, uniform: ArrayLike) -> PyTree[Array]:
+        return jax.tree.map(_strong, self.transition(state, action, _key_of(uniform)))
+
+    def _is_end(self, state: PyTree) -> Bool[Array, ""]:
+        return jnp.asarray(self.is_end(state), bool)
+
+
+def over_axes(function: Callable, num_axes: int) -> Callable:
+    """A function of single entries, for batches with that many axes in front."""
+    for _ in range(num_axes):
+        function = jax.vmap(function)
+    return function
+
+
+def _key_of(uniform: ArrayLike) -> Array:
+    return jax.random.key((jnp.asarray(uniform, float) * 2.0**32).astype(jnp.uint32), impl="threefry2x32")
+
+
+def _strong(leaf: ArrayLike) -> Array:
+    """An array whose type is its own, and not that of whatever it meets."""
+    return jnp.asarray(leaf, jnp.asarray(leaf).dtype)
+
+
+def _signature(state: PyTree) -> tuple:
+    return jax.tree.structure(state), [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)]
+
+
+def _actions_of(space: Any) -> dict[str, int]:
+    if hasattr(space, "n"):
+        return {"num_actions": int(space.n)}
+    if len(space.shape or ()) == 1:
+        return {"num_action_dimensions": int(space.shape[0])}
+    raise ValueError(f"action_space must be discrete, or a box with one axis, got {space}")
