@@ -22,6 +22,7 @@ from bilevel_rl import compiler, exact
 from bilevel_rl.algorithms import Exact
 from bilevel_rl.problems import BilevelProblem
 from bilevel_rl.schedules import StepSizes
+from examples import frozen_lake as frozen_lake_example
 
 SOLVED = 0.05
 
@@ -71,6 +72,19 @@ def known(value: float) -> Callable[[BilevelProblem, float], float]:
     return lambda problem, _: -(1 - problem.environment.discount) * value
 
 
+def frozen_lake() -> BilevelProblem:
+    """That of the example, whose follower values entropy."""
+    problem = frozen_lake_example.frozen_lake()
+    arguments = problem.environment, problem.reward, problem.upper, problem.initial_x, problem.project
+    weight = frozen_lake_example.ENTROPY_WEIGHT
+    return BilevelProblem(*arguments, reward_bound=problem.reward_bound, entropy_weight=weight)
+
+
+def solved(problem: BilevelProblem, entropy_weight: float) -> float:
+    """Exact descent from the start."""
+    return exact.solve(problem, entropy_weight=entropy_weight).objective
+
+
 CASES = {
     "goal-position": Case(goal_position, 0.01, descended),
     "goal-position, installation 0.05": Case(lambda: goal_position(installation_cost=0.05), 0.01, descended),
@@ -79,6 +93,8 @@ CASES = {
     "goal-position, size 20": Case(lambda: goal_position(20), 0.01, descended),
     "goal-placement": Case(brl.problems.goal_placement, 0.01, enumerated),
     "wind-design": Case(brl.problems.wind_design, 0.1, annealed),
+    "shared-goal": Case(brl.problems.shared_goal, 0.01, solved),
+    "frozen-lake": Case(frozen_lake, 0.05, solved),
     "four-rooms, λ 0.001, β 1": Case(lambda: brl.problems.four_rooms(0.001), 0.001, known(1.159)),
     "four-rooms, λ 0.005, β 1": Case(lambda: brl.problems.four_rooms(0.005), 0.005, known(1.449)),
 }

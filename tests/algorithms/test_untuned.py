@@ -117,6 +117,13 @@ def test_a_transition_is_worth_the_same_with_any_number_of_chains():
             np.testing.assert_allclose(16 * getattr(left, name), getattr(right, name), rtol=1e-5)
 
 
+def test_small_problems_hold_their_steps_for_a_number_of_transitions(problem):
+    for num_chains in (4, 32):
+        sizes = brl.untuned(problem, num_chains).step_sizes
+        assert float(sizes.upper.offset) == pytest.approx(320_000 / num_chains)
+    assert float(untuned_step_sizes(goal_position(20), 16, ProblemScales(1.0, 1.0, 1.0)).upper.offset) == 80_000
+
+
 def test_more_chains_than_states_do_not_overshoot(problem):
     with warnings.catch_warnings(action="error"):
         algorithm = brl.untuned(problem, num_chains=512)
@@ -147,6 +154,33 @@ def test_the_scale_of_x_is_where_rewards_bend():
     D, K = np.cos(b) / L * np.mean(v**2) ** 0.5, np.sin(b) / L**2 * np.mean(v**4) ** 0.5
     scales = measure_scales(problem)
     assert scales == pytest.approx((R, 3.0, D / (K + D**2)), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("project", "expected"),
+    [
+        (brl.projections.Box(-0.01, 0.03), 0.01),
+        (
+            brl.projections.Box(np.array([-0.01, -0.02]), np.array([0.03, 0.04])),
+            0.25 * ((0.04**2 + 0.06**2) / 2) ** 0.5,
+        ),
+        (brl.projections.Ball(0.02), 0.25 * 0.04 / 2**0.5),
+        (brl.projections.Box(-50.0, 50.0), None),
+    ],
+)
+def test_the_scale_of_x_is_at_most_a_quarter_of_its_room(project, expected):
+    environment = brl.TabularMDP.from_dense(np.ones((1, 2, 1)), initial=[1.0], discount=0.5)
+    upper = OccupancyCost(lambda x, s, a: 1.0 * a, cost_bound=1.0)
+
+    def reward(x, s, a):
+        return jnp.where(a == 0, jnp.sin(x[0] - 2 * x[1]), 0.0)
+
+    free, bounded = (
+        measure_scales(BilevelProblem(environment, reward, upper, [0.0, 0.01], **options, reward_bound=1.0))
+        for options in ({}, {"project": project})
+    )
+    assert free.x > 0.1
+    assert bounded == free._replace(x=pytest.approx(expected or free.x, rel=1e-5))
 
 
 def test_dynamics_that_x_drives_have_a_scale_too():

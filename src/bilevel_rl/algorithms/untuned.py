@@ -7,7 +7,8 @@
 | β critic  | B' / 4                 | 1             | a quarter of the way to the target, per visit                  |
 | α actor   | B' / (160 τ A)         | 1 / reward    | logits are values over τ; natural steps are about A as long    |
 | ζ upper   | 30 X / offset          | x             | Adam's directions are at most 1: at most 30 X in the offset    |
-| offset    | 640 S A / B iterations | 1             | 640 visits of every pair, were they even                       |
+| offset    | 640 S A / B iterations | 1             | 640 visits of every pair, were they even; but at least 320,000 |
+|           |                        |               | transitions of each policy, or noise is not averaged out       |
 
 R, C and X are the problem's scales (`problems.measure_scales`), B' = min(B, S). The exponents are the paper's. A
 follower with an entropy weight λ of its own keeps it: τ = λ throughout.
@@ -31,6 +32,7 @@ CRITIC_STEP_PER_VISIT = 1 / 4
 ACTOR_STEP_PER_VISIT = 1 / 160
 UPPER_DISTANCE = 30.0
 VISITS = 640.0
+HELD_TRANSITIONS = 320_000.0
 AVERAGING = 3.0
 EXPONENTS = (9 / 10, 1 / 2, 1 / 2, 3 / 20, 1 / 20)
 
@@ -41,7 +43,8 @@ ADAM = optax.adam(1.0, eps=1e-18)
 def untuned(
     problem: BilevelProblem, num_chains: int = 16, *, coupled: bool = True, scales: ProblemScales | None = None
 ) -> SingleLoopActorCritic:
-    """A single loop for a problem, with no step size to choose: natural actors, Adam on x, averaged iterates.
+    """A single loop for a problem, with no step size to choose: natural actors, Adam on x, averaged iterates,
+    ∇_x r and ∇_x c as means over actions.
 
     Args:
         problem: what is solved. Give it bounds of reward and cost, so that their scales need not be measured at x_0.
@@ -71,6 +74,7 @@ def untuned(
             untuned_step_sizes(problem, num_chains, scales),
             num_chains,
             coupled=coupled,
+            expects_actions=True,
             natural=True,
             upper_steps=UpperSteps(ADAM, averaging=AVERAGING),
         )
@@ -80,7 +84,7 @@ def untuned_step_sizes(problem: BilevelProblem, num_chains: int, scales: Problem
     """The table above."""
     num_states, num_actions = problem.mdp.num_states, problem.mdp.num_actions
     entropy = ENTROPY_SHARE * scales.reward if problem.entropy_weight is None else problem.entropy_weight
-    offset = VISITS * num_states * num_actions / num_chains
+    offset = max(VISITS * num_states * num_actions, HELD_TRANSITIONS) / num_chains
     # With more chains than states the chains of one state add up in one iteration.
     visits = min(num_chains, num_states)
     return StepSizes.decaying(

@@ -15,6 +15,12 @@ NUM_DIRECTIONS = 32
 MAX_PAIRS = 4_096
 """Directions of x, and pairs of state and action, from which the scale of x is measured."""
 
+FAR = 1e6
+"""How far x is sent to find where its feasible set ends."""
+
+SHARE_OF_WIDTH = 1 / 4
+"""X is at most this share of the feasible set's width."""
+
 
 class ProblemScales(NamedTuple):
     """The units of a problem. Multiplying all rewards, costs or x by a constant multiplies the entry alone.
@@ -22,7 +28,8 @@ class ProblemScales(NamedTuple):
     Attributes:
         reward: R, in units of the follower's reward.
         cost: C, in units of the leader's cost.
-        x: X, how far every entry of x can move before rewards and dynamics answer in another way.
+        x: X, how far every entry of x can move before rewards and dynamics answer in another way, or x comes to the
+            ends of its feasible set.
     """
 
     reward: float
@@ -39,7 +46,8 @@ def measure_scales(problem: BilevelProblem) -> ProblemScales:
 
     means over directions and over pairs of state and action. Where the tables bend, D / K is the distance after which
     their slopes are others: 1 for logits, some widths for a bump. Where they are straight, 1 / D is the distance after
-    which a reward has changed by R. Entries of x are taken to have one unit. Models beyond 4,096 pairs are measured on
+    which a reward has changed by R. Where `project` leaves x less room than that, X is a quarter of the room along
+    these directions. Entries of x are taken to have one unit. Models beyond 4,096 pairs are measured on
     as many of them, always the same ones.
 
     Raises:
@@ -63,7 +71,21 @@ def measure_scales(problem: BilevelProblem) -> ProblemScales:
             f"initial_x must be a point where rewards or dynamics change with x, got a mean slope of {slope}; start "
             "elsewhere, or pass scales=ProblemScales(reward, cost, x) with the distance that x has to go"
         )
-    return ProblemScales(reward, cost, slope / (bend + slope**2))
+    distance = slope / (bend + slope**2)
+    return ProblemScales(reward, cost, min(distance, SHARE_OF_WIDTH * _width(problem, directions)))
+
+
+def _width(problem: BilevelProblem, directions: Float[np.ndarray, "directions d"]) -> float:
+    """Width of the feasible set per entry of x, the root mean square over directions; infinite where it has no end."""
+    x, unravel = ravel_pytree(jax.tree.map(jnp.asarray, problem.initial_x))
+
+    def end(offset: Array) -> Array:
+        return ravel_pytree(problem.project(unravel(x + offset)))[0]
+
+    far = FAR * jnp.asarray(directions, float)
+    ends = jax.vmap(end)(far) - jax.vmap(end)(-far)
+    width = float(jnp.sqrt(jnp.mean(ends**2)))
+    return width if width < FAR else float("inf")
 
 
 def _scale(name: str, bound: ArrayLike, values: Array) -> float:
