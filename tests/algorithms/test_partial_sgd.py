@@ -47,7 +47,8 @@ def direct_gradient(problem, x, policy, h=1e-4):
 def test_the_follower_learns_like_the_lower_one_of_algorithm_1_and_x_sees_costs_alone():
     problem = dataclasses.replace(random_problem(**PROBLEMS["terminal"], as_dict=True), project=clip_to_half)
     num_chains = 6
-    algorithm, single_loop = (make(problem, SIZES, num_chains) for make in (PartialSGD, SingleLoopActorCritic))
+    algorithm = PartialSGD(problem, SIZES, num_chains)
+    single_loop = SingleLoopActorCritic(problem, SIZES, num_chains, coupled=False)
     step, reference = eqx.filter_jit(algorithm.step), eqx.filter_jit(single_loop.step)
     followers, x = random_point(problem)
     both = single_loop.init(jax.random.key(8))._replace(
