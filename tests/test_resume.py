@@ -412,7 +412,7 @@ def final_checkpoint(path):
     return folder.restore_checkpoint(LENGTH, {"states": states, "is_stopped": np.zeros(2, bool)})
 
 
-def test_ten_killed_and_resumed_runs_end_with_the_same_bits(uninterrupted, tmp_path):
+def test_killed_and_resumed_runs_end_with_the_same_bits(uninterrupted, tmp_path):
     rows, states = RunFolder(uninterrupted).read_rows("metrics"), final_checkpoint(uninterrupted)["states"]
     assert len(rows) == 2 * NUM_LOG_POINTS
     np.testing.assert_array_equal(states.num_iterations, LENGTH)
@@ -421,17 +421,18 @@ def test_ten_killed_and_resumed_runs_end_with_the_same_bits(uninterrupted, tmp_p
 
     generator = random.Random(0)
     to_first, between = lengths_of_phases(uninterrupted)
-    moments = [Moment(0, generator.uniform(0, to_first)) for _ in range(3)]
-    moments += [Moment(generator.randrange(1, NUM_LOG_POINTS - 1), generator.uniform(0, between)) for _ in range(7)]
+    moments = [Moment(0, generator.uniform(0, to_first))]
+    moments += [Moment(generator.randrange(1, NUM_LOG_POINTS - 1), generator.uniform(0, between)) for _ in range(4)]
     with ThreadPoolExecutor(2) as pool:
-        kills = list(pool.map(kill_and_resume, [tmp_path / f"killed-{i}" for i in range(10)], moments))
+        paths = [tmp_path / f"killed-{i}" for i in range(len(moments))]
+        kills = list(pool.map(kill_and_resume, paths, moments))
 
     # The kills hit runs at work, before the first checkpoint and at many places after it.
     at_work = [kill for kill in kills if kill.was_alive]
-    assert len(at_work) >= 8
+    assert len(at_work) >= 4
     assert sum(kill.iterations_done is None for kill in at_work) >= 1
-    assert sum(0 < (kill.iterations_done or 0) < LENGTH for kill in at_work) >= 5
-    assert len({kill.iterations_done for kill in at_work}) >= 4
+    assert sum(0 < (kill.iterations_done or 0) < LENGTH for kill in at_work) >= 2
+    assert len({kill.iterations_done for kill in at_work}) >= 3
 
     for kill in kills:
         assert metrics_of(kill.path) == metrics_of(uninterrupted)

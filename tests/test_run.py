@@ -345,7 +345,8 @@ def test_the_state_kept_is_the_last_finite_one_bit_by_bit(one_stopped):
     assert_same_bits(kept, seed_of(small_run(num_iterations=stop).states, LONE_SEED))
 
     algorithm = small_algorithm(slope_edge=SLOPE_EDGE)
-    next_state, _ = algorithm.step(noise_of(algorithm, LONE_SEED, stop), jax.tree.map(jnp.asarray, kept))
+    step = eqx.filter_jit(algorithm.step)
+    next_state, _ = step(noise_of(algorithm, LONE_SEED, stop), jax.tree.map(jnp.asarray, kept))
     assert not np.any(np.isfinite(next_state.x))
 
 
@@ -458,7 +459,7 @@ def test_too_large_upper_steps_stop_every_seed_at_once():
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(kept))
         assert int(kept.num_iterations) == divergence.num_iterations
         noise = noise_of(algorithm, divergence.seed, divergence.num_iterations)
-        next_state, _ = algorithm.step(noise, jax.tree.map(jnp.asarray, kept))
+        next_state, _ = eqx.filter_jit(algorithm.step)(noise, jax.tree.map(jnp.asarray, kept))
         spoiled = [
             name
             for name, field in next_state._asdict().items()

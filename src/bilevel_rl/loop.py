@@ -155,7 +155,8 @@ def _start(layout: Layout, algorithm: Algorithm, seed_keys: Array) -> PyTree:
 
 @functools.cache
 def _compiled_advance() -> Any:
-    options: dict[str, Any] = {"donate": "all-except-first", "compiler_options": loop_options()}
+    # "all-except-first" changes the process-wide warning filters during each call, and calls come from several threads.
+    options: dict[str, Any] = {"donate": "warn-except-first", "compiler_options": loop_options()}
     return eqx.filter_jit(_advance, **options)
 
 

@@ -88,7 +88,7 @@ class SingleLoopActorCritic(SampledAlgorithm):
         >>> algorithm = brl.SingleLoopActorCritic(brl.problems.goal_position(size=5, target=(3, 1), initial_x=(1, 3)))
         >>> state = algorithm.init(jax.random.key(0))
         >>> uniforms = algorithm.draw(jax.random.key(1), num_iterations=10)
-        >>> state, info = algorithm.step(uniforms[0], state)
+        >>> state, info = jax.jit(algorithm.step)(uniforms[0], state)
         >>> int(state.num_iterations), algorithm.num_transitions_per_iteration
         (1, 32)
     """
