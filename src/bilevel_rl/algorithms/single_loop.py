@@ -84,11 +84,11 @@ class SingleLoopActorCritic(SampledAlgorithm):
             or a `TrajectoryLoss`.
 
     Example:
-        >>> import jax, bilevel_rl as brl
+        >>> import equinox as eqx, jax, bilevel_rl as brl
         >>> algorithm = brl.SingleLoopActorCritic(brl.problems.goal_position(size=5, target=(3, 1), initial_x=(1, 3)))
         >>> state = algorithm.init(jax.random.key(0))
         >>> uniforms = algorithm.draw(jax.random.key(1), num_iterations=10)
-        >>> state, info = jax.jit(algorithm.step)(uniforms[0], state)
+        >>> state, info = eqx.filter_jit(algorithm.step)(uniforms[0], state)
         >>> int(state.num_iterations), algorithm.num_transitions_per_iteration
         (1, 32)
     """
