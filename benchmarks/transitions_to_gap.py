@@ -69,8 +69,9 @@ class Candidate(NamedTuple):
 
 
 # A single chain's steps are those of one sample, not the sum of sixteen.
-ONE_CHAIN = {name: (low / NUM_CHAINS, high / NUM_CHAINS) for name, (low, high) in STEP_SIZES.items()}
-ONE_CHAIN = STEP_SIZES | {name: ONE_CHAIN[name] for name in ("actor", "critic")}
+ONE_CHAIN = STEP_SIZES | {
+    name: (STEP_SIZES[name][0] / NUM_CHAINS, STEP_SIZES[name][1] / NUM_CHAINS) for name in ("actor", "critic")
+}
 # ζ falls by 10⁵ in a run where it decays at once.
 AT_ONCE = ONE_CHAIN | {"upper": (STEP_SIZES["upper"][0], 100 * STEP_SIZES["upper"][1])}
 

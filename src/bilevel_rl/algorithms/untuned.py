@@ -43,8 +43,9 @@ ADAM = optax.adam(1.0, eps=1e-18)
 def untuned(
     problem: BilevelProblem, num_chains: int = 16, *, coupled: bool = True, scales: ProblemScales | None = None
 ) -> SingleLoopActorCritic:
-    """A single loop for a problem, with no step size to choose: natural actors, Adam on x, averaged iterates,
-    ∇_x r and ∇_x c as means over actions.
+    """A single loop for a problem, with no step size to choose.
+
+    Natural actors, Adam on x, averaged iterates, and ∇_x r and ∇_x c as means over actions.
 
     Args:
         problem: what is solved. Give it bounds of reward and cost, so that their scales need not be measured at x_0.
