@@ -1,12 +1,10 @@
-"""Mountain car: the leader rewards pushes, place by place, until a follower paid for the goal alone gets there."""
+"""Gymnasium's MountainCar-v0 as plain functions, for problems with a sparse goal."""
 
+import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from bilevel_rl.environments import FunctionalEnvironment
-from bilevel_rl.problems.problem import BilevelProblem
-from bilevel_rl.problems.upper_objectives import OccupancyCost
 
 FORCE, GRAVITY, MAX_SPEED = 0.001, 0.0025, 0.07
 LEFT_END, RIGHT_END, GOAL = -1.2, 0.6, 0.5
@@ -25,18 +23,21 @@ def drive(state: CarState, action: Int[ArrayLike, ""]) -> CarState:
     return jnp.stack([position, jnp.where((position == LEFT_END) & (velocity < 0), 0.0, velocity)])
 
 
-def is_at_goal(state: CarState) -> Array:
+def is_at_goal(state: CarState) -> Bool[Array, ""]:
     """Whether the car has arrived; it then stays."""
     return state[0] >= GOAL
 
 
 def mountain_car_environment(discount: float, time_limit: int | None) -> FunctionalEnvironment:
-    """MountainCar-v0; what a policy sees is scaled to about [−1, 1].
+    """MountainCar-v0; what a policy sees is scaled to [−1, 1].
+
+    Args:
+        discount: γ.
+        time_limit: T; Gymnasium's is 200.
 
     Raises:
         ValueError: as `FunctionalEnvironment`.
     """
-    import jax
 
     def initial(key: Array) -> CarState:
         return jnp.stack([jax.random.uniform(key, minval=LEFTMOST_START, maxval=RIGHTMOST_START), jnp.zeros(())])
@@ -50,16 +51,3 @@ def mountain_car_environment(discount: float, time_limit: int | None) -> Functio
         is_end=is_at_goal,
         time_limit=time_limit,
     )
-
-
-def bumps(state: CarState, num_positions: int, num_velocities: int) -> Float[Array, "positions velocities"]:
-    """Normalized Gaussian bumps on a grid of positions and velocities; they sum to 1."""
-
-    def along(value: Array, low: float, high: float, count: int) -> Array:
-        centers = np.linspace(low, high, count)
-        return jnp.exp(-0.5 * ((value - centers) / ((high - low) / max(count - 1, 1) / 1.5)) ** 2)
-
-    product = jnp.outer(
-        along(state[0], LEFT_END, GOAL, num_positions), along(state[1], -MAX_SPEED / 2, MAX_SPEED / 2, num_velocities)
-    )
-    return product / jnp.maximum(jnp.sum(product), 1e-12)
