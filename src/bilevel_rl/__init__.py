@@ -13,8 +13,10 @@ from bilevel_rl.algorithms import (  # noqa: E402
 from bilevel_rl.environments import (  # noqa: E402
     Contexts as Contexts,
     FunctionalEnvironment as FunctionalEnvironment,
+    HostEnvironment as HostEnvironment,
     TabularMDP as TabularMDP,
 )
+from bilevel_rl.host import run_host as run_host  # noqa: E402
 from bilevel_rl.policies import NeuralActorCritic as NeuralActorCritic  # noqa: E402
 from bilevel_rl.problems import BilevelProblem as BilevelProblem, OccupancyCost as OccupancyCost  # noqa: E402
 from bilevel_rl.run import RunResult as RunResult, run as run  # noqa: E402

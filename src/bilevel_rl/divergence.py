@@ -63,12 +63,23 @@ def locate(finite_after: Callable[[int], PyTree], seed: int, first: int, last: i
         return all(leaf[seed] for leaf in jax.tree.leaves(finite_after(num_iterations)))
 
     spoiled = bisect.bisect_left(range(first + 1, last), True, key=lambda k: not is_finite(k)) + first + 1
+    return explain(finite_after(spoiled), seed, spoiled - 1)
+
+
+def explain(is_finite: PyTree, seed: int, num_iterations: int) -> Divergence:
+    """What a seed was stopped for.
+
+    Args:
+        is_finite: which leaves of which seeds' states would have been finite after the next iteration.
+        seed: which seed.
+        num_iterations: iterations that it has done.
+    """
     # A network has many arrays; that they are its weights says enough.
     names = dict.fromkeys(
         jax.tree_util.keystr(path[:MAX_DEPTH_OF_NAMES]).lstrip(".")
-        for path, leaf in jax.tree.leaves_with_path(finite_after(spoiled))
+        for path, leaf in jax.tree.leaves_with_path(is_finite)
         if not np.asarray(leaf)[seed]
     )
     spoiled_by = (cause for name, cause in LIKELY_CAUSES.items() if any(leaf.startswith(name) for leaf in names))
     cause = next(spoiled_by, LIKELY_CAUSES["x"])
-    return Divergence(seed, spoiled - 1, " and ".join(names), cause)
+    return Divergence(seed, num_iterations, " and ".join(names), cause)

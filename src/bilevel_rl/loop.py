@@ -75,10 +75,7 @@ class Layout:
             ) from error
         shape = seed_devices, num_devices // seed_devices
         mesh = jax.make_mesh(shape, (SEEDS, CHAINS), axis_types=(AxisType.Auto, AxisType.Auto))
-        noise = jax.eval_shape(lambda key: algorithm.draw(key, 1), jax.random.key(0))
-        numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(noise))
-        iterations_per_block = 2 ** max(0, int(math.log2(NUMBERS_PER_BLOCK / max(1, numbers))))
-        return cls(mesh, num_seeds, seeds_per_group, iterations_per_block)
+        return cls(mesh, num_seeds, seeds_per_group, length_of_block(algorithm))
 
     @property
     def exchanges(self) -> bool:
@@ -138,6 +135,18 @@ class Loop:
         return processes.gather(columns, self.layout.mesh, SEEDS)
 
 
+def length_of_block(algorithm: Algorithm) -> int:
+    """Iterations whose randomness a seed draws at once."""
+    noise = jax.eval_shape(lambda key: algorithm.draw(key, 1), jax.random.key(0))
+    numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(noise))
+    return 2 ** max(0, int(math.log2(NUMBERS_PER_BLOCK / max(1, numbers))))
+
+
+def key_of_start(seed_key: Array) -> Array:
+    """What a seed begins from. Blocks fold in 0, 1, 2, …, so the last value that can be folded in is free."""
+    return jax.random.fold_in(seed_key, np.uint32(2**32 - 1))
+
+
 @jax.jit
 def choose(which: Bool[ArrayLike, " seeds"], ours: PyTree, others: PyTree) -> PyTree:
     """The states `ours` of some seeds and `others` of the rest."""
@@ -147,8 +156,7 @@ def choose(which: Bool[ArrayLike, " seeds"], ours: PyTree, others: PyTree) -> Py
 @eqx.filter_jit
 def _start(layout: Layout, algorithm: Algorithm, seed_keys: Array) -> PyTree:
     def start(algorithm: Algorithm, seed_keys: Array) -> PyTree:
-        # Blocks fold in 0, 1, 2, …, so the last value that can be folded in is free for the start.
-        return _over_keys(lambda key: algorithm.init(jax.random.fold_in(key, np.uint32(2**32 - 1))), seed_keys)
+        return _over_keys(lambda key: algorithm.init(key_of_start(key)), seed_keys)
 
     return _on_devices(layout, start, algorithm, seed_keys)
 

@@ -1,16 +1,13 @@
 """Runs an algorithm: metric rows, checkpoints, exact resume, divergence as a result. The iterations are in `loop`."""
 
-import dataclasses
-import hashlib
 import time
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,9 +19,8 @@ from bilevel_rl.diagnostics import Diagnostics, are_exact, distances, metric_col
 from bilevel_rl.divergence import Divergence, locate
 from bilevel_rl.loop import Layout, Loop, choose
 from bilevel_rl.progress import Progress
-from bilevel_rl.results import RunFolder, RunFolderError
-
-NO_CHECKPOINT, REFUSED = -1, -2
+from bilevel_rl.results import RunFolder
+from bilevel_rl.resume import find_checkpoint, identity_of
 
 SNAPSHOT_BYTES = 2**26
 """States that take less are copied at every log point, so that a divergence is found without going far back."""
@@ -169,8 +165,14 @@ def run(
     ):
         checkpoint = None
         if folder is not None:
-            identity = _identity(algorithm, key, layout, log_every, evaluation_entropy_weight, diagnostics)
-            checkpoint = _find_checkpoint(folder, identity, num_iterations)
+            identity = identity_of(algorithm, key, log_every) | {
+                "num_seeds": layout.num_seeds,
+                "seeds_per_group": layout.seeds_per_group,
+                "iterations_per_block": layout.iterations_per_block,
+                "evaluation_entropy_weight": evaluation_entropy_weight,
+                "diagnostics": diagnostics,
+            }
+            checkpoint = find_checkpoint(folder, identity, num_iterations)
             rows = folder.read_rows("metrics")
         point, is_logged = restored(checkpoint), bool(rows)
         logged_x = processes.local(algorithm.answer(point.states))
@@ -246,73 +248,3 @@ def check_run_arguments(num_seeds: int, num_iterations: int, log_every: int, eva
             f"evaluation_entropy_weight must be finite and positive, got {evaluation_entropy_weight}; use 0.01 to be "
             "close to the unregularized objective"
         )
-
-
-def _identity(
-    algorithm: Algorithm,
-    key: Array,
-    layout: Layout,
-    log_every: int,
-    evaluation_entropy_weight: float,
-    diagnostics: Diagnostics,
-) -> dict[str, Any]:
-    """What must not change between the parts of an interrupted run."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree.leaves_with_path(eqx.filter(algorithm, eqx.is_array_like)):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode() + array.tobytes())
-    return {
-        "algorithm": type(algorithm).__name__,
-        **_options(algorithm),
-        "arrays_of_algorithm_and_problem": digest.hexdigest(),
-        "generator": str(jax.random.key_impl(key)),
-        "key": np.asarray(jax.random.key_data(key)).tolist(),
-        "discount": algorithm.problem.environment.discount,
-        "initial_spread": algorithm.problem.initial_spread,
-        "num_seeds": layout.num_seeds,
-        "seeds_per_group": layout.seeds_per_group,
-        "iterations_per_block": layout.iterations_per_block,
-        "num_transitions_per_iteration": algorithm.num_transitions_per_iteration,
-        "log_every": log_every,
-        "evaluation_entropy_weight": evaluation_entropy_weight,
-        "diagnostics": diagnostics,
-    }
-
-
-def _options(algorithm: Algorithm) -> dict[str, Any]:
-    """Numbers and switches that are not arrays."""
-    values = {field.name: getattr(algorithm, field.name) for field in dataclasses.fields(cast(Any, algorithm))}
-    return {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
-
-
-def _find_checkpoint(folder: RunFolder, identity: dict[str, Any], num_iterations: int) -> int | None:
-    """Iteration to continue from; files are cut back to it. None for a new run, whose identity is noted."""
-    if not processes.is_writer():
-        checkpoint = processes.agree(NO_CHECKPOINT)
-        if checkpoint == REFUSED:
-            raise RunFolderError(f"process 0 cannot continue {folder.path}; it says why")
-        return None if checkpoint == NO_CHECKPOINT else checkpoint
-    try:
-        checkpoint = _cut_back(folder, identity, num_iterations)
-    except RunFolderError:
-        processes.agree(REFUSED)
-        raise
-    processes.agree(NO_CHECKPOINT if checkpoint is None else checkpoint)
-    return checkpoint
-
-
-def _cut_back(folder: RunFolder, identity: dict[str, Any], num_iterations: int) -> int | None:
-    noted = folder.note_identity(identity)
-    for name, value in identity.items():
-        if noted.get(name) != value:
-            raise RunFolderError(
-                f"{folder.path} holds another run: its {name} is {noted.get(name)}, not {value}; use another folder"
-            )
-    checkpoint = folder.latest_checkpoint()
-    if checkpoint is not None and checkpoint > num_iterations:
-        raise RunFolderError(f"{folder.path} has already done {checkpoint} iterations, more than {num_iterations}")
-    for name, (then, now) in folder.changed_versions().items():
-        warnings.warn(f"{name} is now {now}, was {then}: results may differ in the last bits", stacklevel=3)
-    for table in ("metrics", "timing"):
-        folder.truncate_rows(table, -1 if checkpoint is None else checkpoint)
-    return checkpoint

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Shaped
 
 from bilevel_rl.algorithms.devices import shared_by_devices
-from bilevel_rl.environments import DrivenMDP, Environment, FunctionalEnvironment, TabularMDP
+from bilevel_rl.environments import DrivenMDP, Environment, ObservedEnvironment, TabularMDP
 from bilevel_rl.policies import CategoricalLaw, GaussianLaw, Policy, TabularActorCritic
 from bilevel_rl.schedules import StepSizeValues
 
@@ -23,9 +23,18 @@ Followers = PyTree[Shaped[Array, "F ..."]]
 """Parameters of all followers: tables (F, S, A + 1), or whatever a policy keeps, with F in front."""
 
 States = PyTree[Shaped[Array, "F B ..."]]
-"""States of the chains: numbers (F, B), or an `Episode`."""
+"""States of the chains: numbers (F, B), an `Episode` or a `HostEpisode`."""
 
 Actions = Int[Array, "F B"] | Float[Array, "F B d"]
+
+
+class Decision(NamedTuple):
+    """The action of every chain, with what the followers thought of its state; fields as those of `Sample`."""
+
+    actions: Actions
+    law: CategoricalLaw | GaussianLaw
+    entropy: Float[Array, "F B"]
+    values: Float[Array, "F B"]
 
 
 class Sample(NamedTuple):
@@ -129,19 +138,28 @@ class ActorCritic(eqx.Module):
         follows is the law's: of coupled chains with countable actions a fifth, for whether the second follower does as
         the first, and of actions that are vectors one for each number but the first.
         """
-        policy = self.policy
 
         def transition(s: States, uniforms: Array) -> tuple[PyTree, ...]:
-            parameters, values = jax.vmap(policy.read)(followers, s)
-            a, law, entropy = policy.law.draw(parameters, uniforms[0], uniforms[4:], self.coupled)
-            next_s = self.environment.step(s, a, uniforms[1])
-            next_values = jax.vmap(policy.values)(followers, next_s)
-            if self.policies is not None:  # A network does not know what a table keeps: in terminal states V is 0.
-                values = jnp.where(self.environment.is_terminal(s), 0.0, values)
-                next_values = jnp.where(self.environment.is_terminal(next_s), 0.0, next_values)
-            return a, next_s, law, entropy, values, next_values
+            decision = self.decide(followers, s, uniforms)
+            return self.sample(followers, s, decision, self.environment.step(s, decision.actions, uniforms[1]))[1:]
 
         return Sample(states, *shared_by_devices(self.chain_axis, transition, (1, -1))(states, uniforms))
+
+    def decide(self, followers: Followers, states: States, uniforms: Float[Array, "U F B"]) -> Decision:
+        """The first part of `act`, a ~ π_θ(·|s); its arguments are those of `act`."""
+        parameters, values = jax.vmap(self.policy.read)(followers, states)
+        actions, law, entropy = self.policy.law.draw(parameters, uniforms[0], uniforms[4:], self.coupled)
+        return Decision(actions, law, entropy, self._none_in_the_end(values, states))
+
+    def sample(self, followers: Followers, states: States, decision: Decision, next_states: States) -> Sample:
+        """The rest of `act`: what is learned from, once it is known where the actions led."""
+        actions, law, entropy, values = decision
+        next_values = self._none_in_the_end(jax.vmap(self.policy.values)(followers, next_states), next_states)
+        return Sample(states, actions, next_states, law, entropy, values, next_values)
+
+    def _none_in_the_end(self, values: Float[Array, "F B"], states: States) -> Float[Array, "F B"]:
+        """A network does not know what a table keeps: in terminal states V is 0."""
+        return values if self.policies is None else jnp.where(self.environment.is_terminal(states), 0.0, values)
 
     def choose(self, followers: Followers, states: States, uniforms: Float[Array, "F B"]) -> Actions:
         """Actions a ~ π_θ(·|s) that are not taken yet."""
@@ -196,7 +214,7 @@ class ActorCritic(eqx.Module):
         counts the value of the state that they would have gone on from.
         """
         restarts = uniforms[2] >= self.environment.discount
-        if isinstance(self.environment, FunctionalEnvironment):
+        if isinstance(self.environment, ObservedEnvironment):
             restarts |= self.environment.is_truncated(next_states)
 
         def pick(fresh: Array, following: Array) -> Array:

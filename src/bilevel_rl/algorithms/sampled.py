@@ -52,7 +52,7 @@ class SampledAlgorithm(eqx.Module):
     """kinds of upper objective that the method can sample"""
 
     enters_any_environment: ClassVar[bool] = False
-    """whether the followers may live in a `FunctionalEnvironment`"""
+    """whether the followers may live in a `FunctionalEnvironment` or a `HostEnvironment`"""
 
     problem: BilevelProblem
     step_sizes: StepSizes = eqx.field(default_factory=StepSizes.decaying)
@@ -111,13 +111,15 @@ class SampledAlgorithm(eqx.Module):
         """F, policies that learn side by side: two, the lower and the penalized one, unless a method says otherwise."""
         return 2
 
-    def init(self, key: Array) -> Any:
-        """Policies that have learned nothing, x at the problem's start, chains drawn from ρ."""
+    def init(self, key: Array, chain_states: States | None = None) -> Any:
+        """Policies that have learned nothing, x at the problem's start; chains drawn from ρ, or as given."""
+        if chain_states is None:
+            chain_states = self.actor_critic.start(jax.random.uniform(key, (self.num_followers, self.num_chains)))
         return State(
             num_iterations=jnp.int32(0),
             x=self.problem.start(jax.random.fold_in(key, 1)),
             followers=self.actor_critic.init(self.num_followers, jax.random.fold_in(key, 2)),
-            chain_states=self.actor_critic.start(jax.random.uniform(key, (self.num_followers, self.num_chains))),
+            chain_states=chain_states,
         )
 
     @property

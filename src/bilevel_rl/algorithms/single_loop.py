@@ -38,7 +38,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from bilevel_rl.algorithms.actor_critic import ActorCritic, Info, Sample, coincide
+from bilevel_rl.algorithms.actor_critic import ActorCritic, Decision, Info, Sample, States, coincide
 from bilevel_rl.algorithms.sampled import SampledAlgorithm, State, draw_uniforms
 from bilevel_rl.algorithms.upper_estimates import (
     LOWER,
@@ -121,9 +121,9 @@ class SingleLoopActorCritic(SampledAlgorithm):
             super().actor_critic, coupled=self.coupled, natural=self.natural, policies=self.policies
         )
 
-    def init(self, key: Array) -> State:
+    def init(self, key: Array, chain_states: States | None = None) -> State:
         """As `SampledAlgorithm.init`; coupled chains start in the same states."""
-        state = super().init(key)
+        state = super().init(key, chain_states)
         chain_states = state.chain_states
         if self.coupled:
             chain_states = jax.tree.map(lambda leaf: jnp.repeat(leaf[:1], 2, axis=0), chain_states)
@@ -144,16 +144,26 @@ class SingleLoopActorCritic(SampledAlgorithm):
 
     def step(self, uniforms: Float[Array, "U D B"], state: State) -> tuple[State, Info]:
         """One iteration: one transition per chain, then (U), (A), (C), (AL), (CL), all from iteration k's values."""
+        actor_critic, of_chains = self._actor_critic_at(state), self._of_chains(uniforms)
+        sample = actor_critic.act(state.followers, state.chain_states, of_chains)  # a ~ π_θ(·|s), s' ~ P(·|s,a)
+        state, info = self.learn(uniforms, state, sample)
+        return state._replace(chain_states=actor_critic.restart(sample.next_states, of_chains)), info
+
+    def decide(self, uniforms: Float[Array, "U D B"], state: State) -> Decision:
+        """The first part of `step`, for an environment that is stepped elsewhere: the actions of iteration k."""
+        return self._actor_critic_at(state).decide(state.followers, state.chain_states, self._of_chains(uniforms))
+
+    def sample(self, state: State, decision: Decision, next_states: States) -> Sample:
+        """The second part: what iteration k learns from, once it is known where its actions led."""
+        return self._actor_critic_at(state).sample(state.followers, state.chain_states, decision, next_states)
+
+    def learn(self, uniforms: Float[Array, "U D B"], state: State, sample: Sample) -> tuple[State, Info]:
+        """The last part: (U), (A), (C), (AL), (CL) from one transition of every chain. No chain has restarted yet."""
         problem, k = self.problem, state.num_iterations
-        environment = problem.driven_environment(state.x)
-        actor_critic = dataclasses.replace(self.actor_critic, environment=environment)
+        actor_critic = self._actor_critic_at(state)
         step_size = self.step_sizes(k)
         w, τ = step_size.penalty, step_size.entropy
-
-        num_uniforms = actor_critic.num_uniforms
-        uniforms, extra = uniforms[:num_uniforms], uniforms[num_uniforms:, 0]
-        uniforms = jnp.broadcast_to(uniforms, (len(uniforms), 2, self.num_chains))
-        sample = actor_critic.act(state.followers, state.chain_states, uniforms)  # a ~ π_θ(·|s), s' ~ P(·|s,a)
+        extra, uniforms = uniforms[actor_critic.num_uniforms :, 0], self._of_chains(uniforms)
         s, a = sample.states, sample.actions
 
         def read_penalized(states: Array) -> Array:
@@ -181,7 +191,6 @@ class SingleLoopActorCritic(SampledAlgorithm):
         )
         if f.explicit is not None:  # the part of (AL) that is no cost per step (docs/method.md, section 6)
             followers = self._descend(followers, *f.explicit, step_size.actor * w)
-        chain_states = actor_critic.restart(sample.next_states, uniforms)
 
         info = Info(
             r.mean(1),
@@ -192,7 +201,16 @@ class SingleLoopActorCritic(SampledAlgorithm):
             upper_gradient,
             optax.tree.norm(upper_gradient, squared=True),
         )
-        return State(k + 1, x, followers, chain_states, upper_memory, f.visitation), info
+        return State(k + 1, x, followers, sample.next_states, upper_memory, f.visitation), info
+
+    def _actor_critic_at(self, state: State) -> ActorCritic:
+        """How the followers act and learn at the present x."""
+        return dataclasses.replace(self.actor_critic, environment=self.problem.driven_environment(state.x))
+
+    def _of_chains(self, uniforms: Float[Array, "U D B"]) -> Float[Array, "U 2 B"]:
+        """The uniforms of both followers' chains; coupled ones have the same."""
+        uniforms = uniforms[: self.actor_critic.num_uniforms]
+        return jnp.broadcast_to(uniforms, (len(uniforms), 2, self.num_chains))
 
     def _check_policies(self):
         is_tabular = isinstance(self.problem.environment, TabularMDP)

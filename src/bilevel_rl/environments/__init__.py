@@ -10,4 +10,8 @@ from bilevel_rl.environments.functional import (
     GymnaxState as GymnaxState,
     over_axes as over_axes,
 )
+from bilevel_rl.environments.host import HostEnvironment as HostEnvironment, HostEpisode as HostEpisode
 from bilevel_rl.environments.tabular import TabularMDP as TabularMDP
+
+ObservedEnvironment = FunctionalEnvironment | HostEnvironment
+"""Environments whose states have no numbers: a policy acts on what it observes of them."""

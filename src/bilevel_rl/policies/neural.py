@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from bilevel_rl.environments import Episode, FunctionalEnvironment, TabularMDP
+from bilevel_rl.environments import Episode, HostEpisode, ObservedEnvironment, TabularMDP
 from bilevel_rl.policies.categorical import Categorical
 from bilevel_rl.policies.gaussian import Gaussian
 from bilevel_rl.policies.networks import (
@@ -96,7 +96,7 @@ class NeuralActorCritic(eqx.Module):
     @classmethod
     def mlp(
         cls,
-        environment: TabularMDP | FunctionalEnvironment,
+        environment: TabularMDP | ObservedEnvironment,
         observe: Callable[[Any], ArrayLike] | None = None,
         *,
         width: int = 64,
@@ -148,7 +148,7 @@ class NeuralActorCritic(eqx.Module):
             moments=Moments.of_shape(shape) if normalizes else None,
         )
 
-    def check(self, environment: TabularMDP | FunctionalEnvironment):
+    def check(self, environment: TabularMDP | ObservedEnvironment):
         """Raises `ValueError` where the networks do not fit the law, or the law does not fit the environment."""
         if self.law != _law_of(environment):
             raise ValueError(f"policies.law must be {_law_of(environment)} in this environment, got {self.law}")
@@ -233,7 +233,7 @@ class NeuralActorCritic(eqx.Module):
         return Parts(self.trunk, self.actor, self.critic)
 
     def _seen(self, states: PyTree) -> Float[Array, "B ..."]:
-        states = states.state if isinstance(states, Episode) else states
+        states = states.state if isinstance(states, Episode | HostEpisode) else states
         return jax.vmap(lambda state: jnp.asarray(self.observe(state), float))(states)
 
     def _observations(self, follower: NeuralFollower, states: PyTree) -> Float[Array, "B ..."]:
@@ -253,22 +253,22 @@ class NeuralActorCritic(eqx.Module):
         return values[:, 0] if values.shape[1:] == (1,) else values
 
 
-def _law_of(environment: TabularMDP | FunctionalEnvironment) -> Categorical | Gaussian:
-    if isinstance(environment, FunctionalEnvironment) and environment.num_action_dimensions is not None:
+def _law_of(environment: TabularMDP | ObservedEnvironment) -> Categorical | Gaussian:
+    if isinstance(environment, ObservedEnvironment) and environment.num_action_dimensions is not None:
         return Gaussian(environment.num_action_dimensions)
     assert environment.num_actions is not None
     return Categorical(environment.num_actions)
 
 
-def _sight_of(environment: TabularMDP | FunctionalEnvironment) -> Callable[[Any], ArrayLike]:
-    if isinstance(environment, FunctionalEnvironment):
+def _sight_of(environment: TabularMDP | ObservedEnvironment) -> Callable[[Any], ArrayLike]:
+    if isinstance(environment, ObservedEnvironment):
         return environment.observe
     num_states = environment.num_states
     return lambda state: jax.nn.one_hot(state, num_states)
 
 
-def _example_state(environment: TabularMDP | FunctionalEnvironment) -> PyTree[jax.ShapeDtypeStruct]:
-    if isinstance(environment, FunctionalEnvironment):
+def _example_state(environment: TabularMDP | ObservedEnvironment) -> PyTree[jax.ShapeDtypeStruct]:
+    if isinstance(environment, ObservedEnvironment):
         return environment.example_state
     return jax.ShapeDtypeStruct((), jnp.int32)
 

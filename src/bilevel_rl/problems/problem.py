@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Shaped
 
-from bilevel_rl.environments import DrivenMDP, Episode, FunctionalEnvironment, TabularMDP
+from bilevel_rl.environments import DrivenMDP, Episode, HostEpisode, ObservedEnvironment, TabularMDP
 from bilevel_rl.problems.closures import open_function
 from bilevel_rl.problems.upper_objectives import (
     OccupancyCost,
@@ -43,7 +43,7 @@ class BilevelProblem(eqx.Module):
     Attributes:
         environment: what the follower lives in, without reward. Oracles and exact metrics need a `TabularMDP`.
         reward: r_x(s, a) as `reward(x, state, action)`; state and action are numbers in a `TabularMDP`, and one state
-            and one action of a `FunctionalEnvironment`.
+            and one action of a `FunctionalEnvironment`, one observation and one action of a `HostEnvironment`.
         upper: the leader's objective f.
         initial_x: x_0, any pytree of arrays; a list or tuple of plain numbers counts as one array.
         project: Π_X, maps any x to the nearest feasible one; the identity by default.
@@ -59,7 +59,7 @@ class BilevelProblem(eqx.Module):
         ValueError: a function does not return a scalar, `initial_x` is not finite, a bound or `entropy_weight` is not
             positive, `initial_spread` is negative or not finite, `project` changes shapes, `upper` does not fit the
             environment, or `outcome_probabilities` gives no distribution or is beside a `TrajectoryLoss` or in a
-            `FunctionalEnvironment`, which also asks for an `OccupancyCost`.
+            `FunctionalEnvironment` or `HostEnvironment`, which also ask for an `OccupancyCost`.
 
     Example:
         >>> import numpy as np, bilevel_rl as brl
@@ -74,7 +74,7 @@ class BilevelProblem(eqx.Module):
         [0.0, 2.0]
     """
 
-    environment: TabularMDP | FunctionalEnvironment
+    environment: TabularMDP | ObservedEnvironment
     reward: StateActionFunction
     upper: UpperObjective
     initial_x: PyTree[Float[np.ndarray, "..."]]
@@ -86,7 +86,7 @@ class BilevelProblem(eqx.Module):
 
     def __init__(
         self,
-        environment: TabularMDP | FunctionalEnvironment,
+        environment: TabularMDP | ObservedEnvironment,
         reward: StateActionFunction,
         upper: UpperObjective,
         initial_x: PyTree[ArrayLike],
@@ -119,13 +119,13 @@ class BilevelProblem(eqx.Module):
         return self.project(unravel(flat + self.initial_spread * jax.random.normal(key, flat.shape)))
 
     def rewards(
-        self, x: PyTree, states: Int[ArrayLike, "*#batch"] | Episode, actions: Shaped[ArrayLike, "..."]
+        self, x: PyTree, states: Int[ArrayLike, "*#batch"] | Episode | HostEpisode, actions: Shaped[ArrayLike, "..."]
     ) -> Float[Array, "*batch"]:
         """r_x(s, a) for a batch of pairs; 0 in terminal states."""
         return accrued(self.reward, self.environment, x, states, actions)
 
     def costs(
-        self, x: PyTree, states: Int[ArrayLike, "*#batch"] | Episode, actions: Shaped[ArrayLike, "..."]
+        self, x: PyTree, states: Int[ArrayLike, "*#batch"] | Episode | HostEpisode, actions: Shaped[ArrayLike, "..."]
     ) -> Float[Array, "*batch"]:
         """c_x(s, a) for a batch of pairs; 0 in terminal states.
 
@@ -160,7 +160,7 @@ class BilevelProblem(eqx.Module):
             return self.mdp
         return DrivenMDP(self.mdp, self.outcome_probabilities, x).whole()
 
-    def driven_environment(self, x: PyTree) -> TabularMDP | DrivenMDP | FunctionalEnvironment:
+    def driven_environment(self, x: PyTree) -> TabularMDP | DrivenMDP | ObservedEnvironment:
         """The follower's environment at x, whose probabilities are worked out pair by pair: for sampling."""
         if self.outcome_probabilities is None:
             return self.environment
@@ -179,7 +179,7 @@ class BilevelProblem(eqx.Module):
             shape = jax.eval_shape(lambda call=call: jnp.asarray(call())).shape
             if shape != ():
                 raise ValueError(f"{name} must return a scalar for one state and one action, got shape {shape}")
-        if isinstance(self.environment, FunctionalEnvironment):
+        if isinstance(self.environment, ObservedEnvironment):
             if not isinstance(self.upper, OccupancyCost):
                 raise ValueError(f"upper must be an OccupancyCost in this environment, got {type(self.upper).__name__}")
             if self.outcome_probabilities is not None:

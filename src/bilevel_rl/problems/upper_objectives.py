@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Shaped
 
-from bilevel_rl.environments import Episode, FunctionalEnvironment, TabularMDP, over_axes
+from bilevel_rl.environments import Episode, HostEpisode, ObservedEnvironment, TabularMDP, over_axes
 from bilevel_rl.problems.closures import open_function
 from bilevel_rl.problems.segments import Segments
 
 StateActionFunction = Callable[[PyTree, Any, Any], Float[ArrayLike, ""]]
 """A plain JAX function (x, state, action) -> scalar; state and action are integer scalars in a `TabularMDP`, and one
-state and one action of the environment in a `FunctionalEnvironment`."""
+state and one action of the environment in a `FunctionalEnvironment`, one observation and one action on the host."""
 
 Regularizer = Callable[[PyTree], Float[ArrayLike, ""]]
 """g: a plain JAX function x -> scalar, what the leader pays for x itself."""
@@ -32,9 +32,9 @@ def _no_regularizer(x: PyTree) -> float:
 
 def accrued(
     function: StateActionFunction,
-    environment: TabularMDP | FunctionalEnvironment,
+    environment: TabularMDP | ObservedEnvironment,
     x: PyTree,
-    states: Int[ArrayLike, "*#batch"] | Episode,
+    states: Int[ArrayLike, "*#batch"] | Episode | HostEpisode,
     actions: Shaped[ArrayLike, "..."],
 ) -> Float[Array, "*batch"]:
     """A function's values for a batch of pairs; 0 in terminal states.
@@ -43,13 +43,14 @@ def accrued(
         function: of x, one state and one action.
         environment: tells which states are terminal.
         x: upper variable.
-        states: of the batch; an `Episode` in a `FunctionalEnvironment`.
+        states: of the batch; an `Episode` in a `FunctionalEnvironment`, a `HostEpisode` in a `HostEnvironment`.
         actions: of the batch; where they are vectors, their axis is the last.
     """
-    if isinstance(environment, FunctionalEnvironment):
-        assert isinstance(states, Episode)
-        of_pairs = over_axes(lambda s, a: jnp.asarray(function(x, s, a), dtype=float), states.num_steps.ndim)
-        return jnp.where(environment.is_terminal(states), 0.0, of_pairs(states.state, actions))
+    if isinstance(environment, ObservedEnvironment):
+        assert isinstance(states, Episode | HostEpisode)
+        is_terminal = environment.is_terminal(states)  # pyright: ignore[reportArgumentType]
+        of_pairs = over_axes(lambda s, a: jnp.asarray(function(x, s, a), dtype=float), is_terminal.ndim)
+        return jnp.where(is_terminal, 0.0, of_pairs(states.state, actions))
     states, actions = jnp.asarray(states), jnp.asarray(actions)
     values = jnp.vectorize(lambda s, a: jnp.asarray(function(x, s, a), dtype=float))(states, actions)
     return jnp.where(environment.is_terminal(states), 0.0, values)
@@ -109,7 +110,7 @@ class OccupancyCost(UpperObjective):
         """`cost_bound`."""
         return self.cost_bound
 
-    def bound_to(self, environment: TabularMDP | FunctionalEnvironment, x: PyTree) -> "OccupancyCost":
+    def bound_to(self, environment: TabularMDP | ObservedEnvironment, x: PyTree) -> "OccupancyCost":
         """As `UpperObjective.bound_to`."""
         check_bound("upper.cost_bound", self.cost_bound)
         _check_scalar("upper.cost", "one state and one action", example_call(self.cost, environment, x))
@@ -277,12 +278,14 @@ def check_bound(name: str, bound: float):
 
 
 def example_call(
-    function: StateActionFunction, environment: TabularMDP | FunctionalEnvironment, x: PyTree
+    function: StateActionFunction, environment: TabularMDP | ObservedEnvironment, x: PyTree
 ) -> Callable[[], Float[ArrayLike, ""]]:
     """The function's value at x, in some state and action, when called; for `jax.eval_shape`."""
-    if isinstance(environment, FunctionalEnvironment):
-        episode = environment.reset(0.0)
-        return lambda: function(x, episode.state, environment.example_action)
+    if isinstance(environment, ObservedEnvironment):
+        shapes = environment.example_state
+        return lambda: function(
+            x, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), environment.example_action
+        )
     return lambda: function(x, jnp.int32(0), jnp.int32(0))
 
 

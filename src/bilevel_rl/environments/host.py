@@ -1,0 +1,139 @@
+"""Environments that live outside of compiled programs: what a policy and a problem have to know of them."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, PyTree, Shaped
+
+
+class HostEpisode(NamedTuple):
+    """Where a batch of chains is, as the host says. NumPy arrays there, and those of JAX in compiled programs.
+
+    Attributes:
+        state: the last observations, which are the states that a problem and a policy get to see.
+        is_terminal: whether the environment has terminated; the chain waits here for its restart.
+        is_truncated: whether the environment was cut off here, and not terminated.
+    """
+
+    state: Shaped[Any, "..."]
+    is_terminal: Bool[Any, "*batch"]
+    is_truncated: Bool[Any, "*batch"]
+
+
+class HostEnvironment(eqx.Module):
+    """The shapes of an environment that the host steps, and how its ends count. `run_host` brings the steps.
+
+    An observation is the state: reward and cost are functions of (x, observation, action). Terminal states are
+    absorbing and truncated ones are not, as in a `FunctionalEnvironment`.
+
+    Attributes:
+        observation: shape and type of one observation.
+        observe: what a policy sees of an observation, an array.
+        discount: γ, in [0, 1).
+        num_actions: A, for actions 0…A−1; None where actions are vectors.
+        num_action_dimensions: d, for actions that are vectors of d numbers; None for integers.
+
+    Raises:
+        ValueError: `discount` lies outside of [0, 1), or not exactly one of the kinds of actions is given.
+
+    Example:
+        >>> import gymnasium, bilevel_rl as brl
+        >>> envs = gymnasium.make_vec("CartPole-v1", num_envs=2)
+        >>> environment = brl.HostEnvironment.from_vector(envs, discount=0.99)
+        >>> environment.observation.shape, environment.num_actions
+        ((4,), 2)
+    """
+
+    observation: jax.ShapeDtypeStruct = eqx.field(static=True)
+    observe: Callable[[Array], ArrayLike]
+    discount: float = eqx.field(static=True)
+    num_actions: int | None = eqx.field(static=True, default=None)
+    num_action_dimensions: int | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        if not 0 <= self.discount < 1:
+            raise ValueError(f"discount must lie in [0, 1), got {self.discount}; episodic tasks: use e.g. 0.99")
+        if (self.num_actions is None) == (self.num_action_dimensions is None):
+            raise ValueError(
+                "exactly one of num_actions and num_action_dimensions must be given, got "
+                f"{self.num_actions} and {self.num_action_dimensions}"
+            )
+
+    @classmethod
+    def from_vector(cls, envs: Any, *, discount: float) -> "HostEnvironment":
+        """From a `gymnasium.vector.VectorEnv`, whose spaces are read; policies see one-hot rows of discrete states.
+
+        Args:
+            envs: whose single observations are `Box` or `Discrete`, and single actions `Discrete` or a `Box` of one
+                axis.
+            discount: γ.
+
+        Raises:
+            ValueError: a space is of another kind, or as `HostEnvironment`.
+        """
+        seen, acted = envs.single_observation_space, envs.single_action_space
+        num_values = _num_values(seen)
+        if num_values is not None:
+            observation, observe = jax.ShapeDtypeStruct((), jnp.int32), lambda s: jax.nn.one_hot(s, num_values)
+        elif _is_box(seen):
+            dtype = jnp.result_type(float) if jnp.issubdtype(seen.dtype, jnp.floating) else seen.dtype
+            observation, observe = jax.ShapeDtypeStruct(seen.shape, dtype), lambda s: s
+        else:
+            raise ValueError(
+                f"single_observation_space must be Box or Discrete, got {seen}; "
+                "gymnasium.wrappers.FlattenObservation makes a Box of most others"
+            )
+        num_actions = _num_values(acted)
+        if num_actions is None and not (_is_box(acted) and len(acted.shape) == 1):
+            raise ValueError(f"single_action_space must be Discrete or a Box with one axis, got {acted}")
+        return cls(observation, observe, discount, num_actions, math.prod(acted.shape) if num_actions is None else None)
+
+    @property
+    def example_state(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """Shape and type of one observation."""
+        return self.observation
+
+    @property
+    def example_action(self) -> Array:
+        """Some action."""
+        return jnp.int32(0) if self.num_action_dimensions is None else jnp.zeros(self.num_action_dimensions)
+
+    def reset(self, uniform: ArrayLike, /) -> HostEpisode:
+        """Not possible here.
+
+        Raises:
+            ValueError: always; `run_host` resets the environments.
+        """
+        raise ValueError(NOT_HERE)
+
+    def step(self, episode: HostEpisode, action: ArrayLike, uniform: ArrayLike, /) -> HostEpisode:
+        """Not possible here.
+
+        Raises:
+            ValueError: always; `run_host` steps the environments.
+        """
+        raise ValueError(NOT_HERE)
+
+    def is_terminal(self, episode: HostEpisode, /) -> Bool[Array, "*batch"]:
+        """Whether nothing accrues in these states any more."""
+        return episode.is_terminal
+
+    def is_truncated(self, episode: HostEpisode, /) -> Bool[Array, "*batch"]:
+        """Whether these episodes were cut off."""
+        return episode.is_truncated
+
+
+NOT_HERE = "a HostEnvironment has no steps of its own, which a compiled run would need; use run_host in place of run"
+
+
+def _num_values(space: Any) -> int | None:
+    """Of a `Discrete` space, which alone has `n` and a first value."""
+    return int(space.n) if hasattr(space, "n") and hasattr(space, "start") else None
+
+
+def _is_box(space: Any) -> bool:
+    return hasattr(space, "low") and space.shape is not None
