@@ -47,14 +47,18 @@ def search(config: CartpoleDesign, budget: int, num_learning: int, seed: int) ->
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a run of cartpole-design")
-    parser.add_argument("--learning", type=float, default=240_000, help="transitions that a candidate's follower learns")
+    parser.add_argument(
+        "--learning", type=float, default=240_000, help="transitions that a candidate's follower learns"
+    )
     arguments = parser.parse_args()
     folder = RunFolder.open(arguments.run)
     config = from_json(CartpoleDesign, folder.config()["options"])
     data = folder.read_arrays("followers")
     algorithm = config.algorithm()
     budget = config.run.num_iterations * algorithm.num_transitions_per_iteration
-    print("| seed | candidates | as the search saw it | judged | single loop, judged |\n|---|---|---|---|---|", flush=True)
+    print(
+        "| seed | candidates | as the search saw it | judged | single loop, judged |\n|---|---|---|---|---|", flush=True
+    )
     judged = []
     for seed in range(config.run.num_seeds):
         x, seen, num_candidates = search(config, budget, int(arguments.learning), seed)

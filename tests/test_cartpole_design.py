@@ -54,7 +54,12 @@ def test_a_follower_trained_at_a_fixed_x_answers_as_it_should(x, share_on):
 def test_an_untrained_follower_costs_what_chance_does():
     algorithm = switch()
     watched = watch(
-        algorithm, jnp.float32(1.0), train(algorithm, jnp.float32(1.0), jax.random.key(0), 7), jax.random.key(1), 4_096, 60
+        algorithm,
+        jnp.float32(1.0),
+        train(algorithm, jnp.float32(1.0), jax.random.key(0), 7),
+        jax.random.key(1),
+        4_096,
+        60,
     )
     # Half of the time on, but for the first step: an orthogonal start is within 1 % of the uniform policy.
     assert float(watched.objective) == pytest.approx(1 - DISCOUNT / 2, abs=0.01)

@@ -29,13 +29,19 @@ def test_the_reward_is_linear_between_the_heights_and_fades_where_the_pole_leans
 
 
 def test_the_cost_is_lowest_at_the_target_and_a_fall_costs_most(phys2d):
-    problem = cartpole_design(target=1.0, tolerance=0.5)
+    problem = cartpole_design(target=1.0, tolerance=0.5, price=0.0)
     x = problem.initial_x
     price = problem.upper.regularizer(x)
     states = jnp.stack([standing_at(1.0), standing_at(0.5), standing_at(-1.0), standing_at(1.0, angle=0.3)])
     episodes = problem.environment.reset(jnp.zeros(4))._replace(state=states)
     costs = price + problem.costs(x, episodes, jnp.zeros(4, jnp.int32))
     np.testing.assert_allclose(costs, [0.0, 1 - np.exp(-0.5), 1 - np.exp(-8), 1.0], rtol=1e-5, atol=1e-6)
+
+
+def test_the_leader_pays_for_the_mean_height(phys2d):
+    price = cartpole_design(price=0.3).upper.regularizer
+    assert price(jnp.full(9, 0.5)) == pytest.approx(1.15)
+    np.testing.assert_allclose(jax.grad(price)(jnp.zeros(9)), 0.3 / 9, rtol=1e-5)
 
 
 def test_the_first_reward_is_a_hill_where_the_follower_is_to_stand_first(phys2d):
@@ -50,6 +56,7 @@ def test_the_first_reward_is_a_hill_where_the_follower_is_to_stand_first(phys2d)
         ({"target": 2.1}, r"target must lie in \[-2, 2\]"),
         ({"initial_target": np.nan}, "initial_target must lie in"),
         ({"tolerance": 0.0}, "tolerance must be finite and positive"),
+        ({"price": -0.1}, "price must be finite and not negative"),
         ({"discount": 1.0}, "discount must lie in"),
     ],
 )

@@ -1,9 +1,7 @@
 """The reward that the leader drew along CartPole's track, where its follower goes, and the two followers in motion."""
 
-from typing import NamedTuple
-
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
@@ -36,7 +34,13 @@ def draw_cartpole_design(folder: RunFolder):
         reward.plot(PLACES, data["first_x"], "o:", color=colours["before"], label="first")
         for seed, x in enumerate(data["last_x"]):
             reward.plot(
-                PLACES, x, "o-", color=colours["after"], alpha=0.6, markersize=3, label=None if seed else "last, each seed"
+                PLACES,
+                x,
+                "o-",
+                color=colours["after"],
+                alpha=0.6,
+                markersize=3,
+                label=None if seed else "last, each seed",
             )
         reward.axvline(options["target"], label="where it should stand", **dashed)
         reward.set(xlabel="position", ylabel="height of the reward x", title="The reward along the track")
@@ -49,8 +53,8 @@ def draw_cartpole_design(folder: RunFolder):
         )
         motion.legend(fontsize="small", loc="lower right")
         columns = ["first reward", "last reward", "last policy\nof the run"]
-        for seed, values in enumerate(zip(data["before"], data["after"], data["learned"], strict=True)):
-            cost.plot(columns, values, "o-", color=style.path, alpha=0.6, linewidth=0.8, linestyle="-")
+        for values in zip(data["before"], data["after"], data["learned"], strict=True):
+            cost.plot(columns, values, "o-", color=style.path, alpha=0.6, linewidth=0.8)
         cost.set(ylabel="designer's cost", ylim=(0, 1.02), title=f"Designer's cost ({len(data['after'])} seeds)")
         return figure
 
@@ -73,21 +77,16 @@ def _draw_positions(axes: Axes, states: Float[np.ndarray, "steps episodes 4"], c
         )
 
 
-def is_fallen(states: Float[np.ndarray, "*batch 4"]) -> np.ndarray:
+def is_fallen(states: Float[np.ndarray, "*batch 4"]) -> Bool[np.ndarray, "*batch"]:
     """Whether the pole has fallen or the cart has left the track."""
     return (np.abs(states[..., 0]) > TRACK_END) | (np.abs(states[..., 2]) > FALLING_ANGLE)
 
 
-class _Canvas(NamedTuple):
-    """Pixels of a track, drawn larger than shown so that edges are smooth."""
+WIDTH, HEIGHT = 480, 130
+"""Pixels of a picture in the animation."""
 
-    width: int = 480
-    height: int = 130
-    oversampling: int = 2
-
-    def column(self, position: float) -> float:
-        return (0.5 + position / (2.2 * TRACK_END)) * self.width
-
+OVERSAMPLING = 2
+"""Pictures are drawn larger than shown, so that edges are smooth."""
 
 FRAME_EVERY = 2
 """Steps; a GIF cannot show more than 50 pictures a second everywhere."""
@@ -102,7 +101,12 @@ def animate_cartpole(folder: RunFolder):
     episodes = [data[f"states_{when}"][steps, 0] for when in WHENS]
     heights = data["first_x"], data["last_x"][0]
     frames = [
-        _frame([_picture(state, x, options["target"], title) for state, x, title in zip(states, heights, TITLES, strict=True)])
+        _frame(
+            [
+                _picture(state, x, options["target"], title)
+                for state, x, title in zip(states, heights, TITLES, strict=True)
+            ]
+        )
         for states in zip(*episodes, strict=True)
     ]
     frames[0].save(
@@ -126,28 +130,27 @@ def _frame(pictures: list[Image.Image]) -> Image.Image:
     return frame.quantize(24, dither=Image.Dither.NONE)
 
 
-def _picture(
-    state: Float[np.ndarray, "4"], x: Float[np.ndarray, "9"], target: float, title: str, canvas: _Canvas = _Canvas()
-) -> Image.Image:
+def _picture(state: Float[np.ndarray, "4"], x: Float[np.ndarray, "9"], target: float, title: str) -> Image.Image:
     """Cart and pole on the track, with the reward as a shaded hill and the leader's target as a mark."""
-    scale = canvas.oversampling
-    image = Image.new("RGB", (canvas.width * scale, canvas.height * scale), "white")
-    draw = ImageDraw.Draw(image)
-    ground = canvas.height - 22
+    image = Image.new("RGB", (WIDTH * OVERSAMPLING, HEIGHT * OVERSAMPLING), "white")
+    draw, ground = ImageDraw.Draw(image), HEIGHT - 22
 
     def at(column: float, row: float) -> tuple[float, float]:
-        return column * scale, row * scale
+        return column * OVERSAMPLING, row * OVERSAMPLING
 
-    hill = [at(canvas.column(place), ground - 60 * height) for place, height in zip(PLACES, x, strict=True)]
-    draw.polygon([at(canvas.column(PLACES[0]), ground), *hill, at(canvas.column(PLACES[-1]), ground)], fill="#dcebf2")
-    draw.line([at(canvas.column(-TRACK_END), ground), at(canvas.column(TRACK_END), ground)], fill="#5c677d", width=scale)
-    mark = canvas.column(target)
+    def column_of(position: float) -> float:
+        return (0.5 + position / (2.2 * TRACK_END)) * WIDTH
+
+    hill = [at(column_of(place), ground - 60 * height) for place, height in zip(PLACES, x, strict=True)]
+    draw.polygon([at(column_of(PLACES[0]), ground), *hill, at(column_of(PLACES[-1]), ground)], fill="#dcebf2")
+    ends = [at(column_of(-TRACK_END), ground), at(column_of(TRACK_END), ground)]
+    draw.line(ends, fill="#5c677d", width=OVERSAMPLING)
+    mark = column_of(target)
     draw.polygon([at(mark, ground + 3), at(mark - 6, ground + 13), at(mark + 6, ground + 13)], fill=LIGHT.accent)
-    position, _, angle, _ = (float(number) for number in state)
-    column, colour = canvas.column(position), "#b0b0b0" if is_fallen(state) else LIGHT.path
+    column, angle = column_of(float(state[0])), float(state[2])
+    colour = "#b0b0b0" if is_fallen(state) else LIGHT.path
     draw.rectangle([at(column - 16, ground - 16), at(column + 16, ground - 2)], fill=colour)
-    axle, length = at(column, ground - 14), 60 * scale
-    tip = axle[0] + length * np.sin(angle), axle[1] - length * np.cos(angle)
-    draw.line([axle, tip], fill=COLOURS[1], width=5 * scale)
-    draw.text(at(8, 4), title, fill="#1f2d3d", font_size=12 * scale)
-    return image.resize((canvas.width, canvas.height), Image.Resampling.LANCZOS)
+    tip = at(column + 60 * np.sin(angle), ground - 14 - 60 * np.cos(angle))
+    draw.line([at(column, ground - 14), tip], fill=COLOURS[1], width=5 * OVERSAMPLING)
+    draw.text(at(8, 4), title, fill=LIGHT.path, font_size=12 * OVERSAMPLING)
+    return image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)

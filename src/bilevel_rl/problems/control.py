@@ -28,6 +28,7 @@ def cartpole_design(
     target: float = 1.0,
     tolerance: float = 0.7,
     initial_target: float = -1.0,
+    price: float = 0.02,
     discount: float = 0.99,
     time_limit: int = 1_000,
 ) -> BilevelProblem:
@@ -35,8 +36,10 @@ def cartpole_design(
 
     The follower's reward is `0.1 · h_x(position) · (1 − (angle / angle of falling)²)`, with h_x linear between the
     heights x at `PLACES`. The leader sees samples of `1 − exp(−(position − target)² / (2 tolerance²))`, and a fallen
-    pole costs 1 for ever: f is a share of the discounted time, between 0 and 1, that the follower spends off the
-    target. In the terms of `OccupancyCost`, c = −exp(…), which is 0 after a fall, and the price is 1 whatever x.
+    pole costs 1 for ever: this part of f is a share of the discounted time, between 0 and 1, that the follower spends
+    off the target. Beside it the leader pays `price` times the mean height: a follower that has moved on tells nothing
+    of the reward that it left behind, which would otherwise stay and catch the next follower. In the terms of
+    `OccupancyCost`, c = −exp(…), which is 0 after a fall, and g(x) = 1 + price · mean(x).
 
     At the start the heights are those of a hill at `initial_target`, which ends 2 away from it.
 
@@ -44,19 +47,24 @@ def cartpole_design(
         target: where the leader wants the cart to stand; the track ends at ±2.4.
         tolerance: how far off still counts as there.
         initial_target: where the follower is made to stand at first.
+        price: of a reward that is as high as can be everywhere.
         discount: γ.
         time_limit: steps after which an episode is truncated.
 
     Raises:
-        ValueError: `target` or `initial_target` lies outside of [−2, 2], `tolerance` is not positive, or as
-            `FunctionalEnvironment`.
+        ValueError: `target` or `initial_target` lies outside of [−2, 2], `tolerance` is not positive, `price` is
+            negative, or as `FunctionalEnvironment`.
         ModuleNotFoundError: flax is not installed.
     """
     for name, place in (("target", target), ("initial_target", initial_target)):
         if not abs(place) <= PLACES[-1]:
-            raise ValueError(f"{name} must lie in [{PLACES[0]:g}, {PLACES[-1]:g}], where x sets the reward, got {place}")
+            raise ValueError(
+                f"{name} must lie in [{PLACES[0]:g}, {PLACES[-1]:g}], where x sets the reward, got {place}"
+            )
     if not 0 < tolerance < float("inf"):
         raise ValueError(f"tolerance must be finite and positive, got {tolerance}")
+    if not 0 <= price < float("inf"):
+        raise ValueError(f"price must be finite and not negative, got {price}")
     func_env = _cartpole()
     falling_angle = func_env.default_params.theta_threshold_radians
 
@@ -69,7 +77,7 @@ def cartpole_design(
     return BilevelProblem(
         environment=FunctionalEnvironment.from_func_env(func_env, discount=discount, time_limit=time_limit),
         reward=reward,
-        upper=OccupancyCost(cost, regularizer=lambda x: 1.0, cost_bound=1.0),
+        upper=OccupancyCost(cost, regularizer=lambda x: 1 + price * jnp.mean(x), cost_bound=1.0),
         initial_x=np.maximum(0.0, 1 - np.abs(PLACES - initial_target) / 2),
         project=Box(0.0, 1.0),
         reward_bound=REWARD_SCALE,
