@@ -79,7 +79,7 @@ def _draw_positions(axes: Axes, states: Float[np.ndarray, "steps episodes 4"], c
 
 def is_fallen(states: Float[np.ndarray, "*batch 4"]) -> Bool[np.ndarray, "*batch"]:
     """Whether the pole has fallen or the cart has left the track."""
-    return (np.abs(states[..., 0]) > TRACK_END) | (np.abs(states[..., 2]) > FALLING_ANGLE)
+    return np.asarray((np.abs(states[..., 0]) > TRACK_END) | (np.abs(states[..., 2]) > FALLING_ANGLE))
 
 
 WIDTH, HEIGHT = 480, 130
@@ -127,7 +127,7 @@ def _frame(pictures: list[Image.Image]) -> Image.Image:
     frame = Image.new("RGB", (pictures[0].width, sum(picture.height for picture in pictures)), "white")
     for row, picture in enumerate(pictures):
         frame.paste(picture, (0, row * picture.height))
-    return frame.quantize(24, dither=Image.Dither.NONE)
+    return frame.quantize(64, dither=Image.Dither.NONE)
 
 
 def _picture(state: Float[np.ndarray, "4"], x: Float[np.ndarray, "9"], target: float, title: str) -> Image.Image:
@@ -141,7 +141,7 @@ def _picture(state: Float[np.ndarray, "4"], x: Float[np.ndarray, "9"], target: f
     def column_of(position: float) -> float:
         return (0.5 + position / (2.2 * TRACK_END)) * WIDTH
 
-    hill = [at(column_of(place), ground - 60 * height) for place, height in zip(PLACES, x, strict=True)]
+    hill = [at(column_of(place), ground - 60 * height) for place, height in zip(PLACES, x.tolist(), strict=True)]
     draw.polygon([at(column_of(PLACES[0]), ground), *hill, at(column_of(PLACES[-1]), ground)], fill="#dcebf2")
     ends = [at(column_of(-TRACK_END), ground), at(column_of(TRACK_END), ground)]
     draw.line(ends, fill="#5c677d", width=OVERSAMPLING)

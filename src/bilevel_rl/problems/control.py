@@ -68,10 +68,10 @@ def cartpole_design(
     func_env = _cartpole()
     falling_angle = func_env.default_params.theta_threshold_radians
 
-    def reward(x: Float[Array, " 9"], state: Float[Array, " 4"], action: ArrayLike) -> Float[Array, ""]:
+    def reward(x: Float[ArrayLike, " 9"], state: Float[Array, " 4"], action: ArrayLike) -> Float[Array, ""]:
         return REWARD_SCALE * heights(x, state[0]) * (1 - (state[2] / falling_angle) ** 2)
 
-    def cost(x: Float[Array, " 9"], state: Float[Array, " 4"], action: ArrayLike) -> Float[Array, ""]:
+    def cost(x: Float[ArrayLike, " 9"], state: Float[Array, " 4"], action: ArrayLike) -> Float[Array, ""]:
         return -jnp.exp(-((state[0] - target) ** 2) / (2 * tolerance**2))
 
     return BilevelProblem(
