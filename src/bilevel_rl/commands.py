@@ -11,6 +11,7 @@ from bilevel_rl import compiler, processes
 from bilevel_rl.comparison.workers import Workers
 from bilevel_rl.experiments import (
     ablations,
+    cartpole_design,
     comparison,
     coupling,
     entropy_schedules,
@@ -36,6 +37,7 @@ EXPERIMENTS: dict[str, tuple[type, ModuleType]] = {
     "preferences": (reward_learning.Preferences, reward_learning),
     "ablations": (ablations.Ablations, ablations),
     "rates": (rates.Rates, rates),
+    "cartpole-design": (cartpole_design.CartpoleDesign, cartpole_design),
     "happy-tweets": (happy_tweets.HappyTweets, happy_tweets),
 }
 
@@ -62,6 +64,7 @@ AnyExperiment = (
     | Annotated[reward_learning.Preferences, tyro.conf.subcommand("preferences")]
     | Annotated[ablations.Ablations, tyro.conf.subcommand("ablations")]
     | Annotated[rates.Rates, tyro.conf.subcommand("rates")]
+    | Annotated[cartpole_design.CartpoleDesign, tyro.conf.subcommand("cartpole-design")]
     | Annotated[happy_tweets.HappyTweets, tyro.conf.subcommand("happy-tweets")]
 )
 

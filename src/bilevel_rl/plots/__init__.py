@@ -1,6 +1,10 @@
 """Run folders to figures. Nothing here runs an algorithm."""
 
 from bilevel_rl.plots.ablations import Panel as Panel, draw_ablation as draw_ablation
+from bilevel_rl.plots.cartpole_design import (
+    animate_cartpole as animate_cartpole,
+    draw_cartpole_design as draw_cartpole_design,
+)
 from bilevel_rl.plots.comparison import (
     Outcome as Outcome,
     draw_comparison as draw_comparison,

@@ -1,0 +1,90 @@
+"""What a reward is worth where nothing is known exactly: train a follower on it from scratch, and watch it."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from bilevel_rl.algorithms import SingleLoopActorCritic
+from bilevel_rl.algorithms.actor_critic import ActorCritic
+
+
+class Watched(NamedTuple):
+    """Episodes of a follower, without restarts: fallen ones stay where they fell.
+
+    Attributes:
+        states: the environment's own.
+        actions: what the follower did.
+        objective: f, the leader's objective: the discounted mean cost, and the price of x.
+    """
+
+    states: PyTree[Float[Array, "steps episodes ..."]]
+    actions: Array
+    objective: Float[Array, ""]
+
+
+def _alone(algorithm: SingleLoopActorCritic) -> ActorCritic:
+    """How one follower lives outside of the loop, with the networks that it has inside."""
+    return ActorCritic(algorithm.problem.environment, algorithm.num_chains, policies=algorithm.policies)
+
+
+@eqx.filter_jit
+def train(algorithm: SingleLoopActorCritic, x: PyTree, key: Array, num_transitions: int) -> PyTree:
+    """A follower that learns at a fixed x, as the lower one of the algorithm would: the same networks and step sizes.
+
+    Args:
+        algorithm: whose problem, policies, chains and step sizes are used.
+        x: the upper variable.
+        key: of all randomness.
+        num_transitions: of all chains together, rounded down to whole iterations.
+    """
+    actor_critic, problem = _alone(algorithm), algorithm.problem
+    key_of_weights, key_of_start, key_of_steps = jax.random.split(key, 3)
+    shape = (1, algorithm.num_chains)
+
+    def iterate(carry: tuple[PyTree, PyTree], k: Array) -> tuple[tuple[PyTree, PyTree], None]:
+        followers, states = carry
+        step_size = algorithm.step_sizes(k)
+        uniforms = jax.random.uniform(jax.random.fold_in(key_of_steps, k), (actor_critic.num_uniforms, *shape))
+        sample = actor_critic.act(followers, states, uniforms)
+        rewards = problem.rewards(x, sample.states, sample.actions)
+        bound = actor_critic.value_bound(problem.reward_bound, step_size.entropy)
+        followers, _ = actor_critic.learn(followers, sample, rewards, step_size, bound)
+        return (followers, actor_critic.restart(sample.next_states, uniforms)), None
+
+    start = actor_critic.init(1, key_of_weights), actor_critic.start(jax.random.uniform(key_of_start, shape))
+    (followers, _), _ = jax.lax.scan(iterate, start, jnp.arange(num_transitions // algorithm.num_chains))
+    return jax.tree.map(lambda leaf: leaf[0], followers)
+
+
+@eqx.filter_jit
+def watch(
+    algorithm: SingleLoopActorCritic, x: PyTree, follower: PyTree, key: Array, num_episodes: int, num_steps: int
+) -> Watched:
+    """Episodes of one follower under its own law, and f estimated from them.
+
+    Args:
+        algorithm: whose problem and policies are used.
+        x: the upper variable.
+        follower: its parameters.
+        key: of all randomness.
+        num_episodes: side by side.
+        num_steps: of each. What comes later is left out, a share γ^num_steps of the discounted time.
+    """
+    actor_critic, problem = _alone(algorithm), algorithm.problem
+    γ = problem.environment.discount
+    followers = jax.tree.map(lambda leaf: leaf[None], follower)
+    uniforms = jax.random.uniform(key, (num_steps, actor_critic.num_uniforms, 1, num_episodes))
+
+    def transition(states: Any, uniforms: Array) -> tuple[PyTree, tuple[PyTree, Array, Array]]:
+        sample = actor_critic.act(followers, states, uniforms)
+        seen = jax.tree.map(lambda leaf: leaf[0], (states.state, sample.actions))
+        return sample.next_states, (*seen, jnp.mean(problem.costs(x, states, sample.actions)))
+
+    start = actor_critic.start(uniforms[0, 3])  # Restarts, for which this uniform is, do not happen here.
+    _, (states, actions, costs) = jax.lax.scan(transition, start, uniforms)
+    weights = γ ** jnp.arange(num_steps)
+    mean_cost = jnp.sum(weights * costs) / jnp.sum(weights)
+    return Watched(states, actions, mean_cost + problem.upper.regularizer(x))
