@@ -14,6 +14,15 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(os.environ["XDG_
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _programs_are_unloaded():
+    """A process may map 65,530 regions of memory (`vm.max_map_count`), and every loaded program is some of them."""
+    yield
+    import jax
+
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def finished_comparison(tmp_path_factory):
     """Run in this process alone, without interruption. To be copied, not to be changed."""

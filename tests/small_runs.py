@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel_rl import OccupancyCost, SingleLoopActorCritic, StepSizes, run
-from bilevel_rl.loop import Layout
+from bilevel_rl.loop import length_of_block
 from garnets import random_problem
 
 KEY = jax.random.key(0)
@@ -69,11 +69,18 @@ def start_of(algorithm, seed, key=KEY):
     return algorithm.init(jax.random.fold_in(jax.random.fold_in(key, seed), np.uint32(2**32 - 1)))
 
 
+def noises_of(algorithm, seed, first, last, key=KEY):
+    """The randomness of a seed's iterations first … last−1: of k entry k % T of the block k // T."""
+    length, block = length_of_block(algorithm), None
+    for k in range(first, last):
+        if block is None or k % length == 0:
+            block = algorithm.draw(jax.random.fold_in(jax.random.fold_in(key, seed), k // length), length)
+        yield jax.tree.map(lambda leaf: leaf[k % length], block)
+
+
 def noise_of(algorithm, seed, k, key=KEY):
-    """The randomness of a seed's iteration k: entry k % T of the block k // T."""
-    length = Layout.plan(algorithm, 1).iterations_per_block
-    block = algorithm.draw(jax.random.fold_in(jax.random.fold_in(key, seed), k // length), length)
-    return jax.tree.map(lambda leaf: leaf[k % length], block)
+    """That of iteration k."""
+    return next(noises_of(algorithm, seed, k, k + 1, key))
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from bilevel_rl.algorithms import State
 from bilevel_rl.loop import Layout, Loop, choose
 from bilevel_rl.problems import goal_placement, goal_position
 from garnets import random_problem
-from small_runs import noise_of, small_run, start_of
+from small_runs import noise_of, noises_of, small_run, start_of
 
 SIZES = StepSizes.decaying(upper=0.3, actor=0.5, critic=1.0, offset=400.0)
 PROBLEMS = {
@@ -153,8 +153,8 @@ def test_the_loop_takes_the_steps_of_the_algorithm_with_the_noise_of_its_keys(na
         state = start_of(algorithm, seed, key)
         assert_same_bits(seeds_of(start, seed), to_numpy(state))
         infos = []
-        for k in range(LENGTH):
-            state, info = step(noise_of(algorithm, seed, k, key), state)
+        for noise in noises_of(algorithm, seed, 0, LENGTH, key):
+            state, info = step(noise, state)
             infos.append(info)
         # Not the same program, so not the same bits.
         np.testing.assert_array_equal(states.chain_states[seed], state.chain_states)

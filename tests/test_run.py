@@ -26,6 +26,7 @@ from small_runs import (
     SLOPE_EDGE,
     first_beyond,
     noise_of,
+    noises_of,
     small_algorithm,
     small_run,
     start_of,
@@ -212,8 +213,8 @@ def test_step_k_of_seed_i_uses_its_entry_of_the_block_drawn_from_the_key_folded_
     result = small_run(num_iterations=150)
     for seed in range(NUM_SEEDS):
         state = start_of(algorithm, seed)
-        for k in range(150):
-            state, _ = step(noise_of(algorithm, seed, k), state)
+        for noise in noises_of(algorithm, seed, 0, 150):
+            state, _ = step(noise, state)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), seed_of(result.states, seed), state
         )
@@ -327,8 +328,8 @@ def test_the_iteration_of_a_divergence_is_the_one_that_single_steps_find():
     algorithm = small_algorithm(slope_edge=SLOPE_EDGE)
     step = eqx.filter_jit(algorithm.step)
     state = start_of(algorithm, LONE_SEED)
-    for k in range(NUM_ITERATIONS):
-        after, _ = step(noise_of(algorithm, LONE_SEED, k), state)
+    for noise in noises_of(algorithm, LONE_SEED, 0, NUM_ITERATIONS):
+        after, _ = step(noise, state)
         if not np.all(np.isfinite(after.x)):
             break
         state = after

@@ -163,7 +163,7 @@ class SingleLoopActorCritic(SampledAlgorithm):
         actor_critic = self._actor_critic_at(state)
         step_size = self.step_sizes(k)
         w, τ = step_size.penalty, step_size.entropy
-        extra, uniforms = uniforms[actor_critic.num_uniforms :, 0], self._of_chains(uniforms)
+        extra = uniforms[actor_critic.num_uniforms :, 0]
         s, a = sample.states, sample.actions
 
         def read_penalized(states: Array) -> Array:
@@ -173,7 +173,7 @@ class SingleLoopActorCritic(SampledAlgorithm):
         f = estimate_upper(problem.upper, problem, samples)
 
         def upper_estimate(x: PyTree) -> Array:
-            gains = self._rewards(x, sample) + self._following_values(x, state.x, sample, uniforms)
+            gains = self._rewards(x, sample) + self._following_values(x, state.x, sample, self._of_chains(uniforms))
             return f.objective(x) + (jnp.mean(gains[LOWER]) - jnp.mean(gains[PENALIZED])) / w
 
         direction, upper_gradient, upper_memory = self.upper_steps.direction(
@@ -207,7 +207,7 @@ class SingleLoopActorCritic(SampledAlgorithm):
         """How the followers act and learn at the present x."""
         return dataclasses.replace(self.actor_critic, environment=self.problem.driven_environment(state.x))
 
-    def _of_chains(self, uniforms: Float[Array, "U D B"]) -> Float[Array, "U 2 B"]:
+    def _of_chains(self, uniforms: Float[Array, "U D B"]) -> Float[Array, "C 2 B"]:
         """The uniforms of both followers' chains; coupled ones have the same."""
         uniforms = uniforms[: self.actor_critic.num_uniforms]
         return jnp.broadcast_to(uniforms, (len(uniforms), 2, self.num_chains))
