@@ -6,6 +6,7 @@ in x[1] the regularizer's gradient is NaN, which spoils x. Without edges the pro
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable
 
 import equinox as eqx
@@ -71,11 +72,11 @@ def start_of(algorithm, seed, key=KEY):
 
 def noises_of(algorithm, seed, first, last, key=KEY):
     """The randomness of a seed's iterations first … last−1: of k entry k % T of the block k // T."""
-    length, block = length_of_block(algorithm), None
-    for k in range(first, last):
-        if block is None or k % length == 0:
-            block = algorithm.draw(jax.random.fold_in(jax.random.fold_in(key, seed), k // length), length)
-        yield jax.tree.map(lambda leaf: leaf[k % length], block)
+    length = length_of_block(algorithm)
+    for block in range(first // length, -(-last // length)):
+        noise = algorithm.draw(jax.random.fold_in(jax.random.fold_in(key, seed), block), length)
+        for i in range(max(first - block * length, 0), min(last - block * length, length)):
+            yield jax.tree.map(operator.itemgetter(i), noise)
 
 
 def noise_of(algorithm, seed, k, key=KEY):
