@@ -4,8 +4,8 @@
 
 Besides this library it needs `pip install stable-baselines3 flax`, and with them torch. All learn with the same
 networks, two hidden layers of 64 tanh units for the policy and as many for the critic. stable-baselines3 trains one
-policy, and takes a gradient step for every 5 transitions of its environments (its defaults, with the one thread that is
-faster for networks of this size); ours train two, and take a step of both, and of x, for every transition of their
+policy, and takes a gradient step for every 5 transitions of its environments (its defaults, with one thread of PyTorch
+and with as many as there are cores); ours train two, and take a step of both, and of x, for every transition of their
 chains. Every case has a process of its own on the same cores, and only one of them works at a time.
 
 A chain of ours waits in terminal states for its restart. Only transitions out of other states are counted.
@@ -28,6 +28,7 @@ DISCOUNT, TIME_LIMIT = 0.99, 500
 
 CASES = {
     "stable_baselines3": {8: 40_000, 16: 40_000, 128: 100_000},
+    "stable_baselines3_threads": {16: 40_000, 128: 100_000},
     "compiled": {16: 500_000, 64: 2_000_000, 256: 4_000_000},
     "host": {8: 100_000, 16: 200_000, 64: 400_000},
 }
@@ -104,13 +105,13 @@ def host(num_chains: int) -> tuple[Advance, int]:
     return advance, algorithm.num_transitions_per_iteration
 
 
-def stable_baselines3(num_envs: int) -> tuple[Advance, int]:
+def stable_baselines3(num_envs: int, num_threads: int = 1) -> tuple[Advance, int]:
     """CartPole-v1 in its own vector environment; also the transitions of an update."""
     import torch
     from stable_baselines3 import A2C  # pyright: ignore[reportMissingImports]
     from stable_baselines3.common.env_util import make_vec_env  # pyright: ignore[reportMissingImports]
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(num_threads)
     model = A2C("MlpPolicy", make_vec_env("CartPole-v1", num_envs), gamma=DISCOUNT, device="cpu", seed=0)
 
     def advance(number: int) -> float:
@@ -120,10 +121,16 @@ def stable_baselines3(num_envs: int) -> tuple[Advance, int]:
     return advance, model.n_steps * num_envs
 
 
+def stable_baselines3_threads(num_envs: int) -> tuple[Advance, int]:
+    """The same with a thread for every core."""
+    return stable_baselines3(num_envs, len(os.sched_getaffinity(0)))
+
+
 def work(case: str, num_envs: int):
     """What the process of a case does: warm up, and measure whenever it is told to."""
     warnings.simplefilter("ignore")
-    advance, transitions = {"compiled": compiled, "host": host, "stable_baselines3": stable_baselines3}[case](num_envs)
+    cases = (compiled, host, stable_baselines3, stable_baselines3_threads)
+    advance, transitions = {function.__name__: function for function in cases}[case](num_envs)
     number = max(2, CASES[case][num_envs] // transitions)
     advance(number)
     begin = time.perf_counter()
@@ -175,12 +182,12 @@ def main(num_cores: int):
     for process in processes.values():
         process.communicate()
     rates = {key: statistics.median(rate for rate, _ in pairs) for key, pairs in measured.items()}
-    reference = max(rate for (case, _), rate in rates.items() if case == "stable_baselines3")
+    reference = max(rate for (case, _), rate in rates.items() if "stable_baselines3" in case)
     print(f"{num_cores} cores, medians of {REPEATS} runs of {SECONDS:g} s in turns\n")
     print("| | environments | policies | transitions/s | least … most | not waiting | ÷ stable-baselines3 |")
     print("|---|---|---|---|---|---|---|")
     for (case, size), rate in rates.items():
-        policies = 1 if case == "stable_baselines3" else 2
+        policies = 1 if "stable_baselines3" in case else 2
         low, high = (pick(rate for rate, _ in measured[case, size]) for pick in (min, max))
         share = statistics.median(share for _, share in measured[case, size])
         print(
