@@ -15,7 +15,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(os.environ["XDG_
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 
 
-MAPPED_REGIONS = 30_000
+MAPPED_REGIONS = 15_000
 """A process may have 65,530 (Linux, `vm.max_map_count`), and every program that JAX loads takes some of them."""
 
 
