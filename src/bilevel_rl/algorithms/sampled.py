@@ -111,10 +111,16 @@ class SampledAlgorithm(eqx.Module):
         """F, policies that learn side by side: two, the lower and the penalized one, unless a method says otherwise."""
         return 2
 
-    def init(self, key: Array, chain_states: States | None = None) -> Any:
-        """Policies that have learned nothing, x at the problem's start; chains drawn from ρ, or as given."""
-        if chain_states is None:
-            chain_states = self.actor_critic.start(jax.random.uniform(key, (self.num_followers, self.num_chains)))
+    def init(self, key: Array) -> Any:
+        """Policies that have learned nothing, x at the problem's start, chains drawn from ρ."""
+        return self._start(key, self._start_chains(key))
+
+    def _start_chains(self, key: Array) -> States:
+        """Chains drawn from ρ."""
+        return self.actor_critic.start(jax.random.uniform(key, (self.num_followers, self.num_chains)))
+
+    def _start(self, key: Array, chain_states: States) -> State:
+        """Policies that have learned nothing, x at the problem's start, and the chains."""
         return State(
             num_iterations=jnp.int32(0),
             x=self.problem.start(jax.random.fold_in(key, 1)),

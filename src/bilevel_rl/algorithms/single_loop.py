@@ -122,8 +122,8 @@ class SingleLoopActorCritic(SampledAlgorithm):
         )
 
     def init(self, key: Array, chain_states: States | None = None) -> State:
-        """As `SampledAlgorithm.init`; coupled chains start in the same states."""
-        state = super().init(key, chain_states)
+        """As `SampledAlgorithm.init`, or with the chains given; coupled ones start in the first follower's states."""
+        state = self._start(key, self._start_chains(key) if chain_states is None else chain_states)
         chain_states = state.chain_states
         if self.coupled:
             chain_states = jax.tree.map(lambda leaf: jnp.repeat(leaf[:1], 2, axis=0), chain_states)
