@@ -5,21 +5,24 @@ BIN := .venv/bin
 
 TORCH ?= torch==2.13.0
 
-.PHONY: run test coverage lm test-lm lint clean
+.PHONY: run test test-slow coverage lm test-lm lint clean
 
 run: .venv/.installed
 	$(BIN)/bilevel-rl run $(EXPERIMENT) $(ARGS)
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/lm --ignore=src/bilevel_rl/lm $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m 'not slow' --ignore=tests/lm --ignore=src/bilevel_rl/lm $(ARGS)
+
+test-slow: .venv/.installed-dev
+	$(BIN)/python -m pytest -n 2 -m slow --ignore=tests/lm --ignore=src/bilevel_rl/lm $(ARGS)
 
 coverage: .venv/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --ignore=tests/lm --ignore=src/bilevel_rl/lm $(ARGS)
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term --ignore=tests/lm --ignore=src/bilevel_rl/lm $(ARGS)
 
 lm: .venv/.installed-lm
 
 test-lm: .venv/.installed-dev .venv/.installed-lm
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/lm src/bilevel_rl/lm $(ARGS)
+	$(BIN)/python -m pytest -n 2 tests/lm src/bilevel_rl/lm $(ARGS)
 
 lint: .venv/.installed-dev .venv/.installed-lm
 	$(BIN)/ruff check .

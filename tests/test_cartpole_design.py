@@ -71,6 +71,7 @@ def options():
     return ["--num-seeds", "2", "--num-iterations", "60", "--log-every", "30", "--width", "8", "--num-chains", "4"]
 
 
+@pytest.mark.slow
 def test_a_run_writes_figures_and_an_animation_that_are_drawn_again_from_its_folder(
     phys2d, tmp_path, options, capsys, monkeypatch
 ):

@@ -116,6 +116,11 @@ TABLES = {"four-rooms": {"table.md"}}
 NOT_RUN_HERE = {"cartpole-design", "happy-tweets", "inverse-rl", "target-visitation"}
 """The first has its own test file, the second is in tests/lm; the others, `preferences` with another objective, are
 built below."""
+SLOW = {"coupling", "preferences", "rates"}
+FINISHED = [
+    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+    for name in sorted(set(EXPERIMENTS) - NOT_RUN_HERE)
+]
 RUN_FILES = {"run.json", "environment.json", "metrics.csv", "timing.csv", "divergences.json", "checkpoints"}
 
 
@@ -139,7 +144,7 @@ def entries_of(path):
     return {entry.name for entry in path.iterdir()}
 
 
-@pytest.fixture(scope="module", params=sorted(set(EXPERIMENTS) - NOT_RUN_HERE))
+@pytest.fixture(scope="module", params=FINISHED)
 def finished(request, tmp_path_factory):
     """Name, folder and output of a finished run. To be copied, not to be changed."""
     folder = tmp_path_factory.mktemp("runs") / "finished"

@@ -25,6 +25,7 @@ def outcome(flags: str) -> str:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
+@pytest.mark.slow
 def test_one_kernel_and_many_give_the_same_bits():
     one, many = outcome(""), outcome(OPTION + "1")
     assert len(one.strip()) == 64

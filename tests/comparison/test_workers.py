@@ -23,6 +23,7 @@ def assert_same_results(path, finished_comparison):
         assert (path / name).read_bytes() == (finished_comparison.path / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_dask_workers_write_the_table_of_one_process(finished_comparison, tmp_path):
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
@@ -36,7 +37,9 @@ def test_dask_workers_write_the_table_of_one_process(finished_comparison, tmp_pa
 
 def start(log, *arguments, jobs):
     """The command, which writes into a file: a pipe would stay open as long as any of its workers lives."""
-    code = "from bilevel_rl.cli import main; main()"
+    # A shell that runs the tests in the background makes all that they start ignore interrupts.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heed}; from bilevel_rl.cli import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments), f"--jobs={jobs}", "--no-progress"],
         stdout=log.open("w"),
