@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
+from bilevel_rl import plots
 from bilevel_rl.cli import main
 from bilevel_rl.experiments import mountain_car_shaping
 from bilevel_rl.experiments.followers import train
@@ -25,7 +26,14 @@ def few_episodes(monkeypatch):
     monkeypatch.setattr(mountain_car_shaping, "NUM_EPISODES", 4)
 
 
-def test_a_run_compares_shapings_and_is_drawn_again_from_its_folder(few_episodes, tmp_path, capsys):
+@pytest.fixture
+def little_to_draw(monkeypatch):
+    monkeypatch.setattr(plots.mountain_car_shaping, "FRAME_EVERY", 20)
+    for name in ("draw_step_sizes", "draw_sampled_curves"):  # Other tests draw these.
+        monkeypatch.setattr(plots, name, lambda folder: None)
+
+
+def test_a_run_compares_shapings_and_is_drawn_again_from_its_folder(few_episodes, little_to_draw, tmp_path, capsys):
     path = tmp_path / "run"
     main(["run", "mountain-car", "--folder", str(path), "--no-progress", *FEW])
     printed = capsys.readouterr().out
@@ -43,30 +51,20 @@ def test_a_run_compares_shapings_and_is_drawn_again_from_its_folder(few_episodes
         assert data[f"{name}_states"].shape == (201, 4, 2)
     animation = path / "figures" / "follower.gif"
     with Image.open(animation) as image:
-        assert sum(frame.info["duration"] for frame in ImageSequence.Iterator(image)) == 101 * 70
+        assert sum(frame.info["duration"] for frame in ImageSequence.Iterator(image)) == 11 * 70
         assert image.size == (480, 380)
     first = animation.read_bytes()
     animation.unlink()
-    main(["plot", str(path)])
+    plots.animate_mountain_car(folder)
     assert animation.read_bytes() == first
-    figures = {figure.stem for figure in (path / "figures").glob("*.png")}
-    assert figures == {"mountain_car_shaping", "sampled_curves", "step_sizes"}
-
-
-def test_the_bottom_of_the_valley_is_not_left_by_chance(few_episodes):
-    algorithm = SMALL.algorithm()
-    judged = SMALL.judge(algorithm, np.zeros((2, 4, 3), np.float32), 32)
-    np.testing.assert_array_equal(judged.arrived, 0.0)
-    np.testing.assert_array_equal(judged.steps, 200.0)
+    assert (path / "figures" / "mountain_car_shaping.png").stat().st_size > 1_000
 
 
 def test_arrivals_and_steps_are_counted_in_the_episodes(few_episodes):
-    """A follower that pushes right with probability nearly 1 where it moves right, and left otherwise, swings up."""
-    algorithm = SMALL.algorithm()
-    follower = train(algorithm, jnp.zeros((4, 3)), jax.random.key(0), 32)
-    pushing = _pushing_along(follower)
-    judged = SMALL.watch(algorithm, np.zeros((2, 4, 3), np.float32), [pushing, follower], 32)
-    np.testing.assert_array_equal(judged.arrived, [1.0, 0.0])
+    algorithm, xs = SMALL.algorithm(), np.zeros((2, 4, 3), np.float32)
+    untrained = train(algorithm, jnp.zeros((4, 3)), jax.random.key(0), 0)
+    judged = SMALL.watch(algorithm, xs, [_pushing_along(untrained), untrained], 0)
+    np.testing.assert_array_equal(judged.arrived, [1.0, 0.0])  # Chance does not leave the valley.
     assert judged.steps[1] == 200
     arrival = np.argmax(judged.states[..., 0] >= mountain_car.GOAL, axis=0)
     assert judged.steps[0] == pytest.approx(arrival.mean())
@@ -74,7 +72,7 @@ def test_arrivals_and_steps_are_counted_in_the_episodes(few_episodes):
 
 
 def _pushing_along(follower):
-    """Weights that look at the sign of the velocity alone; the first layers pass it on."""
+    """Pushes almost surely in the direction of motion: the first number of every layer is the sign of the velocity."""
     first, first_bias, second, second_bias, last, last_bias = (
         jnp.zeros_like(array) for array in follower.weights.actor
     )
