@@ -35,7 +35,7 @@ def little_to_draw(monkeypatch):
 
 def test_a_run_compares_shapings_and_is_drawn_again_from_its_folder(few_episodes, little_to_draw, tmp_path, capsys):
     path = tmp_path / "run"
-    main(["run", "mountain-car", "--folder", str(path), "--no-progress", *FEW])
+    main(["run", "mountain-car", "--folder", str(path), "--no-progress", "--initial-spread", "0.5", *FEW])
     printed = capsys.readouterr().out
     assert "followers trained from scratch, 2 seeds: with the learned shaping" in printed
     folder = RunFolder.open(path)

@@ -71,8 +71,8 @@ def test_the_gradient_of_the_reward_is_the_hats_which_sum_to_one():
     np.testing.assert_allclose(corners[1], np.eye(12)[11].reshape(4, 3), atol=1e-5)
 
 
-def test_nothing_accrues_at_the_goal_and_the_leader_pays_one_elsewhere():
-    problem = mountain_car_shaping(price=0.3)
+def test_nothing_accrues_at_the_goal_and_a_leader_of_time_pays_one_elsewhere():
+    problem = mountain_car_shaping(leader="time", price=0.3)
     states = jnp.stack([car(0.5, 0.0), car(0.55, 0.03), car(-0.5, 0.0), ARRIVING])
     episodes = problem.environment.reset(jnp.zeros(4))._replace(state=states)
     actions = jnp.full(4, PUSH_RIGHT)
@@ -146,7 +146,7 @@ def test_known_shapings_are_added_with_their_weights():
     [
         ({"num_positions": 1}, "num_positions must be at least 2"),
         ({"num_velocities": 0}, "num_velocities must be at least 2"),
-        ({"leader": "speed"}, "leader must be one of time, energy, got 'speed'"),
+        ({"leader": "speed"}, "leader must be one of energy, time, got 'speed'"),
         ({"price": -0.1}, "price must be finite and not negative"),
         ({"initial_spread": float("nan")}, "initial_spread must be finite"),
         ({"discount": 1.0}, "discount must lie in"),

@@ -1,4 +1,4 @@
-"""Reward shaping on MountainCar: does a leader that knows nothing but the goal shape the reward so that it is found?"""
+"""Reward shaping on MountainCar: does a leader shape a sparse reward so that followers find the goal?"""
 
 import dataclasses
 import math
@@ -60,18 +60,18 @@ class Judged(NamedTuple):
 
 @dataclass(frozen=True)
 class MountainCarShaping:
-    """Shape MountainCar's sparse reward, knowing the goal alone, until its follower arrives (5 minutes)."""
+    """Shape MountainCar's sparse reward until followers find its goal, against other shapings (5 minutes)."""
 
     num_positions: int = 4
     """of the shaping's grid, from the left end to the goal"""
     num_velocities: int = 3
     """of the shaping's grid"""
-    initial_spread: float = 0.5
-    """standard deviation of the shaping at the start"""
+    initial_spread: float = 0.0
+    """standard deviation of the shaping at the start; a leader that pays for time learns nothing from 0"""
     price: float = 0.0
     """that the leader pays for a shaping of full height everywhere"""
-    leader: Literal["time", "energy"] = "time"
-    """what the leader pays for: time outside of the goal and nothing else, or lacking mechanical energy"""
+    leader: Literal["energy", "time"] = "energy"
+    """what the leader pays for: lacking mechanical energy, or time outside of the goal and nothing else"""
     height_scale: float = 30.0
     """of the potential that is the hill's height, in the comparison"""
     energy_scale: float = 3.0
@@ -84,7 +84,7 @@ class MountainCarShaping:
     schedule: ScheduleSettings = field(
         default_factory=lambda: ScheduleSettings(
             schedule="constant-entropy",
-            upper=3e-3,
+            upper=1e-3,
             actor=1e-3,
             critic=3e-3,
             penalty=0.3,

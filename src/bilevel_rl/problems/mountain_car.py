@@ -75,26 +75,26 @@ Shaping = Callable[[CarState, Int[ArrayLike, ""]], Float[Array, ""]]
 def mountain_car_shaping(
     num_positions: int = 4,
     num_velocities: int = 3,
-    initial_spread: float = 0.5,
+    initial_spread: float = 0.0,
     price: float = 0.0,
-    leader: str = "time",
+    leader: str = "energy",
     discount: float = 0.99,
     time_limit: int = 200,
 ) -> BilevelProblem:
-    """x, of shape (num_positions, num_velocities) and in [−1, 1], shapes the reward of a car that should arrive soon.
+    """x, of shape (num_positions, num_velocities) and in [−1, 1], shapes the reward of a car that should arrive.
 
     The follower gets 10 for the transition that arrives, and in every state `0.1 Σ_ij x_ij hat_ij(position, velocity)`
-    (`hats`). A leader of `time` pays 1 for every step outside of the goal and knows nothing else: f is the discounted
-    share of the time before the arrival, between 0 and 1, and `price` times the mean of x². Until a follower arrives,
-    nothing tells it anything, so x starts as normal noise around 0, anew for each seed. A leader of `energy` pays for
-    the share of the mechanical energy that the car lacks (`lack_of_energy`), which also tells it who comes closer.
+    (`hats`). A leader of `energy` pays in every step for the share of the mechanical energy that the car lacks
+    (`lack_of_energy`); f is the discounted mean, between 0 and 1, and `price` times the mean of x². A leader of `time`
+    pays 1 for every step outside of the goal and knows nothing else: f is then the discounted share of the time before
+    the arrival. Until a follower arrives nothing tells it anything, so it has to start from noise.
 
     Args:
         num_positions: hats from the left end to the goal.
         num_velocities: hats from −0.04 to 0.04.
         initial_spread: standard deviation of x at the start.
         price: of a shaping of full height everywhere.
-        leader: what it pays for, `time` or `energy`.
+        leader: what it pays for, `energy` or `time`.
         discount: γ.
         time_limit: steps after which an episode is truncated; Gymnasium's is 200.
 
@@ -190,7 +190,7 @@ def lack_of_energy(state: CarState) -> Float[Array, ""]:
     return jnp.clip((1 - energy(state)) / 2, 0.0, 1.0)
 
 
-LEADERS = {"time": time_outside, "energy": lack_of_energy}
+LEADERS = {"energy": lack_of_energy, "time": time_outside}
 """What the leader pays for a step."""
 
 
