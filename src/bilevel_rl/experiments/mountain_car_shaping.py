@@ -68,7 +68,7 @@ class MountainCarShaping:
     """of the shaping's grid"""
     initial_spread: float = 0.0
     """standard deviation of the shaping at the start; a leader that pays for time learns nothing from 0"""
-    price: float = 0.0
+    price: float = 0.1
     """that the leader pays for a shaping of full height everywhere"""
     leader: Literal["energy", "time"] = "energy"
     """what the leader pays for: lacking mechanical energy, or time outside of the goal and nothing else"""

@@ -90,7 +90,7 @@ def _draw_costs(axes: Axes, value: Curves, style: Style):
             axes.plot(
                 value.num_transitions, np.median(value.values, axis=0), color=style.path, linewidth=2, label="median"
             )
-    axes.set(ylim=(0, 1.03), ylabel="f", title="What the leader pays: f, as the chains show it")
+    axes.set(ylim=(0, 1.03), ylabel="f", title="What the leader pays, sampled")
     axes.legend(loc="lower left")
     label_transitions(axes)
 
