@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from bilevel_rl.algorithms import SingleLoopActorCritic
 from bilevel_rl.algorithms.actor_critic import ActorCritic
@@ -30,7 +30,6 @@ def _alone(algorithm: SingleLoopActorCritic) -> ActorCritic:
     return ActorCritic(algorithm.problem.environment, algorithm.num_chains, policies=algorithm.policies)
 
 
-@eqx.filter_jit
 def train(algorithm: SingleLoopActorCritic, x: PyTree, key: Array, num_transitions: int) -> PyTree:
     """A follower that learns at a fixed x, as the lower one of the algorithm would: the same networks and step sizes.
 
@@ -38,13 +37,18 @@ def train(algorithm: SingleLoopActorCritic, x: PyTree, key: Array, num_transitio
         algorithm: whose problem, policies, chains and step sizes are used.
         x: the upper variable.
         key: of all randomness.
-        num_transitions: of all chains together, rounded down to whole iterations.
+        num_transitions: of all chains together, rounded down to whole iterations. One compiled program serves for all.
     """
+    return _train(algorithm, x, key, jnp.int32(num_transitions // algorithm.num_chains))
+
+
+@eqx.filter_jit
+def _train(algorithm: SingleLoopActorCritic, x: PyTree, key: Array, num_iterations: Int[Array, ""]) -> PyTree:
     actor_critic, problem = _alone(algorithm), algorithm.problem
     key_of_weights, key_of_start, key_of_steps = jax.random.split(key, 3)
     shape = (1, algorithm.num_chains)
 
-    def iterate(carry: tuple[PyTree, PyTree], k: Array) -> tuple[tuple[PyTree, PyTree], None]:
+    def iterate(k: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         followers, states = carry
         step_size = algorithm.step_sizes(k)
         uniforms = jax.random.uniform(jax.random.fold_in(key_of_steps, k), (actor_critic.num_uniforms, *shape))
@@ -52,10 +56,10 @@ def train(algorithm: SingleLoopActorCritic, x: PyTree, key: Array, num_transitio
         rewards = problem.rewards(x, sample.states, sample.actions)
         bound = actor_critic.value_bound(problem.reward_bound, step_size.entropy)
         followers, _ = actor_critic.learn(followers, sample, rewards, step_size, bound)
-        return (followers, actor_critic.restart(sample.next_states, uniforms)), None
+        return followers, actor_critic.restart(sample.next_states, uniforms)
 
     start = actor_critic.init(1, key_of_weights), actor_critic.start(jax.random.uniform(key_of_start, shape))
-    (followers, _), _ = jax.lax.scan(iterate, start, jnp.arange(num_transitions // algorithm.num_chains))
+    followers, _ = jax.lax.fori_loop(0, num_iterations, iterate, start)
     return jax.tree.map(lambda leaf: leaf[0], followers)
 
 

@@ -34,6 +34,10 @@ from bilevel_rl.plots.happy_tweets import (
     draw_happy_tweets_study as draw_happy_tweets_study,
     read_evaluation as read_evaluation,
 )
+from bilevel_rl.plots.mountain_car_shaping import (
+    animate_mountain_car as animate_mountain_car,
+    draw_mountain_car_shaping as draw_mountain_car_shaping,
+)
 from bilevel_rl.plots.reward_learning import draw_reward_learning as draw_reward_learning
 from bilevel_rl.plots.tables import (
     final_values as final_values,

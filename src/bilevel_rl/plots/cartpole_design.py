@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
+from bilevel_rl.plots.animations import OVERSAMPLING, save_animation, stacked
 from bilevel_rl.plots.style import COLOURS, LIGHT, Style, save_figure
 from bilevel_rl.problems.control import PLACES
 from bilevel_rl.results import RunFolder
@@ -85,9 +86,6 @@ def is_fallen(states: Float[np.ndarray, "*batch 4"]) -> Bool[np.ndarray, "*batch
 WIDTH, HEIGHT = 480, 130
 """Pixels of a picture in the animation."""
 
-OVERSAMPLING = 2
-"""Pictures are drawn larger than shown, so that edges are smooth."""
-
 FRAME_EVERY = 2
 """Steps; a GIF cannot show more than 50 pictures a second everywhere."""
 
@@ -101,7 +99,7 @@ def animate_cartpole(folder: RunFolder):
     episodes = [data[f"states_{when}"][steps, 0] for when in WHENS]
     heights = data["first_x"], data["last_x"][0]
     frames = [
-        _frame(
+        stacked(
             [
                 _picture(state, x, options["target"], title)
                 for state, x, title in zip(states, heights, TITLES, strict=True)
@@ -109,25 +107,10 @@ def animate_cartpole(folder: RunFolder):
         )
         for states in zip(*episodes, strict=True)
     ]
-    frames[0].save(
-        folder.figures() / "follower.gif",
-        save_all=True,
-        append_images=frames[1:],
-        duration=round(1_000 * TIME_STEP * FRAME_EVERY),
-        loop=0,
-        optimize=True,
-    )
+    save_animation(folder, "follower", frames, round(1_000 * TIME_STEP * FRAME_EVERY))
 
 
 TITLES = ("before: the first reward", "after: the reward that the leader drew")
-
-
-def _frame(pictures: list[Image.Image]) -> Image.Image:
-    """Pictures below each other, in few colours."""
-    frame = Image.new("RGB", (pictures[0].width, sum(picture.height for picture in pictures)), "white")
-    for row, picture in enumerate(pictures):
-        frame.paste(picture, (0, row * picture.height))
-    return frame.quantize(64, dither=Image.Dither.NONE)
 
 
 def _picture(state: Float[np.ndarray, "4"], x: Float[np.ndarray, "9"], target: float, title: str) -> Image.Image:

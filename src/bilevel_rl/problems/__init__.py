@@ -5,6 +5,7 @@ from bilevel_rl.problems.four_rooms import four_rooms as four_rooms
 from bilevel_rl.problems.goal_placement import goal_placement as goal_placement
 from bilevel_rl.problems.goal_position import goal_position as goal_position
 from bilevel_rl.problems.grid import Grid as Grid
+from bilevel_rl.problems.mountain_car import mountain_car_shaping as mountain_car_shaping
 from bilevel_rl.problems.problem import BilevelProblem as BilevelProblem
 from bilevel_rl.problems.reward_learning import (
     inverse_rl as inverse_rl,
