@@ -33,6 +33,7 @@ def little_to_draw(monkeypatch):
         monkeypatch.setattr(plots, name, lambda folder: None)
 
 
+@pytest.mark.slow
 def test_a_run_compares_shapings_and_is_drawn_again_from_its_folder(few_episodes, little_to_draw, tmp_path, capsys):
     path = tmp_path / "run"
     main(["run", "mountain-car", "--folder", str(path), "--no-progress", "--initial-spread", "0.5", *FEW])
