@@ -59,7 +59,7 @@ ARGUMENTS = {
         *("--evaluation-entropy-weight", "0.01", *FEW),
     ],
     "rates": [*FEW[:-1], "20", "--num-inner-steps", "20"],
-    "four-rooms": ["--entropy-weights", "0.005", "--betas", "3", "--anneal-from", "1", "1.5", *FEW],
+    "four-rooms": ["--entropy-weights", "0.005", "--betas", "3", "2", "--anneal-from", "1", "1.5", *FEW],
     "ablations": ["--study", "little-entropy", *FEW],
 }
 OPTIONS = {
@@ -70,7 +70,7 @@ OPTIONS = {
     "wind-design": {"size": 3, "goal": [0, 2], "target": [2, 0], "walls": []},
     "preferences": {"size": 2, "num_steps": 2, "num_offline": 30},
     "rates": {"entropy_weight": 0.1, "num_inner_steps": 20},
-    "four-rooms": {"entropy_weights": [0.005], "betas": [3.0], "anneal_from": [1.0, 1.5], "first_step": 6.0},
+    "four-rooms": {"entropy_weights": [0.005], "betas": [3.0, 2.0], "anneal_from": [1.0, 1.5], "first_step": 6.0},
     "ablations": {"study": "little-entropy"},
 }
 FIGURES = {
@@ -107,7 +107,7 @@ LOG_EVERY = {name: 20 if name == "rates" else 25 for name in ARGUMENTS}
 LOG_POINTS = {
     "entropy-schedules": {"constant": (0, 25, 40), "decaying": (0, 25, 40)},
     "coupling": {"independent": (0, 25, 40), "coupled": (0, 25, 40)},
-    "four-rooms": {f"lambda-0.005-beta-3/from-{start}": (0, 25, 40) for start in (1, 1.5)},
+    "four-rooms": {f"lambda-0.005-beta-{beta}/from-{start}": (0, 25, 40) for beta in (3, 2) for start in (1, 1.5)},
     "ablations": {f"τ-{weight}": (0, 25, 40) for weight in (0.3, 0.1, 0.03, 0.01, 0.003)},
     "rates": {name: (0, 1, 2) if name == "nested-loop" else (0, 20, 40) for name in RATES},
 }

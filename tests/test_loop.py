@@ -141,6 +141,8 @@ def test_devices_must_be_able_to_share_the_seeds_or_their_chains(
         *(("garnet", generator) for generator in GENERATORS),
         ("goal_position", "threefry2x32"),
         ("goal_placement", "rbg"),
+        pytest.param("goal_position", "rbg", marks=pytest.mark.slow),
+        pytest.param("goal_placement", "threefry2x32", marks=pytest.mark.slow),
     ],
 )
 def test_the_loop_takes_the_steps_of_the_algorithm_with_the_noise_of_its_keys(name, generator):
@@ -215,7 +217,15 @@ def test_no_two_iterations_of_any_seeds_share_random_numbers(generator):
 
 
 @pytest.mark.parametrize(
-    ("name", "seeds_per_group"), [("garnet", 1), ("garnet", 2), ("goal_position", 2), ("goal_placement", 1)]
+    ("name", "seeds_per_group"),
+    [
+        ("garnet", 1),
+        ("garnet", 2),
+        ("goal_position", 2),
+        ("goal_placement", 1),
+        pytest.param("goal_position", 1, marks=pytest.mark.slow),
+        pytest.param("goal_placement", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_bits_of_a_seed_do_not_depend_on_the_number_of_seeds(name, seeds_per_group):
     few, many = whole(name, seeds_per_group, seeds_per_group), whole(name, 3 * seeds_per_group, seeds_per_group)
@@ -224,7 +234,7 @@ def test_bits_of_a_seed_do_not_depend_on_the_number_of_seeds(name, seeds_per_gro
     assert np.ptp(many[1].followers, axis=0).max() > 0.01  # while the seeds differ
 
 
-@pytest.mark.parametrize(("generator", "seeds_per_group"), [("rbg", 2)])
+@pytest.mark.parametrize(("generator", "seeds_per_group"), [("rbg", 2), pytest.param("rbg", 1, marks=pytest.mark.slow)])
 def test_bits_of_a_seed_do_not_depend_on_the_number_of_seeds_with_any_generator(generator, seeds_per_group):
     counts = seeds_per_group, 3 * seeds_per_group
     few, many = (whole("garnet", count, seeds_per_group, generator) for count in counts)

@@ -412,7 +412,10 @@ def final_checkpoint(path):
     return folder.restore_checkpoint(LENGTH, {"states": states, "is_stopped": np.zeros(2, bool)})
 
 
-def test_killed_and_resumed_runs_end_with_the_same_bits(uninterrupted, tmp_path):
+@pytest.mark.parametrize(
+    ("num_early", "num_later"), [(1, 2), pytest.param(3, 7, marks=pytest.mark.slow)], ids=["three", "ten"]
+)
+def test_killed_and_resumed_runs_end_with_the_same_bits(uninterrupted, tmp_path, num_early, num_later):
     rows, states = RunFolder(uninterrupted).read_rows("metrics"), final_checkpoint(uninterrupted)["states"]
     assert len(rows) == 2 * NUM_LOG_POINTS
     np.testing.assert_array_equal(states.num_iterations, LENGTH)
@@ -421,17 +424,21 @@ def test_killed_and_resumed_runs_end_with_the_same_bits(uninterrupted, tmp_path)
 
     generator = random.Random(0)
     to_first, between = lengths_of_phases(uninterrupted)
-    moments = [Moment(0, generator.uniform(0, to_first / 4))]
-    moments += [Moment(generator.randrange(1, NUM_LOG_POINTS - 1), generator.uniform(0, between)) for _ in range(2)]
+    # Resumed programs are compiled already, so the first checkpoint may come much sooner than in the whole run.
+    moments = [Moment(0, generator.uniform(0, to_first / 4)) for _ in range(num_early)]
+    moments += [
+        Moment(generator.randrange(1, NUM_LOG_POINTS - 1), generator.uniform(0, between)) for _ in range(num_later)
+    ]
     with ThreadPoolExecutor(2) as pool:
         paths = [tmp_path / f"killed-{i}" for i in range(len(moments))]
         kills = list(pool.map(kill_and_resume, paths, moments))
 
-    # The kills hit runs at work, before the first checkpoint and at many places after it.
+    # The kills hit runs at work, before the first checkpoint and at different places after it.
     at_work = [kill for kill in kills if kill.was_alive]
-    assert len(at_work) >= 2
+    assert len(at_work) >= int(0.8 * len(kills))
     assert sum(kill.iterations_done is None for kill in at_work) >= 1
-    assert sum(0 < (kill.iterations_done or 0) < LENGTH for kill in at_work) >= 1
+    assert sum(0 < (kill.iterations_done or 0) < LENGTH for kill in at_work) >= int(0.8 * num_later)
+    assert len({kill.iterations_done for kill in at_work}) >= min(4, num_later)
 
     for kill in kills:
         assert metrics_of(kill.path) == metrics_of(uninterrupted)

@@ -173,7 +173,7 @@ def test_an_upper_variable_that_is_a_tree_keeps_its_structure():
 # Seeds and keys.
 
 
-@pytest.mark.parametrize(("seeds_per_group", "counts"), [(2, (2, 4))])
+@pytest.mark.parametrize(("seeds_per_group", "counts"), [(2, (2, 4)), pytest.param(1, (1, 3), marks=pytest.mark.slow)])
 def test_a_seed_does_not_depend_on_how_many_groups_run_after_its_own(seeds_per_group, counts):
     fewer, more = (small_run(num_seeds=count, seeds_per_group=seeds_per_group) for count in counts)
     for seed in range(counts[0]):

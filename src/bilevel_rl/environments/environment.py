@@ -5,6 +5,17 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 
+def check_spaces(discount: float, num_actions: int | None, num_action_dimensions: int | None):
+    """Raises `ValueError` for a discount outside of [0, 1), or not exactly one kind of actions."""
+    if not 0 <= discount < 1:
+        raise ValueError(f"discount must lie in [0, 1), got {discount}; episodic tasks: use e.g. 0.99")
+    if (num_actions is None) == (num_action_dimensions is None):
+        raise ValueError(
+            "exactly one of num_actions and num_action_dimensions must be given, got "
+            f"{num_actions} and {num_action_dimensions}"
+        )
+
+
 @runtime_checkable
 class Environment(Protocol):
     """Steps batches of states; all randomness comes in as uniforms in [0, 1), so that two chains can share it."""

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
+from bilevel_rl.environments.environment import check_spaces
+
 
 class Episode(NamedTuple):
     """Where a batch of chains is.
@@ -85,13 +87,7 @@ class FunctionalEnvironment(eqx.Module):
     time_limit: int | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
-        if not 0 <= self.discount < 1:
-            raise ValueError(f"discount must lie in [0, 1), got {self.discount}; episodic tasks: use e.g. 0.99")
-        if (self.num_actions is None) == (self.num_action_dimensions is None):
-            raise ValueError(
-                "exactly one of num_actions and num_action_dimensions must be given, got "
-                f"{self.num_actions} and {self.num_action_dimensions}"
-            )
+        check_spaces(self.discount, self.num_actions, self.num_action_dimensions)
         for name in ("num_actions", "num_action_dimensions", "time_limit"):
             count = getattr(self, name)
             if count is not None and count < 1:

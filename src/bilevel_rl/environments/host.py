@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, PyTree, Shaped
 
+from bilevel_rl.environments.environment import check_spaces
+
 
 class HostEpisode(NamedTuple):
     """Where a batch of chains is, as the host says. NumPy arrays there, and those of JAX in compiled programs.
@@ -55,13 +57,7 @@ class HostEnvironment(eqx.Module):
     num_action_dimensions: int | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
-        if not 0 <= self.discount < 1:
-            raise ValueError(f"discount must lie in [0, 1), got {self.discount}; episodic tasks: use e.g. 0.99")
-        if (self.num_actions is None) == (self.num_action_dimensions is None):
-            raise ValueError(
-                "exactly one of num_actions and num_action_dimensions must be given, got "
-                f"{self.num_actions} and {self.num_action_dimensions}"
-            )
+        check_spaces(self.discount, self.num_actions, self.num_action_dimensions)
 
     @classmethod
     def from_vector(cls, envs: Any, *, discount: float) -> "HostEnvironment":

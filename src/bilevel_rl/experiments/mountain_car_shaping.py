@@ -205,8 +205,8 @@ def compare(
 
 
 def _first_x(algorithm: SingleLoopActorCritic, seed_key: Array) -> Float[np.ndarray, "P V"]:
-    """Where the run of a seed begins, as `SampledAlgorithm.init` has it."""
-    return np.asarray(algorithm.problem.start(jax.random.fold_in(key_of_start(seed_key), 1)))
+    """Where the run of a seed begins."""
+    return np.asarray(algorithm.init(key_of_start(seed_key)).x)
 
 
 def plot(folder: RunFolder):
