@@ -95,6 +95,7 @@ def _pushing_along(follower):
         ({"height_scale": float("inf")}, "height_scale must be finite and not negative"),
         ({"width": 0}, "width must be at least 1"),
         ({"num_positions": 1}, "num_positions must be at least 2"),
+        ({"averaging": -1.0}, "averaging must be finite and not negative"),
     ],
 )
 def test_bad_options_are_refused(options, message):

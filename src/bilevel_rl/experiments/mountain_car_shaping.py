@@ -68,10 +68,12 @@ class MountainCarShaping:
     """of the shaping's grid"""
     initial_spread: float = 0.0
     """standard deviation of the shaping at the start; a leader that pays for time learns nothing from 0"""
-    price: float = 0.1
+    price: float = 0.0
     """that the leader pays for a shaping of full height everywhere"""
     leader: Literal["energy", "time"] = "energy"
     """what the leader pays for: lacking mechanical energy, or time outside of the goal and nothing else"""
+    averaging: float = 0.0
+    """the answer is the mean of all x_k, weighted as k to this power"""
     height_scale: float = 30.0
     """of the potential that is the hill's height, in the comparison"""
     energy_scale: float = 3.0
@@ -118,7 +120,7 @@ class MountainCarShaping:
             problem,
             self.schedule.step_sizes(),
             self.schedule.num_chains,
-            upper_steps=UpperSteps(optax.adam(1.0), averaging=3.0),
+            upper_steps=UpperSteps(optax.adam(1.0), averaging=self.averaging),
             policies=NeuralActorCritic.mlp(problem.environment, width=self.width),
         )
 

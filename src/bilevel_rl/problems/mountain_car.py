@@ -76,7 +76,7 @@ def mountain_car_shaping(
     num_positions: int = 4,
     num_velocities: int = 3,
     initial_spread: float = 0.0,
-    price: float = 0.1,
+    price: float = 0.0,
     leader: str = "energy",
     discount: float = 0.99,
     time_limit: int = 200,
