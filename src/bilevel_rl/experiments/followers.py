@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 from bilevel_rl.algorithms import SingleLoopActorCritic
 from bilevel_rl.algorithms.actor_critic import ActorCritic
+from bilevel_rl.algorithms.windows import advantages, live
 
 
 class Watched(NamedTuple):
@@ -32,7 +33,8 @@ def _alone(algorithm: SingleLoopActorCritic) -> ActorCritic:
 
 @eqx.filter_jit
 def train(algorithm: SingleLoopActorCritic, x: PyTree, key: Array, num_transitions: int) -> PyTree:
-    """A follower that learns at a fixed x, as the lower one of the algorithm would: the same networks and step sizes.
+    """A follower that learns at a fixed x, as the lower one of the algorithm would: the same networks, windows and
+    step sizes.
 
     Args:
         algorithm: whose problem, policies, chains and step sizes are used.
@@ -47,15 +49,19 @@ def train(algorithm: SingleLoopActorCritic, x: PyTree, key: Array, num_transitio
     def iterate(carry: tuple[PyTree, PyTree], k: Array) -> tuple[tuple[PyTree, PyTree], None]:
         followers, states = carry
         step_size = algorithm.step_sizes(k)
-        uniforms = jax.random.uniform(jax.random.fold_in(key_of_steps, k), (actor_critic.num_uniforms, *shape))
-        sample = actor_critic.act(followers, states, uniforms)
-        rewards = problem.rewards(x, sample.states, sample.actions)
+        of_steps = algorithm.num_steps, actor_critic.num_uniforms, *shape
+        window = live(
+            actor_critic, followers, states, jax.random.uniform(jax.random.fold_in(key_of_steps, k), of_steps)
+        )
+        rewards = problem.rewards(x, window.sample.states, window.sample.actions)
+        δ = actor_critic.td_errors(window.sample, rewards, step_size.entropy)
         bound = actor_critic.value_bound(problem.reward_bound, step_size.entropy)
-        followers, _ = actor_critic.learn(followers, sample, rewards, step_size, bound)
-        return (followers, actor_critic.restart(sample.next_states, uniforms)), None
+        Â = advantages(δ, window.goes_on, algorithm.trace)
+        return (actor_critic.move(followers, window.sample, Â, step_size, bound), window.states), None
 
+    num_iterations = num_transitions // (algorithm.num_chains * algorithm.num_steps)
     start = actor_critic.init(1, key_of_weights), actor_critic.start(jax.random.uniform(key_of_start, shape))
-    (followers, _), _ = jax.lax.scan(iterate, start, jnp.arange(num_transitions // algorithm.num_chains))
+    (followers, _), _ = jax.lax.scan(iterate, start, jnp.arange(num_iterations))
     return jax.tree.map(lambda leaf: leaf[0], followers)
 
 
