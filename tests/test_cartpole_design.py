@@ -10,7 +10,7 @@ from PIL import Image, ImageSequence
 
 from bilevel_rl import BilevelProblem, FunctionalEnvironment, NeuralActorCritic, OccupancyCost, SingleLoopActorCritic
 from bilevel_rl.cli import main
-from bilevel_rl.experiments import cartpole_design
+from bilevel_rl.experiments import reward_design
 from bilevel_rl.experiments.cartpole_design import CartpoleDesign
 from bilevel_rl.experiments.followers import train, watch
 from bilevel_rl.plots.cartpole_design import is_fallen
@@ -76,8 +76,8 @@ def options():
 def test_a_run_writes_figures_and_an_animation_that_are_drawn_again_from_its_folder(
     phys2d, tmp_path, options, capsys, monkeypatch
 ):
-    monkeypatch.setattr(cartpole_design, "NUM_EPISODES", 4)
-    monkeypatch.setattr(cartpole_design, "NUM_STEPS", 60)
+    monkeypatch.setattr(reward_design, "NUM_EPISODES", 4)
+    monkeypatch.setattr(reward_design, "NUM_STEPS", 60)
     path = tmp_path / "run"
     main(["run", "cartpole-design", "--folder", str(path), "--no-progress", "--judging-transitions", "400", *options])
     assert "designer's cost of followers trained from scratch, median of 2 seeds" in capsys.readouterr().out

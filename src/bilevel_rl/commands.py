@@ -19,6 +19,7 @@ from bilevel_rl.experiments import (
     goal_placement,
     goal_position,
     happy_tweets,
+    pendulum_design,
     rates,
     reward_learning,
     tuning,
@@ -38,6 +39,7 @@ EXPERIMENTS: dict[str, tuple[type, ModuleType]] = {
     "ablations": (ablations.Ablations, ablations),
     "rates": (rates.Rates, rates),
     "cartpole-design": (cartpole_design.CartpoleDesign, cartpole_design),
+    "pendulum-design": (pendulum_design.PendulumDesign, pendulum_design),
     "happy-tweets": (happy_tweets.HappyTweets, happy_tweets),
 }
 
@@ -65,6 +67,7 @@ AnyExperiment = (
     | Annotated[ablations.Ablations, tyro.conf.subcommand("ablations")]
     | Annotated[rates.Rates, tyro.conf.subcommand("rates")]
     | Annotated[cartpole_design.CartpoleDesign, tyro.conf.subcommand("cartpole-design")]
+    | Annotated[pendulum_design.PendulumDesign, tyro.conf.subcommand("pendulum-design")]
     | Annotated[happy_tweets.HappyTweets, tyro.conf.subcommand("happy-tweets")]
 )
 

@@ -34,6 +34,10 @@ from bilevel_rl.plots.happy_tweets import (
     draw_happy_tweets_study as draw_happy_tweets_study,
     read_evaluation as read_evaluation,
 )
+from bilevel_rl.plots.pendulum_design import (
+    animate_pendulum as animate_pendulum,
+    draw_pendulum_design as draw_pendulum_design,
+)
 from bilevel_rl.plots.reward_learning import draw_reward_learning as draw_reward_learning
 from bilevel_rl.plots.tables import (
     final_values as final_values,
