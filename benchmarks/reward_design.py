@@ -1,8 +1,11 @@
-"""CartPole reward design against random search over the same rewards, at the same number of transitions.
+"""Reward design on CartPole or Pendulum against random search over the same rewards, at as many transitions.
 
     bilevel-rl run cartpole-design --folder runs/cartpole
     python -m benchmarks.reward_design runs/cartpole                     # minutes on one core
     python -m benchmarks.reward_design runs/cartpole --learning 480000   # fewer candidates, which learn for longer
+
+    bilevel-rl run pendulum-design --folder runs/pendulum
+    python -m benchmarks.reward_design runs/pendulum --learning 1500000
 
 Every seed of the search draws x uniformly from its box, trains a follower on each, watches it for a while, and keeps
 the x whose follower cost the designer least. What is learned and watched counts; as many candidates are tried as the
@@ -16,8 +19,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from bilevel_rl.experiments.cartpole_design import CartpoleDesign
+from bilevel_rl.commands import EXPERIMENTS
 from bilevel_rl.experiments.followers import train, watch
+from bilevel_rl.experiments.reward_design import RewardDesign, judge
 from bilevel_rl.experiments.settings import from_json
 from bilevel_rl.results import RunFolder
 from bilevel_rl.statistics import bootstrap_interval, interquartile_mean
@@ -26,7 +30,7 @@ NUM_EPISODES, NUM_STEPS = 64, 500
 """By which a candidate is watched; 32,000 transitions."""
 
 
-def search(config: CartpoleDesign, budget: int, num_learning: int, seed: int) -> tuple[np.ndarray, float, int]:
+def search(config: RewardDesign, budget: int, num_learning: int, seed: int) -> tuple[np.ndarray, float, int]:
     """The best x of a random search, its cost as the search saw it, and the number of candidates."""
     algorithm = config.algorithm()
     num_candidates = budget // (num_learning + NUM_EPISODES * NUM_STEPS)
@@ -46,13 +50,14 @@ def search(config: CartpoleDesign, budget: int, num_learning: int, seed: int) ->
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of a run of cartpole-design")
+    parser.add_argument("run", type=Path, help="folder of a run of cartpole-design or pendulum-design")
     parser.add_argument(
         "--learning", type=float, default=240_000, help="transitions that a candidate's follower learns"
     )
     arguments = parser.parse_args()
     folder = RunFolder.open(arguments.run)
-    config = from_json(CartpoleDesign, folder.config()["options"])
+    config_type, _ = EXPERIMENTS[folder.config()["experiment"]]
+    config = from_json(config_type, folder.config()["options"])
     data = folder.read_arrays("followers")
     algorithm = config.algorithm()
     budget = config.run.num_iterations * algorithm.num_transitions_per_iteration
@@ -62,7 +67,7 @@ def main():
     judged = []
     for seed in range(config.run.num_seeds):
         x, seen, num_candidates = search(config, budget, int(arguments.learning), seed)
-        judged.append(config.judge(algorithm, x, seed)[0])
+        judged.append(float(judge(config, algorithm, x, seed).objective))
         print(f"| {seed} | {num_candidates} | {seen:.3f} | {judged[-1]:.3f} | {data['after'][seed]:.3f} |", flush=True)
     for name, values in (("random search", np.array(judged)), *((key, data[key]) for key in ("after", "before"))):
         low, high = bootstrap_interval(values)

@@ -10,7 +10,7 @@ from PIL import Image, ImageSequence
 
 from bilevel_rl import BilevelProblem, FunctionalEnvironment, NeuralActorCritic, OccupancyCost, SingleLoopActorCritic
 from bilevel_rl.cli import main
-from bilevel_rl.experiments import cartpole_design
+from bilevel_rl.experiments import reward_design
 from bilevel_rl.experiments.cartpole_design import CartpoleDesign
 from bilevel_rl.experiments.followers import train, watch
 from bilevel_rl.plots.cartpole_design import is_fallen
@@ -20,7 +20,7 @@ from bilevel_rl.schedules import StepSizes
 DISCOUNT = 0.8
 
 
-def switch(num_chains=8):
+def switch(num_chains=8, **options):
     """A lamp that is on (1) or off (0) as the last action was; paid x where it is on, and −1 for the leader."""
     environment = FunctionalEnvironment(
         initial=lambda key: jnp.float32(0.0),
@@ -38,13 +38,15 @@ def switch(num_chains=8):
     )
     step_sizes = StepSizes.constant_entropy(actor=0.01, critic=0.03, entropy=0.1)
     policies = NeuralActorCritic.mlp(environment, width=8, depth=1)
-    return SingleLoopActorCritic(problem, step_sizes, num_chains, policies=policies)
+    return SingleLoopActorCritic(problem, step_sizes, num_chains, policies=policies, **options)
 
 
-@pytest.mark.parametrize(("x", "share_on"), [(1.0, 1.0), (-1.0, 0.0)])
-def test_a_follower_trained_at_a_fixed_x_answers_as_it_should(x, share_on):
-    algorithm = switch()
-    follower = train(algorithm, jnp.float32(x), jax.random.key(0), 8 * 1_500)
+@pytest.mark.parametrize(
+    ("x", "share_on", "window"), [(1.0, 1.0, {}), (-1.0, 0.0, {}), (1.0, 1.0, {"num_steps": 4, "trace": 0.9})]
+)
+def test_a_follower_trained_at_a_fixed_x_answers_as_it_should(x, share_on, window):
+    algorithm = switch(**window)
+    follower = train(algorithm, jnp.float32(x), jax.random.key(0), 8 * 1_500 * algorithm.num_steps)
     watched = watch(algorithm, jnp.float32(x), follower, jax.random.key(1), 256, 40)
     # On from the second step on is a share γ of the discounted time, off for ever none.
     assert float(watched.objective) == pytest.approx(1 - DISCOUNT * share_on, abs=0.05)
@@ -75,8 +77,8 @@ def options():
 def test_a_run_writes_figures_and_an_animation_that_are_drawn_again_from_its_folder(
     phys2d, tmp_path, options, capsys, monkeypatch
 ):
-    monkeypatch.setattr(cartpole_design, "NUM_EPISODES", 4)
-    monkeypatch.setattr(cartpole_design, "NUM_STEPS", 60)
+    monkeypatch.setattr(reward_design, "NUM_EPISODES", 4)
+    monkeypatch.setattr(reward_design, "NUM_STEPS", 60)
     path = tmp_path / "run"
     main(["run", "cartpole-design", "--folder", str(path), "--no-progress", "--judging-transitions", "400", *options])
     assert "designer's cost of followers trained from scratch, median of 2 seeds" in capsys.readouterr().out

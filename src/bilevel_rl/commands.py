@@ -20,6 +20,7 @@ from bilevel_rl.experiments import (
     goal_position,
     happy_tweets,
     mountain_car_shaping,
+    pendulum_design,
     rates,
     reward_learning,
     tuning,
@@ -40,6 +41,7 @@ EXPERIMENTS: dict[str, tuple[type, ModuleType]] = {
     "rates": (rates.Rates, rates),
     "cartpole-design": (cartpole_design.CartpoleDesign, cartpole_design),
     "mountain-car": (mountain_car_shaping.MountainCarShaping, mountain_car_shaping),
+    "pendulum-design": (pendulum_design.PendulumDesign, pendulum_design),
     "happy-tweets": (happy_tweets.HappyTweets, happy_tweets),
 }
 
@@ -68,6 +70,7 @@ AnyExperiment = (
     | Annotated[rates.Rates, tyro.conf.subcommand("rates")]
     | Annotated[cartpole_design.CartpoleDesign, tyro.conf.subcommand("cartpole-design")]
     | Annotated[mountain_car_shaping.MountainCarShaping, tyro.conf.subcommand("mountain-car")]
+    | Annotated[pendulum_design.PendulumDesign, tyro.conf.subcommand("pendulum-design")]
     | Annotated[happy_tweets.HappyTweets, tyro.conf.subcommand("happy-tweets")]
 )
 

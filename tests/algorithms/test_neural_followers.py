@@ -192,14 +192,15 @@ def flips(**options):
     ],
     ids=["endless", "truncated", "terminal"],
 )
-def test_a_truncated_episode_counts_what_would_have_come_and_a_terminal_one_does_not(options, expected):
+@pytest.mark.parametrize("window", [{}, {"num_steps": 3, "trace": 0.9}], ids=["single", "window"])
+def test_a_truncated_episode_counts_what_would_have_come_and_a_terminal_one_does_not(options, expected, window):
     environment = flips(**options)
     problem = BilevelProblem(
         environment, lambda x, s, a: 1.0 * (s[0] == 0), OccupancyCost(lambda x, s, a: 0.0 * x), initial_x=0.0
     )
     policies = linear_table(2, 1)
     policies = dataclasses.replace(policies, observe=environment.observe)
-    algorithm = SingleLoopActorCritic(problem, still(critic=0.5), num_chains=8, policies=policies)
+    algorithm = SingleLoopActorCritic(problem, still(critic=0.5), num_chains=8, policies=policies, **window)
     state, _ = frozen_info(algorithm, 1_500)
     np.testing.assert_allclose(as_table(state.followers)[0, :, -1], expected, rtol=1e-3, atol=1e-3)
     if "time_limit" in options:

@@ -1,4 +1,4 @@
-"""Reward design on CartPole: what reward and cost are where the state is known, and what is refused."""
+"""Reward design on CartPole and Pendulum: what reward and cost are where the state is known, and what is refused."""
 
 import sys
 
@@ -7,8 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel_rl.problems import cartpole_design
-from bilevel_rl.problems.control import PLACES, REWARD_SCALE, heights
+from bilevel_rl.problems import cartpole_design, pendulum_design
+from bilevel_rl.problems.control import (
+    LEAST_TORQUE_PRICE,
+    PLACES,
+    REWARD_SCALE,
+    angle_heights,
+    from_upright,
+    heights,
+    observe_pendulum,
+)
 
 
 def standing_at(position, angle=0.0):
@@ -65,9 +73,74 @@ def test_bad_numbers_are_refused(phys2d, options, message):
         cartpole_design(**options)
 
 
+PENDULUM_X = np.append(np.linspace(0.1, 0.8, 8), [0.3, 0.6])
+
+
+def at_angle(angle, speed=0.0):
+    return jnp.array([angle, speed], jnp.float32)
+
+
+@pytest.mark.parametrize("turns", [0, 3, -2])
+def test_the_heights_of_a_pendulum_s_reward_lie_around_the_circle(turns):
+    around = 2 * np.pi * turns
+    for i in range(8):
+        between = angle_heights(PENDULUM_X, 2 * np.pi * (i + 0.25) / 8 + around)
+        expected = 0.75 * PENDULUM_X[i] + 0.25 * PENDULUM_X[(i + 1) % 8]
+        assert between == pytest.approx(expected, rel=1e-4)
+    assert angle_heights(PENDULUM_X, -np.pi / 8 + around) == pytest.approx(0.45, rel=1e-4)
+    np.testing.assert_allclose(
+        from_upright(np.array([0.3, -0.3, 3.0, -3.0]) + around), [0.3, -0.3, 3.0, -3.0], atol=1e-5
+    )
+
+
+def test_the_follower_pays_for_speed_and_for_the_torque_that_it_asks_for(phys2d):
+    reward, action = pendulum_design().reward, jnp.array([1.5])
+    price = LEAST_TORQUE_PRICE + (1 - LEAST_TORQUE_PRICE) * 0.6
+    expected = REWARD_SCALE * (PENDULUM_X[2] - 0.3 * (4 / 8) ** 2 - price * 1.5**2)
+    assert reward(PENDULUM_X, at_angle(np.pi / 2, speed=-4.0), action) == pytest.approx(expected, rel=1e-4)
+    free = np.append(PENDULUM_X[:8], [0.0, 0.0])
+    assert reward(free, at_angle(np.pi / 2, speed=8.0), jnp.zeros(1)) == pytest.approx(REWARD_SCALE * 0.3, rel=1e-4)
+
+
+def test_the_leader_pays_for_leaning_and_for_the_torque_that_is_exerted(phys2d):
+    problem = pendulum_design(tolerance=0.4, torque_price=0.2)
+    states = jnp.stack([at_angle(0.0), at_angle(2 * np.pi - 0.4), at_angle(np.pi), at_angle(0.0)])
+    actions = jnp.array([0.0, 0.5, -1.0, 7.0])[:, None]
+    episodes = problem.environment.reset(jnp.zeros(4))._replace(state=states)
+    costs = problem.upper.regularizer(problem.initial_x) + problem.costs(problem.initial_x, episodes, actions)
+    assert problem.upper.regularizer(PENDULUM_X) == pytest.approx(1 + 0.05 * 0.45)
+    np.testing.assert_allclose(costs, [0.0, 1 - np.exp(-0.5) + 0.05, 1.2, 0.2], rtol=1e-4, atol=1e-5)
+
+
+def test_the_follower_s_unit_of_torque_is_the_largest_and_it_cannot_lift_the_pendulum_straight(phys2d):
+    environment, func_env = pendulum_design().environment, phys2d.Pendulum()
+    episode = environment.reset(jnp.zeros(()))._replace(state=at_angle(np.pi / 2))
+    following = environment.step(episode, jnp.array([0.7]), jnp.array(0.3)).state
+    expected = func_env.transition(at_angle(np.pi / 2), jnp.array([1.4]), None, func_env.default_params)
+    np.testing.assert_allclose(following, expected, rtol=1e-6)
+    falls = environment.step(episode, jnp.array([-99.0]), jnp.array(0.3)).state
+    assert falls[1] == pytest.approx((15 - 6) * 0.05)
+    np.testing.assert_allclose(observe_pendulum(at_angle(np.pi / 2, 2.0)), [0.0, 1.0, 0.5], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tolerance": np.inf}, "tolerance must be finite and positive"),
+        ({"torque_price": -1.0}, "torque_price must be finite and not negative"),
+        ({"price": np.nan}, "price must be finite and not negative"),
+        ({"discount": 1.0}, "discount must lie in"),
+    ],
+)
+def test_bad_numbers_of_a_pendulum_are_refused(phys2d, options, message):
+    with pytest.raises(ValueError, match=message):
+        pendulum_design(**options)
+
+
 def test_without_flax_it_says_what_to_install(monkeypatch):
     for module in [name for name in sys.modules if name.startswith("gymnasium.envs.phys2d")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "flax", None)
-    with pytest.raises(ModuleNotFoundError, match=r"needs flax.*pip install 'bilevel-rl\[control\]'"):
-        cartpole_design()
+    for build in (cartpole_design, pendulum_design):
+        with pytest.raises(ModuleNotFoundError, match=r"needs flax.*pip install 'bilevel-rl\[control\]'"):
+            build()

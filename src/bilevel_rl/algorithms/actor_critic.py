@@ -174,26 +174,46 @@ class ActorCritic(eqx.Module):
         step_size: StepSizeValues,
         value_bound: Float[Array, ""],
     ) -> tuple[Followers, Float[Array, "F B"]]:
-        """One step of all policies and critics, for the rewards that they learn from; also the temporal differences δ.
+        """One step of all policies and critics, for the rewards that they learn from; also their δ."""
+        δ = self.td_errors(sample, rewards, step_size.entropy)
+        return self.move(followers, sample, δ, step_size, value_bound), δ
+
+    def td_errors(
+        self, sample: Sample, rewards: Float[Array, "F B"], entropy_weight: Float[ArrayLike, ""]
+    ) -> Float[Array, "F B"]:
+        """The temporal differences δ for the rewards that the followers learn from."""
+        τ = self._accrued_weight(sample, entropy_weight)
+        return rewards + τ * sample.entropy + self.environment.discount * sample.next_values - sample.values
+
+    def move(
+        self,
+        followers: Followers,
+        sample: Sample,
+        advantages: Float[Array, "F B"],
+        step_size: StepSizeValues,
+        value_bound: Float[Array, ""],
+    ) -> Followers:
+        """The step of all policies and critics that δ, or `windows.advantages` in its place, asks for: (A) and (C).
 
         The critic's step is the mean of the single-sample steps, each clipped on its own: the mean of steps into an
         interval is a step into the interval.
         """
         policy, law = self.policy, self.policy.law
-        accrues = ~self.environment.is_terminal(sample.states)
-        τ, γ = step_size.entropy * accrues, self.environment.discount
-        δ = rewards + τ * sample.entropy + γ * sample.next_values - sample.values
+        τ = self._accrued_weight(sample, step_size.entropy)
         ascent = law.natural_direction if self.natural else law.direction
-        clipped_values = jnp.clip(sample.values + step_size.critic * δ, -value_bound, value_bound)
-        followers = jax.vmap(policy.learn, in_axes=(0, 0, 0, 0, None, None))(
+        clipped_values = jnp.clip(sample.values + step_size.critic * advantages, -value_bound, value_bound)
+        return jax.vmap(policy.learn, in_axes=(0, 0, 0, 0, None, None))(
             followers,
             sample.states,
-            jax.vmap(ascent)(δ, sample.actions, sample.law, τ),
+            jax.vmap(ascent)(advantages, sample.actions, sample.law, τ),
             clipped_values - sample.values,
             step_size.actor,
             step_size.critic,
         )  # (A), (C)
-        return followers, δ
+
+    def _accrued_weight(self, sample: Sample, entropy_weight: Float[ArrayLike, ""]) -> Float[Array, "F B"]:
+        """τ of every sample; 0 in terminal states."""
+        return jnp.asarray(entropy_weight) * ~self.environment.is_terminal(sample.states)
 
     def value_bound(self, reward_bound: Float[ArrayLike, ""], entropy_weight: Float[ArrayLike, ""]) -> Float[Array, ""]:
         """A-priori bound of the critics, (max|r| + τ max H) / (1−γ); infinite where rewards or entropies have none."""
@@ -213,14 +233,19 @@ class ActorCritic(eqx.Module):
         Truncated episodes start afresh too. What was learned from their last transition was right all the same: it
         counts the value of the state that they would have gone on from.
         """
-        restarts = uniforms[2] >= self.environment.discount
-        if isinstance(self.environment, ObservedEnvironment):
-            restarts |= self.environment.is_truncated(next_states)
+        restarts = self.restarts(next_states, uniforms)
 
         def pick(fresh: Array, following: Array) -> Array:
             return jnp.where(restarts.reshape(restarts.shape + (1,) * (fresh.ndim - restarts.ndim)), fresh, following)
 
         return jax.tree.map(pick, self.environment.reset(uniforms[3]), next_states)
+
+    def restarts(self, next_states: States, uniforms: Float[Array, "U F B"]) -> Bool[Array, "F B"]:
+        """Which chains start afresh."""
+        restarts = uniforms[2] >= self.environment.discount
+        if isinstance(self.environment, ObservedEnvironment):
+            restarts |= self.environment.is_truncated(next_states)
+        return restarts
 
     def learn_for(
         self,

@@ -107,6 +107,11 @@ class SampledAlgorithm(eqx.Module):
             return dataclasses.replace(self, chain_axis=axis)
 
     @property
+    def num_samples(self) -> int:
+        """Of one follower that a step is the mean over: one a chain, unless a method says otherwise."""
+        return self.num_chains
+
+    @property
     def num_followers(self) -> int:
         """F, policies that learn side by side: two, the lower and the penalized one, unless a method says otherwise."""
         return 2
@@ -162,7 +167,8 @@ class SampledAlgorithm(eqx.Module):
             return
         critic_step = float(np.max(np.asarray(self.step_sizes.critic.initial)))
         num_states = environment.num_states
-        for limit, count in (("num_chains", self.num_chains), ("the number of states", num_states)):
+        of_samples = "num_chains" if self.num_samples == self.num_chains else "num_chains times num_steps"
+        for limit, count in ((of_samples, self.num_samples), ("the number of states", num_states)):
             if critic_step > count:
                 warnings.warn(
                     f"critic={critic_step:g} exceeds {limit}, {count}: the steps of an iteration on one state add up "

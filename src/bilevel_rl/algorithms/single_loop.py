@@ -23,10 +23,13 @@ Deviations from the paper:
    steps into an interval is a step into the interval, so |V| keeps the paper's bound.
 4. Terminal states accrue neither reward, cost nor entropy, as in the environment.
 5. Both followers' chains are coupled unless told otherwise: the same laws, so the same means, with less noise in (U).
-6. The dynamics may depend on x; each ∇_x r then has γ ∇_x log P_x(s'|s,a) V(s') beside it (docs/method.md, section 5).
+6. With `num_steps` = T > 1 an iteration takes T transitions of every chain with its policies, critics and x, and then
+   one step, the mean over the T B samples. With `trace` = λ > 0, (A), (C), (AL) and (CL) have advantages that look
+   ahead, Â_t = δ_t + λ c_t Â_{t+1}, in the place of δ_t (`windows.py`). The paper's are 1 and 0.
+7. The dynamics may depend on x; each ∇_x r then has γ ∇_x log P_x(s'|s,a) V(s') beside it (docs/method.md, section 5).
 
-Options that go past the paper (docs/method.md, section 5): `coupled`, `expects_actions`, `natural`, `upper_steps`. The
-paper's algorithm is `coupled=False, num_chains=1` with step sizes of offset 1.
+Options that go past the paper (docs/method.md, section 5): `coupled`, `expects_actions`, `natural`, `upper_steps`,
+`num_steps`, `trace`. The paper's algorithm is `coupled=False, num_chains=1` with step sizes of offset 1.
 """
 
 import dataclasses
@@ -36,7 +39,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from bilevel_rl.algorithms.actor_critic import ActorCritic, Decision, Info, Sample, States, coincide
 from bilevel_rl.algorithms.sampled import SampledAlgorithm, State, draw_uniforms
@@ -51,6 +54,7 @@ from bilevel_rl.algorithms.upper_estimates import (
     of_samples,
 )
 from bilevel_rl.algorithms.upper_steps import UpperSteps
+from bilevel_rl.algorithms.windows import advantages, check_windows, in_a_row, live
 from bilevel_rl.environments import DrivenMDP, TabularMDP
 from bilevel_rl.policies import NeuralActorCritic
 from bilevel_rl.policies.categorical import fisher_preconditioned
@@ -64,8 +68,7 @@ class SingleLoopActorCritic(SampledAlgorithm):
     Attributes:
         step_sizes: a schedule that violates a validity condition is used, with a `ScheduleWarning` that names the
             condition.
-        num_chains: B, parallel Markov chains per policy; an iteration costs 2 B environment transitions. 1 is the
-            paper's.
+        num_chains: B, parallel Markov chains per policy; an iteration costs 2 B T transitions. 1 is the paper's.
         coupled: both followers' chains live on the same random numbers (start, transition, restart) and choose the same
             action as often as they can. Each has its own law as before; while they coincide, their parts of (U) cancel.
             False: independent chains, the paper's.
@@ -75,13 +78,17 @@ class SingleLoopActorCritic(SampledAlgorithm):
         upper_steps: how the estimates of (U) become steps of x; the paper's by default.
         policies: how the followers' parameters become policies and values, and how they are moved: neural networks in
             any environment. None: tables.
+        num_steps: T, transitions of every chain in an iteration, whose step is the mean over all of them. 1 is the
+            paper's.
+        trace: λ in [0, 1], how much of what was learned about later transitions of a window counts for earlier ones:
+            0, the paper's, believes the critic, and 1 sums rewards until a restart or the window's end.
 
     The other attributes are those of `SampledAlgorithm`.
 
     Raises:
-        ValueError: as `SampledAlgorithm`, the environment is no `TabularMDP` and `policies` are missing or
-            `expects_actions` is set, or `policies` do not fit the environment or are beside `natural`, a `PolicyLoss`
-            or a `TrajectoryLoss`.
+        ValueError: as `SampledAlgorithm` and `windows.check_windows`, the environment is no `TabularMDP` and `policies`
+            are missing or `expects_actions` is set, or `policies` do not fit the environment or are beside `natural`, a
+            `PolicyLoss` or a `TrajectoryLoss`.
 
     Example:
         >>> import equinox as eqx, jax, bilevel_rl as brl
@@ -102,17 +109,25 @@ class SingleLoopActorCritic(SampledAlgorithm):
     natural: bool = eqx.field(static=True, default=False, kw_only=True)
     upper_steps: UpperSteps = eqx.field(default_factory=UpperSteps, kw_only=True)
     policies: NeuralActorCritic | None = eqx.field(default=None, kw_only=True)
+    num_steps: int = eqx.field(static=True, default=1, kw_only=True)
+    trace: float = eqx.field(static=True, default=0.0, kw_only=True)
 
     def __check_init__(self):
         self._check_policies()
+        check_windows(self.num_steps, self.trace, self.problem.environment)
         if not self._is_traced():
             for violation in self.step_sizes.violations():
                 warnings.warn(f"step sizes violate {violation}", ScheduleWarning, stacklevel=4)
 
     @property
     def num_transitions_per_iteration(self) -> int:
-        """Environment transitions of one iteration: one per chain, 2 B chains, and what a `TrajectoryLoss` takes."""
-        return (2 + num_extra_transitions(self.problem.upper)) * self.num_chains
+        """Environment transitions of one iteration: T per chain, 2 B chains, and what a `TrajectoryLoss` takes."""
+        return (2 * self.num_steps + num_extra_transitions(self.problem.upper)) * self.num_chains
+
+    @property
+    def num_samples(self) -> int:
+        """T B."""
+        return self.num_steps * self.num_chains
 
     @property
     def actor_critic(self) -> ActorCritic:
@@ -136,34 +151,47 @@ class SingleLoopActorCritic(SampledAlgorithm):
     def draw(self, key: Array, num_iterations: int) -> Float[Array, "iterations U D B"]:
         """All randomness of a block of iterations: uniforms for every chain's action, transition, restart and start.
 
-        Coupled followers share them (D = 1), and there is one more, for whether both choose the same action. The upper
-        objective's own come last; of theirs both rows of an uncoupled pair are drawn and one is used.
+        A window takes T times as many, one transition's after the other's. Coupled followers share them (D = 1), and
+        there is one more, for whether both choose the same action. The upper objective's own come last; of theirs both
+        rows of an uncoupled pair are drawn and one is used.
         """
-        num_uniforms = self.actor_critic.num_uniforms + num_extra_uniforms(self.problem.upper)
+        num_uniforms = self._num_uniforms_of_chains + num_extra_uniforms(self.problem.upper)
         return draw_uniforms(key, num_iterations, num_uniforms, 1 if self.coupled else 2, self.num_chains)
 
     def step(self, uniforms: Float[Array, "U D B"], state: State) -> tuple[State, Info]:
-        """One iteration: one transition per chain, then (U), (A), (C), (AL), (CL), all from iteration k's values."""
+        """One iteration: T transitions per chain, then (U), (A), (C), (AL), (CL), all from iteration k's values."""
         actor_critic, of_chains = self._actor_critic_at(state), self._of_chains(uniforms)
-        sample = actor_critic.act(state.followers, state.chain_states, of_chains)  # a ~ π_θ(·|s), s' ~ P(·|s,a)
-        state, info = self.learn(uniforms, state, sample)
-        return state._replace(chain_states=actor_critic.restart(sample.next_states, of_chains)), info
+        window = live(actor_critic, state.followers, state.chain_states, of_chains)  # a ~ π_θ(·|s), s' ~ P(·|s,a)
+        state, info = self.learn(uniforms, state, window.sample, window.goes_on)
+        return state._replace(chain_states=window.states), info
 
     def decide(self, uniforms: Float[Array, "U D B"], state: State) -> Decision:
         """The first part of `step`, for an environment that is stepped elsewhere: the actions of iteration k."""
-        return self._actor_critic_at(state).decide(state.followers, state.chain_states, self._of_chains(uniforms))
+        return self._actor_critic_at(state).decide(state.followers, state.chain_states, self._of_chains(uniforms)[0])
 
     def sample(self, state: State, decision: Decision, next_states: States) -> Sample:
         """The second part: what iteration k learns from, once it is known where its actions led."""
         return self._actor_critic_at(state).sample(state.followers, state.chain_states, decision, next_states)
 
-    def learn(self, uniforms: Float[Array, "U D B"], state: State, sample: Sample) -> tuple[State, Info]:
-        """The last part: (U), (A), (C), (AL), (CL) from one transition of every chain. No chain has restarted yet."""
+    def learn(
+        self, uniforms: Float[Array, "U D B"], state: State, sample: Sample, goes_on: Bool[Array, "T 2 B"] | None = None
+    ) -> tuple[State, Info]:
+        """The last part: (U), (A), (C), (AL), (CL) from all transitions of iteration k.
+
+        Args:
+            uniforms: all randomness of the iteration.
+            state: what it began with, but for the chains' states.
+            sample: the transitions, N of every follower.
+            goes_on: which of them the chains went on from; needed where `trace` > 0.
+
+        Returns:
+            The next state, its chains not restarted after the last transition, and diagnostics.
+        """
         problem, k = self.problem, state.num_iterations
         actor_critic = self._actor_critic_at(state)
         step_size = self.step_sizes(k)
         w, τ = step_size.penalty, step_size.entropy
-        extra = uniforms[actor_critic.num_uniforms :, 0]
+        extra = uniforms[self._num_uniforms_of_chains :, 0]
         s, a = sample.states, sample.actions
 
         def read_penalized(states: Array) -> Array:
@@ -173,7 +201,7 @@ class SingleLoopActorCritic(SampledAlgorithm):
         f = estimate_upper(problem.upper, problem, samples)
 
         def upper_estimate(x: PyTree) -> Array:
-            gains = self._rewards(x, sample) + self._following_values(x, state.x, sample, self._of_chains(uniforms))
+            gains = self._rewards(x, sample) + self._following_values(x, state.x, sample, uniforms)
             return f.objective(x) + (jnp.mean(gains[LOWER]) - jnp.mean(gains[PENALIZED])) / w
 
         direction, upper_gradient, upper_memory = self.upper_steps.direction(
@@ -186,9 +214,9 @@ class SingleLoopActorCritic(SampledAlgorithm):
         learned_rewards = jnp.stack([r[LOWER], r[PENALIZED] - w * f.step_costs])
         reward_bound = problem.reward_bound + w * problem.upper.step_cost_bound
         value_bound = actor_critic.value_bound(reward_bound, τ)
-        followers, δ = actor_critic.learn(  # (A), (C), (AL), (CL)
-            state.followers, sample, learned_rewards, step_size, value_bound
-        )
+        δ = actor_critic.td_errors(sample, learned_rewards, τ)
+        Â = δ if goes_on is None or self.trace == 0 else advantages(δ, goes_on, self.trace)
+        followers = actor_critic.move(state.followers, sample, Â, step_size, value_bound)  # (A), (C), (AL), (CL)
         if f.explicit is not None:  # the part of (AL) that is no cost per step (docs/method.md, section 6)
             followers = self._descend(followers, *f.explicit, step_size.actor * w)
 
@@ -207,10 +235,16 @@ class SingleLoopActorCritic(SampledAlgorithm):
         """How the followers act and learn at the present x."""
         return dataclasses.replace(self.actor_critic, environment=self.problem.driven_environment(state.x))
 
-    def _of_chains(self, uniforms: Float[Array, "U D B"]) -> Float[Array, "C 2 B"]:
-        """The uniforms of both followers' chains; coupled ones have the same."""
-        uniforms = uniforms[: self.actor_critic.num_uniforms]
-        return jnp.broadcast_to(uniforms, (len(uniforms), 2, self.num_chains))
+    @property
+    def _num_uniforms_of_chains(self) -> int:
+        """Of one chain in one iteration."""
+        return self.num_steps * self.actor_critic.num_uniforms
+
+    def _of_chains(self, uniforms: Float[Array, "U D B"]) -> Float[Array, "T C 2 B"]:
+        """The uniforms of both followers' chains, transition by transition; coupled ones have the same."""
+        uniforms = uniforms[: self._num_uniforms_of_chains]
+        uniforms = uniforms.reshape(self.num_steps, -1, *uniforms.shape[1:])
+        return jnp.broadcast_to(uniforms, (*uniforms.shape[:2], 2, self.num_chains))
 
     def _check_policies(self):
         is_tabular = isinstance(self.problem.environment, TabularMDP)
@@ -232,7 +266,7 @@ class SingleLoopActorCritic(SampledAlgorithm):
             )
         self.policies.check(self.problem.environment)
 
-    def _following_values(self, x: PyTree, state_x: PyTree, sample: Sample, uniforms: Array) -> Float[Array, "2 B"]:
+    def _following_values(self, x: PyTree, state_x: PyTree, sample: Sample, uniforms: Array) -> Float[Array, "2 N"]:
         """What has the gradient γ ∇_x log P_x(s'|s,a) (V(s') − V(s)), each with its own critic; 0 where P has no x.
 
         V(s) changes nothing in the mean and lowers the variance.
@@ -241,14 +275,15 @@ class SingleLoopActorCritic(SampledAlgorithm):
         if not (isinstance(now, DrivenMDP) and isinstance(moved, DrivenMDP)):
             return jnp.zeros_like(sample.values)
         s, a = sample.states, sample.actions
-        log_probability = moved.log_probability(s, a, now.outcome(s, a, uniforms[1]))
+        of_transitions = in_a_row(self._of_chains(uniforms)[:, 1])
+        log_probability = moved.log_probability(s, a, now.outcome(s, a, of_transitions))
         return now.discount * log_probability * (sample.next_values - sample.values)
 
     def answer(self, state: State) -> PyTree:
         """x, or the average of its iterates where `upper_steps` says so."""
         return state.x if self.upper_steps.averaging is None else state.upper_memory.average
 
-    def _rewards(self, x: PyTree, sample: Sample) -> Float[Array, "2 B"]:
+    def _rewards(self, x: PyTree, sample: Sample) -> Float[Array, "2 N"]:
         """r_x of the samples that (U) averages."""
         return of_samples(self.problem.rewards, x, sample, self.expects_actions)
 

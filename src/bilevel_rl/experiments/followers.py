@@ -1,14 +1,20 @@
-"""What a reward is worth where nothing is known exactly: train a follower on it from scratch, and watch it."""
+"""Neural followers of experiments: in the single loop, and trained from scratch on a reward to see what it is worth."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+import optax
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
-from bilevel_rl.algorithms import SingleLoopActorCritic
+from bilevel_rl.algorithms import SingleLoopActorCritic, UpperSteps
 from bilevel_rl.algorithms.actor_critic import ActorCritic
+from bilevel_rl.algorithms.windows import advantages, live
+from bilevel_rl.experiments.settings import ScheduleSettings
+from bilevel_rl.policies import NeuralActorCritic
+from bilevel_rl.problems import BilevelProblem
 
 
 class Watched(NamedTuple):
@@ -25,13 +31,56 @@ class Watched(NamedTuple):
     objective: Float[Array, ""]
 
 
+def single_loop(
+    problem: BilevelProblem,
+    schedule: ScheduleSettings,
+    *,
+    width: int,
+    observe: Callable[[Any], ArrayLike] | None = None,
+    averaging: float = 3.0,
+    num_steps: int = 1,
+    trace: float = 0.0,
+) -> SingleLoopActorCritic:
+    """Algorithm 1 with networks for both followers and Adam on x.
+
+    Args:
+        problem: what is solved.
+        schedule: step sizes and chains.
+        width: of both hidden layers of every network.
+        observe: what the networks see of a state, where that is not what the environment says.
+        averaging: the answer is the mean of all x_k, weighted as k to this power.
+        num_steps: as in `SingleLoopActorCritic`.
+        trace: as in `SingleLoopActorCritic`.
+
+    Raises:
+        ValueError: `width` < 1, or as `SingleLoopActorCritic`.
+    """
+    if width < 1:
+        raise ValueError(f"width must be at least 1, got {width}")
+    return SingleLoopActorCritic(
+        problem,
+        schedule.step_sizes(),
+        schedule.num_chains,
+        upper_steps=UpperSteps(optax.adam(1.0), averaging=averaging),
+        policies=NeuralActorCritic.mlp(problem.environment, observe, width=width),
+        num_steps=num_steps,
+        trace=trace,
+    )
+
+
+def lower(states: Any, seed: int) -> PyTree:
+    """The lower follower of a seed of a run."""
+    return jax.tree.map(lambda leaf: leaf[seed, 0], states.followers)
+
+
 def _alone(algorithm: SingleLoopActorCritic) -> ActorCritic:
     """How one follower lives outside of the loop, with the networks that it has inside."""
     return ActorCritic(algorithm.problem.environment, algorithm.num_chains, policies=algorithm.policies)
 
 
 def train(algorithm: SingleLoopActorCritic, x: PyTree, key: Array, num_transitions: int) -> PyTree:
-    """A follower that learns at a fixed x, as the lower one of the algorithm would: the same networks and step sizes.
+    """A follower that learns at a fixed x, as the lower one of the algorithm would: the same networks, windows and
+    step sizes.
 
     Args:
         algorithm: whose problem, policies, chains and step sizes are used.
@@ -39,7 +88,8 @@ def train(algorithm: SingleLoopActorCritic, x: PyTree, key: Array, num_transitio
         key: of all randomness.
         num_transitions: of all chains together, rounded down to whole iterations. One compiled program serves for all.
     """
-    return _train(algorithm, x, key, jnp.int32(num_transitions // algorithm.num_chains))
+    num_iterations = num_transitions // (algorithm.num_chains * algorithm.num_steps)
+    return _train(algorithm, x, key, jnp.int32(num_iterations))
 
 
 @eqx.filter_jit
@@ -51,12 +101,15 @@ def _train(algorithm: SingleLoopActorCritic, x: PyTree, key: Array, num_iteratio
     def iterate(k: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         followers, states = carry
         step_size = algorithm.step_sizes(k)
-        uniforms = jax.random.uniform(jax.random.fold_in(key_of_steps, k), (actor_critic.num_uniforms, *shape))
-        sample = actor_critic.act(followers, states, uniforms)
-        rewards = problem.rewards(x, sample.states, sample.actions)
+        of_steps = algorithm.num_steps, actor_critic.num_uniforms, *shape
+        window = live(
+            actor_critic, followers, states, jax.random.uniform(jax.random.fold_in(key_of_steps, k), of_steps)
+        )
+        rewards = problem.rewards(x, window.sample.states, window.sample.actions)
+        δ = actor_critic.td_errors(window.sample, rewards, step_size.entropy)
         bound = actor_critic.value_bound(problem.reward_bound, step_size.entropy)
-        followers, _ = actor_critic.learn(followers, sample, rewards, step_size, bound)
-        return followers, actor_critic.restart(sample.next_states, uniforms)
+        Â = advantages(δ, window.goes_on, algorithm.trace)
+        return actor_critic.move(followers, window.sample, Â, step_size, bound), window.states
 
     start = actor_critic.init(1, key_of_weights), actor_critic.start(jax.random.uniform(key_of_start, shape))
     followers, _ = jax.lax.fori_loop(0, num_iterations, iterate, start)

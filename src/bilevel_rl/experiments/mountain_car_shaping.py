@@ -8,15 +8,13 @@ from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
-import optax
 from jaxtyping import Array, Float, PyTree
 
 from bilevel_rl import plots, processes
-from bilevel_rl.algorithms import SingleLoopActorCritic, UpperSteps
-from bilevel_rl.experiments.followers import train, watch
+from bilevel_rl.algorithms import SingleLoopActorCritic
+from bilevel_rl.experiments.followers import lower, single_loop, train, watch
 from bilevel_rl.experiments.settings import RunSettings, ScheduleSettings
 from bilevel_rl.loop import key_of_start
-from bilevel_rl.policies import NeuralActorCritic
 from bilevel_rl.problems import BilevelProblem, mountain_car_shaping
 from bilevel_rl.problems.mountain_car import GOAL, known_shapings
 from bilevel_rl.results import RunFolder
@@ -113,16 +111,7 @@ class MountainCarShaping:
         for name in ("height_scale", "energy_scale"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be finite and not negative, got {getattr(self, name)}")
-        if self.width < 1:
-            raise ValueError(f"width must be at least 1, got {self.width}")
-        problem = self.problem()
-        return SingleLoopActorCritic(
-            problem,
-            self.schedule.step_sizes(),
-            self.schedule.num_chains,
-            upper_steps=UpperSteps(optax.adam(1.0), averaging=self.averaging),
-            policies=NeuralActorCritic.mlp(problem.environment, width=self.width),
-        )
+        return single_loop(self.problem(), self.schedule, width=self.width, averaging=self.averaging)
 
     @property
     def num_transitions(self) -> int:
@@ -194,7 +183,7 @@ def compare(
 ) -> dict[str, Judged]:
     """Followers under every shaping; the names are those of `LABELS`."""
     num_transitions, last = config.num_transitions, np.asarray(result.x)
-    own = [jax.tree.map(lambda leaf, seed=seed: leaf[seed, 0], result.states.followers) for seed in range(len(last))]  # pyright: ignore
+    own = [lower(result.states, seed) for seed in range(len(last))]
     judged = {
         "learned": config.judge(algorithm, last, num_transitions),
         "policy": config.watch(algorithm, last, own, num_transitions),

@@ -38,6 +38,10 @@ from bilevel_rl.plots.mountain_car_shaping import (
     animate_mountain_car as animate_mountain_car,
     draw_mountain_car_shaping as draw_mountain_car_shaping,
 )
+from bilevel_rl.plots.pendulum_design import (
+    animate_pendulum as animate_pendulum,
+    draw_pendulum_design as draw_pendulum_design,
+)
 from bilevel_rl.plots.reward_learning import draw_reward_learning as draw_reward_learning
 from bilevel_rl.plots.tables import (
     final_values as final_values,

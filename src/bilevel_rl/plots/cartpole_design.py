@@ -6,7 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
-from bilevel_rl.plots.animations import OVERSAMPLING, save_animation, stacked
+from bilevel_rl.plots.animations import OVERSAMPLING, save_animation
+from bilevel_rl.plots.reward_design import TITLES, WHENS, draw_costs
 from bilevel_rl.plots.style import COLOURS, LIGHT, Style, save_figure
 from bilevel_rl.problems.control import PLACES
 from bilevel_rl.results import RunFolder
@@ -19,8 +20,6 @@ TRACK_END = 2.4
 
 FALLING_ANGLE = np.pi / 15
 """A pole that leans more has fallen."""
-
-WHENS = ("before", "after")
 
 
 def draw_cartpole_design(folder: RunFolder):
@@ -53,10 +52,7 @@ def draw_cartpole_design(folder: RunFolder):
             xlabel="seconds", ylabel="position", ylim=(-TRACK_END, TRACK_END), title="32 episodes of seed 0, retrained"
         )
         motion.legend(fontsize="small", loc="lower right")
-        columns = ["first reward", "last reward", "last policy\nof the run"]
-        for values in zip(data["before"], data["after"], data["learned"], strict=True):
-            cost.plot(columns, values, "o-", color=style.path, alpha=0.6, linewidth=0.8)
-        cost.set(ylabel="designer's cost", ylim=(0, 1.02), title=f"Designer's cost ({len(data['after'])} seeds)")
+        draw_costs(cost, data, style)
         return figure
 
     save_figure(folder, "cartpole_design", draw)
@@ -98,19 +94,11 @@ def animate_cartpole(folder: RunFolder):
     steps = slice(0, round(SECONDS_SHOWN / TIME_STEP), FRAME_EVERY)
     episodes = [data[f"states_{when}"][steps, 0] for when in WHENS]
     heights = data["first_x"], data["last_x"][0]
-    frames = [
-        stacked(
-            [
-                _picture(state, x, options["target"], title)
-                for state, x, title in zip(states, heights, TITLES, strict=True)
-            ]
-        )
+    pictures = (
+        [_picture(state, x, options["target"], title) for state, x, title in zip(states, heights, TITLES, strict=True)]
         for states in zip(*episodes, strict=True)
-    ]
-    save_animation(folder, "follower", frames, round(1_000 * TIME_STEP * FRAME_EVERY))
-
-
-TITLES = ("before: the first reward", "after: the reward that the leader drew")
+    )
+    save_animation(folder, "follower", pictures, round(1_000 * TIME_STEP * FRAME_EVERY))
 
 
 def _picture(state: Float[np.ndarray, "4"], x: Float[np.ndarray, "9"], target: float, title: str) -> Image.Image:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
-from bilevel_rl.plots.animations import OVERSAMPLING, save_animation, stacked
+from bilevel_rl.plots.animations import OVERSAMPLING, save_animation
 from bilevel_rl.plots.style import COLOURS, LIGHT, Style, label_transitions, save_figure
 from bilevel_rl.plots.tables import Curves, read_curves
 from bilevel_rl.problems.mountain_car import GOAL, LEFT_END, MAX_SPEED, RIGHT_END, SHAPING_SCALE, hats
@@ -115,11 +115,11 @@ def animate_mountain_car(folder: RunFolder):
     """`figures/follower.gif`: an episode of a follower without shaping above, under the learned one below."""
     data = folder.read_arrays("followers")
     episodes = {name: data[f"{name}_states"][::FRAME_EVERY, EPISODE] for name in TITLES}
-    frames = [
-        stacked([_picture(states[i], FRAME_EVERY * i, TITLES[name]) for name, states in episodes.items()])
+    pictures = (
+        [_picture(states[i], FRAME_EVERY * i, TITLES[name]) for name, states in episodes.items()]
         for i in range(len(episodes["none"]))
-    ]
-    save_animation(folder, "follower", frames, MILLISECONDS)
+    )
+    save_animation(folder, "follower", pictures, MILLISECONDS)
 
 
 def _picture(state: Float[np.ndarray, "2"], step: int, title: str) -> Image.Image:

@@ -1,6 +1,6 @@
 """What is solved."""
 
-from bilevel_rl.problems.control import cartpole_design as cartpole_design
+from bilevel_rl.problems.control import cartpole_design as cartpole_design, pendulum_design as pendulum_design
 from bilevel_rl.problems.four_rooms import four_rooms as four_rooms
 from bilevel_rl.problems.goal_placement import goal_placement as goal_placement
 from bilevel_rl.problems.goal_position import goal_position as goal_position

@@ -1,8 +1,9 @@
-"""Reward design on Gymnasium's functional CartPole: where along its track does the follower get to stand?
+"""Reward design on Gymnasium's functional CartPole and Pendulum: which reward makes a follower do what is wanted?
 
 Gymnasium's functional environments import `flax.struct`: the extra `[control]` installs it.
 """
 
+import importlib
 from typing import Any
 
 import jax.numpy as jnp
@@ -65,7 +66,7 @@ def cartpole_design(
         raise ValueError(f"tolerance must be finite and positive, got {tolerance}")
     if not 0 <= price < float("inf"):
         raise ValueError(f"price must be finite and not negative, got {price}")
-    func_env = _cartpole()
+    func_env = _functional("cartpole", "CartPoleFunctional")
     falling_angle = func_env.default_params.theta_threshold_radians
 
     def reward(x: Float[ArrayLike, " 9"], state: Float[Array, " 4"], action: ArrayLike) -> Float[Array, ""]:
@@ -94,13 +95,112 @@ def observe_cartpole(state: Float[ArrayLike, " 4"]) -> Float[Array, " 4"]:
     return jnp.asarray(state) * jnp.asarray(CARTPOLE_SCALES, float)
 
 
-def _cartpole() -> Any:
+NUM_ANGLES = 8
+"""Angles of the pendulum whose rewards x sets: 0 is upright, 4 hangs."""
+
+LEAST_TORQUE_PRICE = 0.05
+"""Of the reward's scale. Without a price the torques that a follower with an entropy bonus asks for have no bound."""
+
+MAX_SPEED, MAX_TORQUE = 8.0, 2.0
+"""Of Gymnasium's pendulum."""
+
+
+def pendulum_design(
+    tolerance: float = 0.5,
+    torque_price: float = 0.1,
+    price: float = 0.05,
+    discount: float = 0.99,
+    time_limit: int = 400,
+) -> BilevelProblem:
+    """x ∈ [0, 1]¹⁰ is a reward for a pendulum's angle, speed and torque; a hidden cost wants it up with little torque.
+
+    The follower's action is a torque in units of the largest one, which the environment clips to ±1; the pendulum's
+    weight is 2.5 times what that can hold. With h_x the heights `x[:8]` at `NUM_ANGLES` angles, linear between them and
+    around the circle, its reward is
+
+        0.1 · (h_x(angle) − x[8] (speed / 8)² − (0.05 + 0.95 x[9]) torque²),
+
+    where torque is what was asked for. The leader sees samples of
+
+        1 − exp(−angle² / (2 tolerance²)) + torque_price · torque²,
+
+    where angle is that from upright and torque what was exerted, and pays `price` times the mean height, for the reason
+    that `cartpole_design` gives. In the terms of `OccupancyCost`, g(x) = 1 + price · mean(x[:8]) and c is the rest.
+    Chains start anywhere on the circle, with a speed of up to ±1.
+
+    At the start all heights are 0, speed is free and torque is not (x[9] = ½): the follower lets the pendulum hang.
+
+    Args:
+        tolerance: how far from upright still counts, in radians.
+        torque_price: that the leader pays for the largest torque.
+        price: of a reward that is as high as can be everywhere.
+        discount: γ.
+        time_limit: steps, of a twentieth of a second, after which an episode is truncated.
+
+    Raises:
+        ValueError: `tolerance` is not positive, a price is negative, or as `FunctionalEnvironment`.
+        ModuleNotFoundError: flax is not installed.
+    """
+    if not 0 < tolerance < float("inf"):
+        raise ValueError(f"tolerance must be finite and positive, got {tolerance}")
+    for name, paid in (("torque_price", torque_price), ("price", price)):
+        if not 0 <= paid < float("inf"):
+            raise ValueError(f"{name} must be finite and not negative, got {paid}")
+    func_env = _functional("pendulum", "PendulumFunctional")
+    params = func_env.default_params
+
+    def reward(x: Float[ArrayLike, " 10"], state: Float[Array, " 2"], action: Float[Array, " 1"]) -> Float[Array, ""]:
+        x = jnp.asarray(x)
+        of_torque = LEAST_TORQUE_PRICE + (1 - LEAST_TORQUE_PRICE) * x[NUM_ANGLES + 1]
+        spent = x[NUM_ANGLES] * (state[1] / MAX_SPEED) ** 2 + of_torque * action[0] ** 2
+        return REWARD_SCALE * (angle_heights(x, state[0]) - spent)
+
+    def cost(x: Float[ArrayLike, " 10"], state: Float[Array, " 2"], action: Float[Array, " 1"]) -> Float[Array, ""]:
+        spent = torque_price * jnp.clip(action[0], -1, 1) ** 2
+        return spent - jnp.exp(-(from_upright(state[0]) ** 2) / (2 * tolerance**2))
+
+    return BilevelProblem(
+        environment=FunctionalEnvironment(
+            initial=lambda key: func_env.initial(key, params),
+            transition=lambda state, action, key: func_env.transition(state, MAX_TORQUE * action, key, params),
+            observe=lambda state: func_env.observation(state, None, params),
+            discount=discount,
+            num_action_dimensions=1,
+            time_limit=time_limit,
+        ),
+        reward=reward,
+        upper=OccupancyCost(
+            cost, regularizer=lambda x: 1 + price * jnp.mean(x[:NUM_ANGLES]), cost_bound=1.0 + torque_price
+        ),
+        initial_x=np.array([0.0] * (NUM_ANGLES + 1) + [0.5]),
+        project=Box(0.0, 1.0),
+    )
+
+
+def angle_heights(x: Float[ArrayLike, " 10"], angle: Float[ArrayLike, "*batch"]) -> Float[Array, "*batch"]:
+    """h_x: linear between the heights at `NUM_ANGLES` angles, around the circle."""
+    around = jnp.append(jnp.asarray(x)[:NUM_ANGLES], jnp.asarray(x)[0])
+    turns = jnp.asarray(angle) / (2 * jnp.pi) % 1.0
+    return jnp.interp(NUM_ANGLES * turns, jnp.arange(NUM_ANGLES + 1.0), around)
+
+
+def from_upright(angle: Float[ArrayLike, "*batch"]) -> Float[Array, "*batch"]:
+    """The same angle in [−π, π)."""
+    return (jnp.asarray(angle) + jnp.pi) % (2 * jnp.pi) - jnp.pi
+
+
+def observe_pendulum(state: Float[ArrayLike, " 2"]) -> Float[Array, " 3"]:
+    """What networks see of the pendulum: cosine, sine, and a speed of size 1."""
+    angle, speed = jnp.asarray(state)
+    return jnp.stack([jnp.cos(angle), jnp.sin(angle), speed / 4])
+
+
+def _functional(module: str, name: str) -> Any:
+    """An environment of `gymnasium.envs.phys2d`."""
     try:
-        from gymnasium.envs.phys2d.cartpole import CartPoleFunctional
+        return getattr(importlib.import_module(f"gymnasium.envs.phys2d.{module}"), name)()
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"Gymnasium's functional CartPole needs {error.name}, which is not installed: "
-            "pip install 'bilevel-rl[control]'",
+            f"{name} of Gymnasium needs {error.name}, which is not installed: pip install 'bilevel-rl[control]'",
             name=error.name,
         ) from error
-    return CartPoleFunctional()
