@@ -30,6 +30,8 @@ class PendulumDesign:
     """transitions of every chain in an iteration"""
     trace: float = 0.95
     """how far advantages look ahead, from 0 to 1"""
+    averaging: float = 3.0
+    """the answer is the mean of all x_k, weighted as k to this power"""
     judging_transitions: float = 1_500_000
     """for which followers are trained from scratch at the first and the last x, to judge these"""
     run: RunSettings = field(default_factory=lambda: RunSettings(num_seeds=5, num_iterations=6_000, log_every=200))
@@ -58,6 +60,7 @@ class PendulumDesign:
             self.schedule,
             width=self.width,
             observe=observe_pendulum,
+            averaging=self.averaging,
             num_steps=self.num_steps,
             trace=self.trace,
         )
