@@ -25,6 +25,7 @@ from bilevel_rl.experiments import (
     four_rooms,
     goal_placement,
     goal_position,
+    happy_tweets,
     reward_learning,
 )
 from bilevel_rl.experiments.settings import RunSettings, ScheduleSettings, from_json, to_json
@@ -667,18 +668,18 @@ def test_the_table_of_four_rooms_takes_each_seeds_best_start(tmp_path):
 @pytest.mark.parametrize(
     "config",
     [
-        goal_position.GoalPosition(),
         goal_position.GoalPosition(
             run=RunSettings(seed=5, tensorboard=True),
             schedule=ScheduleSettings(schedule="constant-entropy", offset=1.0),
             walls=((1, 2), (3, 4)),
             target=(0.1, 2.5),
         ),
-        goal_placement.GoalPlacement(),
         goal_placement.GoalPlacement(walls=(), hazards=((0, 1),)),
         entropy_schedules.EntropySchedules(entropy_exponent=0.15),
         four_rooms.FourRooms(betas=(2.0,), anneal_from=(1.0, 4.0)),
         ablations.Ablations("penalty", RunSettings(num_seeds=3)),
+        happy_tweets.HappyTweets(cache="elsewhere"),
+        *(kind() for kind, _ in EXPERIMENTS.values()),
     ],
 )
 def test_a_config_is_read_back_from_json(config):

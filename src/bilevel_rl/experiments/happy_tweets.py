@@ -93,7 +93,7 @@ class HappyTweets:
     """nested-loop: iterations between two steps of the reward"""
     bf16: bool = False
     """hold the model in bfloat16: half its memory, but slower where the processor multiplies bfloat16 no faster"""
-    cache: Path | None = None
+    cache: str | None = None
     """where downloads and prepared models are kept; by default in the user's cache folder"""
 
     def algorithm(self, folder: Path | str = ".") -> "BilevelRLHFConfig":

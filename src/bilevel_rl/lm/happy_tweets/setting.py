@@ -45,7 +45,7 @@ class Setting:
         return preference_pairs(split_tweets(read_tweets(self.assets.ratings())).preferences, num_pairs, seed)
 
 
-def prepare(size: Literal["smollm2", "tiny"], cache: Path | None = None, *, progress: bool = True) -> Setting:
+def prepare(size: Literal["smollm2", "tiny"], cache: Path | str | None = None, *, progress: bool = True) -> Setting:
     """Fetches, fine-tunes and fits what is missing in the cache, and loads it all.
 
     Raises:
