@@ -32,8 +32,8 @@ class PendulumDesign:
     """how far advantages look ahead, from 0 to 1"""
     averaging: float = 3.0
     """the answer is the mean of all x_k, weighted as k to this power"""
-    judging_transitions: float = 1_500_000
-    """for which followers are trained from scratch at the first and the last x, to judge these"""
+    judging_transitions: float = 3_072_000
+    """of followers trained from scratch at the first and the last x, to judge these; the run's own has as many"""
     run: RunSettings = field(default_factory=lambda: RunSettings(num_seeds=5, num_iterations=6_000, log_every=200))
     schedule: ScheduleSettings = field(
         default_factory=lambda: ScheduleSettings(

@@ -74,7 +74,7 @@ class WindDesign(WindDesignOptions):
     """Blow a follower off its way to where the leader wants it, and pay for the energy (a minute)."""
 
     run: RunSettings = field(
-        default_factory=lambda: RunSettings(num_iterations=62_500, log_every=2_500, evaluation_entropy_weight=0.1)
+        default_factory=lambda: RunSettings(num_iterations=100_000, log_every=2_500, evaluation_entropy_weight=0.1)
     )
     schedule: ScheduleSettings = field(
         default_factory=lambda: ScheduleSettings(schedule="constant-entropy", upper=0.02, penalty=0.2)
