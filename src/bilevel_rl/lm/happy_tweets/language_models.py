@@ -7,11 +7,8 @@ the split `judge` is held out.
 SmolLM2: Allal et al., "SmolLM2: When smol goes big", 2025, arXiv:2502.02737; LoRA: Hu et al., ICLR 2022.
 """
 
-import ctypes
-import gc
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -140,15 +137,7 @@ def _model(
 
     path = assets.make(f"{name}-{digest}", fill)
     checkpoint.unlink(missing_ok=True)
-    _return_memory()
     return path
-
-
-def _return_memory():
-    """Gives back to the system what is free; glibc keeps 1.5 GB of it after fine-tuning SmolLM2."""
-    gc.collect()
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
 
 
 def _with_adapter(
