@@ -99,10 +99,10 @@ def summarize(folder: RunFolder) -> str:
     """One line about the outcome."""
     data = folder.read_arrays("followers")
     before, after, learned = (np.median(data[name]) for name in ("before", "after", "learned"))
-    least = 100 * (1 - data["after"] / data["before"]).min()
+    worst = 100 * (data["after"] / data["before"] - 1).max()
     return (
         f"designer's cost of followers trained from scratch, median of {len(data['after'])} seeds: {before:.3f} with "
-        f"the first reward, {after:.3f} with the last, at least {least:.0f} % less; its own policies {learned:.3f}"
+        f"the first reward, {after:.3f} with the last ({worst:+.0f} % on the worst seed); its own policies {learned:.3f}"
     )
 
 
