@@ -102,7 +102,7 @@ def summarize(folder: RunFolder) -> str:
     worst = 100 * (data["after"] / data["before"] - 1).max()
     return (
         f"designer's cost of followers trained from scratch, median of {len(data['after'])} seeds: {before:.3f} with "
-        f"the first reward, {after:.3f} with the last ({worst:+.0f} % on the worst seed); its own policies {learned:.3f}"
+        f"the first reward, {after:.3f} with the last (worst seed {worst:+.0f} %); its own policies {learned:.3f}"
     )
 
 
