@@ -16,4 +16,5 @@ def draw_costs(axes: Axes, data: Mapping[str, np.ndarray], style: Style):
     columns = ["first reward", "last reward", "last policy\nof the run"]
     for values in zip(data["before"], data["after"], data["learned"], strict=True):
         axes.plot(columns, values, "o-", color=style.path, alpha=0.6, linewidth=0.8)
-    axes.set(ylabel="designer's cost", ylim=(0, 1.02), title=f"Designer's cost ({len(data['after'])} seeds)")
+    highest = max(1.0, *(data[name].max() for name in (*WHENS, "learned")))
+    axes.set(ylabel="designer's cost", ylim=(0, 1.02 * highest), title=f"Designer's cost ({len(data['after'])} seeds)")
