@@ -70,8 +70,8 @@ def one_row_step(followers, name, completions, row, rewards, β, τ, *, gae_lamb
     weights = followers.adapter(name) + followers.critic(name)
     followers.zero_grad()
     single = completions.select(slice(row, row + 1))
-    reference_logits = gather_evidence(followers, single, None).reference_logits
-    policy_pass = PolicyPass(followers, [name], single, reference_logits, {name: Regularization(β, τ)})
+    reference_states = gather_evidence(followers, single, None).reference_states
+    policy_pass = PolicyPass(followers, [name], single, reference_states, {name: Regularization(β, τ)})
     policy_pass.ascend(rewards[row : row + 1], discount=discount, gae_lambda=gae_lambda, num_rows=1)
     return [torch.zeros_like(weight) if weight.grad is None else -weight.grad for weight in weights]
 
@@ -218,8 +218,8 @@ REGULARIZATION = {
 
 
 def a_pass(followers, rows, completions):
-    reference_logits = gather_evidence(followers, completions, None).reference_logits
-    return PolicyPass(followers, rows, completions, reference_logits, REGULARIZATION)
+    reference_states = gather_evidence(followers, completions, None).reference_states
+    return PolicyPass(followers, rows, completions, reference_states, REGULARIZATION)
 
 
 def gradients_of(followers):
@@ -303,7 +303,7 @@ def test_a_pass_describes_its_policy(followers, name):
     assert (divergence.max() > 0.1) == (name != REFERENCE)
 
 
-def test_evidence_holds_the_references_logits_the_others_log_probabilities_and_mean_states(followers):
+def test_evidence_holds_the_references_states_the_others_log_probabilities_and_mean_states(followers):
     completions = all_completions()
     others = ["penalized" if name == "lower" else "lower" for name in ROWS]
     evidence = gather_evidence(followers, completions, others)
@@ -312,7 +312,8 @@ def test_evidence_holds_the_references_logits_the_others_log_probabilities_and_m
         of_both = {name: log_probs(token_log_policies(followers, name, completions), completions) for name in NAMES}
         hidden = followers.hidden_states([REFERENCE] * 15, completions)
     close = {"rtol": 1e-4, "atol": 1e-5}
-    torch.testing.assert_close(torch.log_softmax(evidence.reference_logits, 1), log_reference.float(), **close)
+    logits = followers.logits([REFERENCE] * len(evidence.reference_states), evidence.reference_states)
+    torch.testing.assert_close(torch.log_softmax(logits, 1), log_reference.float(), **close)
     expected = torch.stack([of_both[name][row] for row, name in enumerate(others)]).float()
     torch.testing.assert_close(evidence.other_log_probs, expected, **close)
     for row in range(15):

@@ -96,8 +96,8 @@ class Batches:
             rows = slice(start, start + ROWS_PER_PASS)
             completions = batch.completions.select(rows)
             first = int(batch.completions.mask[:start].sum())
-            reference_logits = batch.evidence.reference_logits[first : first + completions.num_tokens]
-            yield rows, PolicyPass(self._followers, batch.policies[rows], completions, reference_logits, regularization)
+            reference_states = batch.evidence.reference_states[first : first + completions.num_tokens]
+            yield rows, PolicyPass(self._followers, batch.policies[rows], completions, reference_states, regularization)
 
     def complete(self, policy: str, num_completions: int, seed: int) -> Iterator[Completions]:
         """Completions of one policy, in batches. The same seed gives the same noise."""

@@ -50,7 +50,7 @@ def evaluate(
     for completions in trainer.completions(num_completions, policy=policy, seed=seed):
         evidence = gather_evidence(trainer.followers, completions, None)
         rows = [policy] * len(completions.ids)
-        measured = PolicyPass(trainer.followers, rows, completions, evidence.reference_logits, unregularized)
+        measured = PolicyPass(trainer.followers, rows, completions, evidence.reference_states, unregularized)
         inputs = RewardInputs(completions.texts(trainer.tokenizer), completions, evidence.states)
         texts += inputs.texts
         columns["reward"].append(trainer.reward_model(inputs).numpy())

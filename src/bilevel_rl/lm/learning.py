@@ -29,9 +29,9 @@ class Regularization(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """What passes without gradients say: π_ref's logits, mean states, and log π of the other policies."""
+    """What passes without gradients say: states that π_ref acts from, mean states, and log π of the other policies."""
 
-    reference_logits: Float[Tensor, "M A"]
+    reference_states: Float[Tensor, "M d"]
     states: Float[Tensor, "N d"]
     other_log_probs: Float[Tensor, " N"] | None
 
@@ -49,10 +49,9 @@ def gather_evidence(followers: Followers, completions: Completions, others: Sequ
     states = mean_states(hidden[:num_rows], completions)
     acting = hidden[:, completions.prompts.ids.shape[1] - 1 : -1][batch.mask]
     num_tokens = completions.num_tokens
-    # Kept in the model's own precision: the array is the largest of an iteration.
-    reference = followers.logits([REFERENCE] * num_tokens, acting[:num_tokens]).to(hidden.dtype)
+    reference_states = acting[:num_tokens]
     if others is None:
-        return Evidence(reference, states, None)
+        return Evidence(reference_states, states, None)
     log_probs = torch.cat(
         [
             _log_probs(followers.logits(names, states_), actions)
@@ -61,7 +60,7 @@ def gather_evidence(followers: Followers, completions: Completions, others: Sequ
             )
         ]
     )
-    return Evidence(reference, states, completions.per_token(log_probs).sum(dim=1))
+    return Evidence(reference_states, states, completions.per_token(log_probs).sum(dim=1))
 
 
 class PolicyPass:
@@ -71,7 +70,7 @@ class PolicyPass:
         followers: the policies.
         rows: the policy of every row, which wrote it.
         completions: N rows of M tokens in all.
-        reference_logits: of the frozen model.
+        reference_states: that the frozen model chooses the tokens from, as in `Evidence`.
         regularization: of every policy.
     """
 
@@ -80,7 +79,7 @@ class PolicyPass:
         followers: Followers,
         rows: Sequence[str],
         completions: Completions,
-        reference_logits: Float[Tensor, "M A"],
+        reference_states: Float[Tensor, "M d"],
         regularization: Mapping[str, Regularization],
     ):
         self._followers, self._rows, self._completions = followers, rows, completions
@@ -89,10 +88,8 @@ class PolicyPass:
         self._leaf = self._acting.detach().requires_grad_()
         token_rows = _per_token(rows, completions)
         self._chunks = [
-            (followers.logits(names, states), actions, reference, regularization[names[0]])
-            for names, states, actions, reference in _chunks(
-                token_rows, self._leaf, completions.actions, reference_logits
-            )
+            (followers.logits(names, states), actions, self._reference_logits(acting), regularization[names[0]])
+            for names, states, actions, acting in _chunks(token_rows, self._leaf, completions.actions, reference_states)
         ]
         parts = [self._describe(*chunk) for chunk in self._chunks]
         log_probs, reference_log_probs, regularizer, entropy, divergence = (
@@ -119,13 +116,13 @@ class PolicyPass:
         token_advantages = estimators.advantages(δ, discount, gae_lambda)[completions.mask]
         values_with_gradient.backward(-token_advantages / num_rows)  # (C), (CL)
         done = 0
-        for logits, actions, reference, weights in self._chunks:
+        while self._chunks:
+            logits, actions, reference, weights = self._chunks.pop(0)
             part = token_advantages[done : done + len(actions)]
             done += len(actions)
             with torch.no_grad():
-                row = estimators.direction(part, actions, logits.detach(), reference.float(), *weights)
+                row = estimators.direction(part, actions, logits.detach(), reference, *weights)
             logits.backward(row.div_(-num_rows))  # (A), (AL)
-        self._chunks = []
         if self._acting.requires_grad:  # not where only the output embedding is adapted
             self._acting.backward(self._leaf.grad)
         return δ
@@ -137,10 +134,14 @@ class PolicyPass:
         return values[torch.tensor([i for place in places.values() for i in place]).argsort()]
 
     @torch.no_grad()
+    def _reference_logits(self, states: Tensor) -> Tensor:
+        return self._followers.logits([REFERENCE] * len(states), states)
+
+    @torch.no_grad()
     def _describe(
         self, logits: Tensor, actions: Tensor, reference: Tensor, weights: Regularization
     ) -> tuple[Tensor, ...]:
-        logits, reference = logits.detach(), reference.float()
+        logits = logits.detach()
         entropy, cross = estimators.entropy_and_cross(logits, reference)
         regularizer = weights.reference * cross + weights.entropy * entropy
         return _log_probs(logits, actions), _log_probs(reference, actions), regularizer, entropy, -entropy - cross

@@ -63,13 +63,14 @@ class RatingModel:
         assets: where encoder and fits are kept.
         tweets: what to fit.
         name: start of the fit's name in the cache.
+        encoder: of the texts; loaded where there is none, and worth sharing between several models.
 
     Attributes:
         noise: standard deviation of one rater's latent answer around the tweet's mean: `rater_noise` of the tweets.
     """
 
-    def __init__(self, assets: Assets, tweets: Sequence[RatedTweet], name: str):
-        self._encoder = SentenceEncoder(assets)
+    def __init__(self, assets: Assets, tweets: Sequence[RatedTweet], name: str, encoder: SentenceEncoder | None = None):
+        self._encoder = encoder or SentenceEncoder(assets)
         self._features, self._ridge = _cached_fit(assets, tweets, name, self._encoder)
         self.noise = rater_noise(tweets)
 
@@ -92,13 +93,14 @@ class Annotator(RatingModel):
 
     Args:
         assets: data, encoder, and where the fit is kept.
+        encoder: one that is loaded already.
 
     Raises:
         AssetError: data or encoder cannot be had.
     """
 
-    def __init__(self, assets: Assets):
-        super().__init__(assets, split_tweets(read_tweets(assets.ratings())).annotator, "annotator")
+    def __init__(self, assets: Assets, encoder: SentenceEncoder | None = None):
+        super().__init__(assets, split_tweets(read_tweets(assets.ratings())).annotator, "annotator", encoder)
 
 
 class Judge(RatingModel):
@@ -106,6 +108,7 @@ class Judge(RatingModel):
 
     Args:
         assets: data, encoder, and where the fit is kept.
+        encoder: one that is loaded already.
 
     Attributes:
         test_tweets: the 300 tweets, on which any judge or annotator may be tested.
@@ -114,9 +117,9 @@ class Judge(RatingModel):
         AssetError: data or encoder cannot be had.
     """
 
-    def __init__(self, assets: Assets):
+    def __init__(self, assets: Assets, encoder: SentenceEncoder | None = None):
         parts = part_tweets(split_tweets(read_tweets(assets.ratings())).judge, JUDGE_PARTS)
-        super().__init__(assets, parts["fit"], "judge")
+        super().__init__(assets, parts["fit"], "judge", encoder)
         self.test_tweets = parts["test"]
 
 

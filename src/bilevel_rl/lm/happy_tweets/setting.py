@@ -13,6 +13,7 @@ from bilevel_rl.lm.happy_tweets import language_models
 from bilevel_rl.lm.happy_tweets.assets import Assets
 from bilevel_rl.lm.happy_tweets.judges import Nade, Vader
 from bilevel_rl.lm.happy_tweets.people import Annotator, Judge
+from bilevel_rl.lm.happy_tweets.sentence_encoder import SentenceEncoder
 from bilevel_rl.lm.happy_tweets.tweets import preference_pairs, read_tweets, split_tweets
 from bilevel_rl.lm.training import Scorer
 
@@ -60,7 +61,8 @@ def prepare(size: Literal["smollm2", "tiny"], cache: Path | str | None = None, *
         else (language_models.tiny, "all-linear")
     )
     path = build(assets, progress=_reporter(console))
-    annotator, judge = Annotator(assets), Judge(assets)
+    encoder = SentenceEncoder(assets)
+    annotator, judge = Annotator(assets, encoder), Judge(assets, encoder)
     return Setting(
         AutoModelForCausalLM.from_pretrained(path),
         AutoTokenizer.from_pretrained(path),
