@@ -13,6 +13,7 @@ from bilevel_rl.cli import main
 from bilevel_rl.experiments import happy_tweets
 from bilevel_rl.lm.happy_tweets import setting
 from bilevel_rl.lm.happy_tweets.assets import AssetError
+from bilevel_rl.plots.style import LIGHT
 from bilevel_rl.results import RunFolder
 from lm.tiny_models import llama, tokenizer
 from lm.tiny_trainers import PREFERENCES, score
@@ -93,6 +94,33 @@ def test_a_run_goes_on_after_a_kill_with_the_same_bits(tmp_path):
     assert code is None, err
     for name in ("metrics.csv", "evaluation.csv", "tweets.md"):
         assert (killed.path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_the_studys_figure_has_a_line_and_its_seeds_shade_for_every_method(tmp_path, monkeypatch):
+    judge_of = {}
+    for method in ("bilevel", "two-stage"):
+        for seed in (0, 1):
+            path = tmp_path / f"{method}-{seed}"
+            call("run", "happy-tweets", *FAST, "--method", method, "--seed", seed, "--folder", path)
+            rows = RunFolder.open(path).read_rows("metrics")
+            judge_of[method, seed] = np.mean([row["lower_judge_score"] for row in rows])
+    figures = []
+    monkeypatch.setattr(plots.happy_tweets, "save_figure", lambda folder, name, draw: figures.append(draw(LIGHT)))
+    groups = {
+        "β = 0.1": {
+            method: [RunFolder.open(tmp_path / f"{method}-{seed}") for seed in (0, 1)]
+            for method in ("bilevel", "two-stage")
+        }
+    }
+    plots.draw_happy_tweets_study(RunFolder(tmp_path / "study"), groups)
+    above, below = figures[0].axes
+    assert [text.get_text() for text in above.get_legend().get_texts()] == ["bilevel", "two-stage"]
+    for number, method in enumerate(("bilevel", "two-stage")):
+        seeds = [judge_of[method, seed] for seed in (0, 1)]  # four iterations are one window
+        assert above.lines[2 * number].get_ydata() == pytest.approx([np.mean(seeds)])
+        assert below.lines[2 * number].get_ydata() == pytest.approx([np.mean(seeds)])
+        shade = above.collections[number].get_paths()[0].vertices[:, 1]
+        assert (shade.min(), shade.max()) == pytest.approx((min(seeds), max(seeds)))
 
 
 def test_what_cannot_be_prepared_is_an_error_without_a_traceback(tmp_path, monkeypatch):

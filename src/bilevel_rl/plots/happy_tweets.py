@@ -68,27 +68,34 @@ def draw_happy_tweets(folder: RunFolder):
 
 
 def draw_happy_tweets_study(folder: RunFolder, groups: Mapping[str, Mapping[str, Sequence[RunFolder]]]):
-    """Runs of several methods: for every weight β the judge and the reward against the distance, means over the seeds.
+    """Runs of several methods: for every weight β the judge and the reward over iterations and against the distance.
+
+    Lines are means over the seeds; the shade is from the lowest to the highest seed's judge.
 
     Args:
         folder: where the figure goes.
-        groups: title of a panel → method → its runs.
+        groups: title of a column → method → its runs, all of one length.
     """
 
     def draw(style: Style) -> Figure:
-        figure = Figure(figsize=(6.2 * len(groups), 4.4))
-        panels = figure.subplots(1, len(groups), squeeze=False)[0]
-        for axes, (title, methods) in zip(panels, groups.items(), strict=True):
+        figure = Figure(figsize=(6.2 * len(groups), 8.2))
+        columns = figure.subplots(2, len(groups), squeeze=False).T
+        for (above, below), (title, methods) in zip(columns, groups.items(), strict=True):
             for method, runs in methods.items():
-                columns = {
-                    name: np.mean([smoothed(read_curves(run, f"lower_{name}").values[0]) for run in runs], axis=0)
-                    for name in ("mean_divergence", "judge_score", "mean_reward")
-                }
-                (line,) = axes.plot(columns["mean_divergence"], columns["judge_score"], label=method)
+                judge, reward, divergence = (
+                    np.array([smoothed(read_curves(run, f"lower_{name}").values[0]) for run in runs])
+                    for name in ("judge_score", "mean_reward", "mean_divergence")
+                )
+                iterations = np.arange(judge.shape[1]) + WINDOW
+                (line,) = above.plot(iterations, judge.mean(axis=0), label=method)
                 colour = line.get_color()
-                axes.plot(columns["mean_divergence"], columns["mean_reward"], color=colour, linestyle=":", linewidth=1)
-            axes.set(xlabel="KL from the fine-tuned model (nats)", ylabel="judge (lines), reward (dots)", title=title)
-            axes.legend()
+                above.fill_between(iterations, judge.min(axis=0), judge.max(axis=0), color=colour, alpha=0.12, lw=0)
+                above.plot(iterations, reward.mean(axis=0), color=colour, linestyle=":", linewidth=1)
+                below.plot(divergence.mean(axis=0), judge.mean(axis=0), color=colour)
+                below.plot(divergence.mean(axis=0), reward.mean(axis=0), color=colour, linestyle=":", linewidth=1)
+            above.set(xlabel="iteration", ylabel="judge (lines), reward (dots)", title=title)
+            below.set(xlabel="KL from the fine-tuned model (nats)", ylabel="judge (lines), reward (dots)")
+            above.legend()
         return figure
 
     save_figure(folder, "happy_tweets_study", draw)
