@@ -51,7 +51,10 @@ class Followers(nn.Module):
         for name in names[1:]:
             self.adapted.add_adapter(name, config)
         self._decoder = model.base_model
-        self._takes_positions = "position_ids" in inspect.signature(self._decoder.forward).parameters
+        arguments = inspect.signature(self._decoder.forward).parameters
+        self._takes_positions = "position_ids" in arguments
+        # transformers renames the argument, model by model, from 5.24 on.
+        self._cache_argument = "cache" if "cache" in arguments else "past_key_values"
         self.adapted.requires_grad_(False)
         first = self.adapter(names[0])
         with torch.no_grad():
@@ -94,7 +97,7 @@ class Followers(nn.Module):
         """Last column's hidden states when `ids` come after what the cache holds; `mask` covers both."""
         cache = cache if cache is not None else DynamicCache()
         with self._acting(rows):
-            return self._decode(ids, mask, past_key_values=cache, use_cache=True)[:, -1], cache
+            return self._decode(ids, mask, **{self._cache_argument: cache}, use_cache=True)[:, -1], cache
 
     def logits(self, rows: Sequence[str], hidden: Float[Tensor, "M d"]) -> Float[Tensor, "M A"]:
         """Scores of all tokens in single precision, one row of `rows` for every hidden state."""
