@@ -5,24 +5,28 @@ BIN := .venv/bin
 
 TORCH ?= torch==2.13.0
 
+# What needs PyTorch.
+LM := tests/lm tests/studies/happy_tweets src/bilevel_rl/lm src/bilevel_rl/studies/happy_tweets
+WITHOUT_LM := $(LM:%=--ignore=%)
+
 .PHONY: run test test-slow coverage lm test-lm lint clean
 
 run: .venv/.installed
 	$(BIN)/bilevel-rl run $(EXPERIMENT) $(ARGS)
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest -n 2 -m 'not slow' --ignore=tests/lm --ignore=src/bilevel_rl/lm $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m 'not slow' $(WITHOUT_LM) $(ARGS)
 
 test-slow: .venv/.installed-dev
-	$(BIN)/python -m pytest -n 2 -m slow --ignore=tests/lm --ignore=src/bilevel_rl/lm $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m slow $(WITHOUT_LM) $(ARGS)
 
 coverage: .venv/.installed-dev
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=term --ignore=tests/lm --ignore=src/bilevel_rl/lm $(ARGS)
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(WITHOUT_LM) $(ARGS)
 
 lm: .venv/.installed-lm
 
 test-lm: .venv/.installed-dev .venv/.installed-lm
-	$(BIN)/python -m pytest -n 2 tests/lm src/bilevel_rl/lm $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(LM) $(ARGS)
 
 lint: .venv/.installed-dev .venv/.installed-lm
 	$(BIN)/ruff check .

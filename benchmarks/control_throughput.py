@@ -64,7 +64,7 @@ def compiled(num_chains: int) -> tuple[Advance, int]:
     from gymnasium.envs.phys2d.cartpole import CartPoleFunctional
 
     import bilevel_rl as brl
-    from bilevel_rl.loop import Layout, Loop
+    from bilevel_rl.runs.compiled import Layout, Loop
 
     environment = brl.FunctionalEnvironment.from_func_env(
         CartPoleFunctional(), discount=DISCOUNT, time_limit=TIME_LIMIT
@@ -88,7 +88,7 @@ def host(num_chains: int) -> tuple[Advance, int]:
     import jax
 
     import bilevel_rl as brl
-    from bilevel_rl.host_loop import HostLoop
+    from bilevel_rl.runs.host_loop import HostLoop
 
     by_hand = {"autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED}
     envs = gymnasium.make_vec("CartPole-v1", 2 * num_chains, vectorization_mode="sync", vector_kwargs=by_hand)

@@ -20,11 +20,11 @@ import jax
 import numpy as np
 
 import bilevel_rl as brl
-from bilevel_rl import compiler
 from bilevel_rl.algorithms import Algorithm, PlannedHPGD
 from bilevel_rl.algorithms.implicit_gradient import Estimator
-from bilevel_rl.loop import Layout, Loop
-from bilevel_rl.schedules import ScheduleWarning
+from bilevel_rl.algorithms.step_sizes import ScheduleWarning
+from bilevel_rl.runs import compiler
+from bilevel_rl.runs.compiled import Layout, Loop
 
 LEARNING_RATES = 0.5, 0.1, 0.05, 0.01
 NUM_ITERATIONS, LOG_EVERY, NUM_LAST = 10_000, 50, 1_000

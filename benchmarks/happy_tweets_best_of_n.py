@@ -15,13 +15,13 @@ import numpy as np
 import torch
 import tyro
 
-from bilevel_rl.experiments.happy_tweets import PRIOR_PRECISION, HappyTweets
 from bilevel_rl.lm import RewardHead, RewardInputs, TwoStageRLHFTrainer
 from bilevel_rl.lm.evaluation import distinct
 from bilevel_rl.lm.followers import REFERENCE
-from bilevel_rl.lm.happy_tweets.setting import prepare
 from bilevel_rl.lm.learning import gather_evidence
 from bilevel_rl.lm.rewards import fit_reward
+from bilevel_rl.studies.happy_tweets.setting import prepare
+from bilevel_rl.studies.happy_tweets.study import PRIOR_PRECISION, HappyTweets
 
 
 @dataclass(frozen=True)

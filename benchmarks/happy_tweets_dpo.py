@@ -33,11 +33,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from bilevel_rl.experiments.happy_tweets import HUMAN_MAXIMUM, PRIOR_PRECISION
 from bilevel_rl.lm import BilevelRLHFConfig, Evaluation, RewardHead, TwoStageRLHFTrainer, evaluate
 from bilevel_rl.lm.followers import REFERENCE
-from bilevel_rl.lm.happy_tweets import setting as problem
 from bilevel_rl.lm.rewards import fit_reward
+from bilevel_rl.studies.happy_tweets import setting as problem
+from bilevel_rl.studies.happy_tweets.study import HUMAN_MAXIMUM, PRIOR_PRECISION
 
 MAX_LENGTH, BATCH_OF_EVALUATION, NUM_SHOWN = 24, 16, 12
 NUM_LAST = 20

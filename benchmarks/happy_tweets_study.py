@@ -16,11 +16,11 @@ import numpy as np
 import scipy.stats
 import tyro
 
-from bilevel_rl import plots
-from bilevel_rl.experiments import happy_tweets
-from bilevel_rl.experiments.happy_tweets import HappyTweets, Method, TweetRunSettings
-from bilevel_rl.experiments.settings import to_json
-from bilevel_rl.results import RunFolder
+from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.studies.happy_tweets import study as happy_tweets
+from bilevel_rl.studies.happy_tweets.figures import draw_happy_tweets_study, read_evaluation
+from bilevel_rl.studies.happy_tweets.study import HappyTweets, Method, TweetRunSettings
+from bilevel_rl.studies.settings import to_json
 
 COLUMNS = (
     "score",
@@ -79,7 +79,7 @@ def run(study: Study):
 
 def measures(folder: RunFolder) -> dict[str, float]:
     """The follower's row of a finished run."""
-    row: dict[str, Any] = next(row for row in plots.read_evaluation(folder) if row["policy"] == "lower")
+    row: dict[str, Any] = next(row for row in read_evaluation(folder) if row["policy"] == "lower")
     return row | {"gap": row["reward"] - row["score"]}
 
 
@@ -110,7 +110,7 @@ def report(study: Study):
         if methods:
             groups[f"β = {beta:g}"] = methods
     if groups:
-        plots.draw_happy_tweets_study(RunFolder(study.folder), groups)
+        draw_happy_tweets_study(RunFolder(study.folder), groups)
 
 
 if __name__ == "__main__":

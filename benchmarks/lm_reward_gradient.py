@@ -51,11 +51,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from bilevel_rl.algorithms.step_sizes import ScheduleWarning
 from bilevel_rl.lm import BilevelRLHFConfig, BilevelRLHFTrainer, HumanScore, RewardHead, estimators
 from bilevel_rl.lm.batches import Batch, Batches
 from bilevel_rl.lm.checkpoints import Checkpoints
 from bilevel_rl.lm.learning import Regularization
-from bilevel_rl.schedules import ScheduleWarning
 
 Sampling = Literal["independent", "coupled"]
 Weights = Literal["plain", "balance"]
@@ -121,7 +121,7 @@ def form_of_adapters(run: Path) -> PeftConfig:
 
 def fine_tuned_model() -> str:
     """SmolLM2 fine-tuned on tweets; trained if it is not in the cache."""
-    from bilevel_rl.lm.happy_tweets import Assets, smollm2
+    from bilevel_rl.studies.happy_tweets import Assets, smollm2
 
     return str(smollm2(Assets()))
 

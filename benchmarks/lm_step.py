@@ -41,9 +41,9 @@ import torch
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, TrainerCallback
 
+from bilevel_rl.algorithms.step_sizes import ScheduleWarning
 from bilevel_rl.lm import BilevelRLHFConfig, BilevelRLHFTrainer, HumanScore, RewardHead, batches
 from bilevel_rl.lm.rows import StepSizeNumbers
-from bilevel_rl.schedules import ScheduleWarning
 
 Opponent = Literal["rloo", "grpo"]
 OPPONENTS: tuple[Opponent, ...] = ("rloo", "grpo")
@@ -299,7 +299,7 @@ def main(arguments: argparse.Namespace):
 
 def fine_tuned_model() -> str:
     """SmolLM2 fine-tuned on tweets; trained if it is not in the cache."""
-    from bilevel_rl.lm.happy_tweets import Assets, smollm2
+    from bilevel_rl.studies.happy_tweets import Assets, smollm2
 
     return str(smollm2(Assets()))
 

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 import bilevel_rl as brl
-from bilevel_rl.experiments.goal_position import GoalPositionOptions
-from bilevel_rl.schedules import ScheduleWarning
+from bilevel_rl.algorithms.step_sizes import ScheduleWarning
+from bilevel_rl.studies.goal_position import GoalPositionOptions
 
 EVALUATION_ENTROPY_WEIGHT = 0.01
 """τ at which Φ is measured, as everywhere by default."""

@@ -60,10 +60,10 @@ def ours(seeds: int, chains: int, size: int, precision: str, generator: str = "t
     import jax
 
     import bilevel_rl as brl
-    from bilevel_rl import compiler
+    from bilevel_rl.runs import compiler
 
     jax.config.update("jax_enable_x64", precision == "float64")
-    from bilevel_rl import loop as loops
+    from bilevel_rl.runs import compiled as loops
 
     compiler.fuse_small_loops(None)
     warnings.simplefilter("ignore")
@@ -134,7 +134,7 @@ def numpy(chains: int, size: int) -> dict[str, float]:
 
 def member(process_id: int, num_processes: int, port: int, seeds: int) -> dict[str, float]:
     """One process of a job that shares the seeds; its transitions a second are those of the whole job."""
-    from bilevel_rl import processes
+    from bilevel_rl.runs import processes
 
     processes.connect(f"127.0.0.1:{port}", num_processes, process_id)
     result = ours(seeds, 1, 10, "float32")

@@ -17,13 +17,13 @@ import jax
 import numpy as np
 
 import bilevel_rl as brl
-from bilevel_rl import compiler
 from bilevel_rl.algorithms import UpperSteps
-from bilevel_rl.experiments.goal_placement import GoalPlacementOptions
-from bilevel_rl.experiments.goal_position import GoalPositionOptions
-from bilevel_rl.methods import NUM_CHAINS, STEP_SIZES, Method
-from bilevel_rl.schedules import PowerDecay, ScheduleWarning, StepSizes
-from bilevel_rl.statistics import bootstrap_interval, interquartile_mean, transitions_to_reach
+from bilevel_rl.algorithms.step_sizes import PowerDecay, ScheduleWarning, StepSizes
+from bilevel_rl.comparison.methods import NUM_CHAINS, STEP_SIZES, Method
+from bilevel_rl.runs import compiler
+from bilevel_rl.runs.statistics import bootstrap_interval, interquartile_mean, transitions_to_reach
+from bilevel_rl.studies.goal_placement import GoalPlacementOptions
+from bilevel_rl.studies.goal_position import GoalPositionOptions
 
 SHARE = 0.05
 EVALUATION = 0.01

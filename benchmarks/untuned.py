@@ -18,10 +18,11 @@ import jax
 import numpy as np
 
 import bilevel_rl as brl
-from bilevel_rl import compiler, exact
+from bilevel_rl import exact
 from bilevel_rl.algorithms import Exact
-from bilevel_rl.problems import BilevelProblem
-from bilevel_rl.schedules import StepSizes
+from bilevel_rl.algorithms.step_sizes import StepSizes
+from bilevel_rl.formulation import BilevelProblem
+from bilevel_rl.runs import compiler
 from examples import frozen_lake as frozen_lake_example
 
 SOLVED = 0.05
@@ -57,7 +58,7 @@ def descended(problem: BilevelProblem, entropy_weight: float) -> float:
 
 def enumerated(problem: BilevelProblem, entropy_weight: float) -> float:
     """The best of all single cells and of some exact descents."""
-    return exact.goal_placement_optimum(problem, entropy_weight=entropy_weight).objective
+    return brl.problems.goal_placement_optimum(problem, entropy_weight=entropy_weight).objective
 
 
 def annealed(problem: BilevelProblem, entropy_weight: float) -> float:

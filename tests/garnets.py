@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel_rl import BilevelProblem, OccupancyCost, TabularMDP
-from bilevel_rl.problems import OccupancyFunctional, PolicyLoss, TrajectoryLoss
+from bilevel_rl.formulation import OccupancyFunctional, PolicyLoss, TrajectoryLoss
 
 
 def garnet(

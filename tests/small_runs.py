@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel_rl import OccupancyCost, SingleLoopActorCritic, StepSizes, run
-from bilevel_rl.loop import length_of_block
+from bilevel_rl.runs.compiled import length_of_block
 from garnets import random_problem
 
 KEY = jax.random.key(0)

@@ -19,17 +19,10 @@ import pytest
 from bilevel_rl import RunResult, SingleLoopActorCritic, StepSizes, exact, problems, run
 from bilevel_rl.cli import main
 from bilevel_rl.commands import EXPERIMENTS
-from bilevel_rl.experiments import (
-    ablations,
-    entropy_schedules,
-    four_rooms,
-    goal_placement,
-    goal_position,
-    happy_tweets,
-    reward_learning,
-)
-from bilevel_rl.experiments.settings import RunSettings, ScheduleSettings, from_json, to_json
-from bilevel_rl.results import RunFolder
+from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.studies import ablations, entropy_schedules, four_rooms, goal_placement, goal_position, reward_learning
+from bilevel_rl.studies.happy_tweets import study as happy_tweets
+from bilevel_rl.studies.settings import RunSettings, ScheduleSettings, from_json, to_json
 
 FEW = ["--num-seeds", "2", "--num-iterations", "40", "--log-every", "25"]
 ARGUMENTS = {
@@ -162,7 +155,7 @@ def computes_nothing(monkeypatch):
     def fail(*_, **__):
         raise AssertionError("something was computed")
 
-    monkeypatch.setattr(importlib.import_module("bilevel_rl.experiments.settings"), "run", fail)
+    monkeypatch.setattr(importlib.import_module("bilevel_rl.studies.settings"), "run", fail)
     for module in {module for _, module in EXPERIMENTS.values()}:
         monkeypatch.setattr(module, "main", fail)
 
@@ -578,7 +571,7 @@ def test_defaults_of_the_settings_are_those_of_run():
 def test_settings_reach_run(tmp_path, monkeypatch):
     algorithm = goal_position.GoalPosition(size=5, target=(1, 2), initial_x=(3, 3), home=(0, 0)).algorithm()
     folder, calls = RunFolder(tmp_path), []
-    module = importlib.import_module("bilevel_rl.experiments.settings")
+    module = importlib.import_module("bilevel_rl.studies.settings")
 
     def note(*arguments, **options):
         calls.append(inspect.signature(run).bind(*arguments, **options))

@@ -1,14 +1,20 @@
 """Bi-level reinforcement learning: move a reward to where the agent that optimizes it does what you want."""
 
-from bilevel_rl.compiler import fuse_small_loops
+from bilevel_rl.runs.compiler import fuse_small_loops
 
 fuse_small_loops()  # Before anything below compiles.
 
-from bilevel_rl import exact as exact, problems as problems, projections as projections  # noqa: E402
+from bilevel_rl import exact as exact, formulation as formulation, problems as problems  # noqa: E402
 from bilevel_rl.algorithms import (  # noqa: E402
     Exact as Exact,
     SingleLoopActorCritic as SingleLoopActorCritic,
+    UpperSteps as UpperSteps,
     untuned as untuned,
+)
+from bilevel_rl.algorithms.step_sizes import (  # noqa: E402
+    GeometricDecay as GeometricDecay,
+    PowerDecay as PowerDecay,
+    StepSizes as StepSizes,
 )
 from bilevel_rl.environments import (  # noqa: E402
     Contexts as Contexts,
@@ -16,8 +22,14 @@ from bilevel_rl.environments import (  # noqa: E402
     HostEnvironment as HostEnvironment,
     TabularMDP as TabularMDP,
 )
-from bilevel_rl.host import run_host as run_host  # noqa: E402
+from bilevel_rl.formulation import (  # noqa: E402
+    BilevelProblem as BilevelProblem,
+    OccupancyCost as OccupancyCost,
+    OccupancyFunctional as OccupancyFunctional,
+    PolicyLoss as PolicyLoss,
+    TrajectoryLoss as TrajectoryLoss,
+    projections as projections,
+)
 from bilevel_rl.policies import NeuralActorCritic as NeuralActorCritic  # noqa: E402
-from bilevel_rl.problems import BilevelProblem as BilevelProblem, OccupancyCost as OccupancyCost  # noqa: E402
-from bilevel_rl.run import RunResult as RunResult, run as run  # noqa: E402
-from bilevel_rl.schedules import GeometricDecay as GeometricDecay, PowerDecay as PowerDecay, StepSizes as StepSizes  # noqa: E402
+from bilevel_rl.runs.host import run_host as run_host  # noqa: E402
+from bilevel_rl.runs.run import RunResult as RunResult, run as run  # noqa: E402

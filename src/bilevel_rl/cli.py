@@ -12,7 +12,6 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from bilevel_rl import failure_signatures, processes
 from bilevel_rl.commands import (
     COMPARISONS,
     EXPERIMENTS,
@@ -29,9 +28,10 @@ from bilevel_rl.commands import (
     Tune,
 )
 from bilevel_rl.comparison.workers import Workers
-from bilevel_rl.experiments.happy_tweets import HappyTweets
-from bilevel_rl.experiments.settings import from_json, to_json
-from bilevel_rl.results import RunFolder, RunFolderError
+from bilevel_rl.runs import diagnosis as failure_signatures, processes
+from bilevel_rl.runs.folder import RunFolder, RunFolderError
+from bilevel_rl.studies.happy_tweets.study import HappyTweets
+from bilevel_rl.studies.settings import from_json, to_json
 
 SHARED = COMPARISONS | TUNINGS
 """Made of many runs, which workers share."""

@@ -7,25 +7,24 @@ from typing import Annotated
 
 import tyro
 
-from bilevel_rl import compiler, processes
+from bilevel_rl.comparison import compare as comparison, tune as tuning
 from bilevel_rl.comparison.workers import Workers
-from bilevel_rl.experiments import (
+from bilevel_rl.runs import compiler, processes
+from bilevel_rl.studies import (
     ablations,
     cartpole_design,
-    comparison,
     coupling,
     entropy_schedules,
     four_rooms,
     goal_placement,
     goal_position,
-    happy_tweets,
     mountain_car_shaping,
     pendulum_design,
     rates,
     reward_learning,
-    tuning,
     wind_design,
 )
+from bilevel_rl.studies.happy_tweets import study as happy_tweets
 
 EXPERIMENTS: dict[str, tuple[type, ModuleType]] = {
     "goal-position": (goal_position.GoalPosition, goal_position),

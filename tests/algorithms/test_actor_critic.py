@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bilevel_rl.algorithms.actor_critic import ActorCritic, Visits
-from bilevel_rl.schedules import StepSizeValues
+from bilevel_rl.algorithms.step_sizes import StepSizeValues
 from garnets import garnet
 from mean_steps import entropy, policies_of, softmax, z_scores
 

@@ -25,7 +25,7 @@ from bilevel_rl.algorithms import (
     SoBiRLModelBased,
     UpperSteps,
 )
-from bilevel_rl.loop import Layout, Loop
+from bilevel_rl.runs.compiled import Layout, Loop
 from garnets import random_problem
 
 ALGORITHMS = {

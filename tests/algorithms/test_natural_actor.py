@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel_rl import SingleLoopActorCritic
+from bilevel_rl.algorithms.step_sizes import PowerDecay, StepSizes
 from bilevel_rl.policies.categorical import FISHER_FLOOR, natural_direction
-from bilevel_rl.schedules import PowerDecay, StepSizes
 from garnets import random_problem
 from mean_steps import entropy_gradient, one_draw, softmax
 

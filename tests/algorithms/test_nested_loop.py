@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from bilevel_rl import PowerDecay, SingleLoopActorCritic, StepSizes, exact
 from bilevel_rl.algorithms import NestedLoop
-from bilevel_rl.schedules import ScheduleWarning
+from bilevel_rl.algorithms.step_sizes import ScheduleWarning
 from garnets import random_problem
 from mean_steps import (
     NUM_ITERATIONS_BEFORE,

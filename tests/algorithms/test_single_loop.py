@@ -11,10 +11,10 @@ from jax.flatten_util import ravel_pytree
 from scipy.stats import kstest, norm
 
 from bilevel_rl import BilevelProblem, OccupancyCost, PowerDecay, SingleLoopActorCritic, StepSizes, TabularMDP, exact
+from bilevel_rl.algorithms.step_sizes import ScheduleWarning
 from bilevel_rl.algorithms.upper_steps import UpperSteps
 from bilevel_rl.policies.categorical import draw_actions, follow_actions
 from bilevel_rl.problems import goal_position
-from bilevel_rl.schedules import ScheduleWarning
 from dense_reference import outcomes
 from garnets import random_problem
 from mean_steps import (

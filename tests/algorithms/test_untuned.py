@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import bilevel_rl as brl
+from bilevel_rl.algorithms.step_sizes import ScheduleWarning
 from bilevel_rl.algorithms.untuned import untuned_step_sizes
-from bilevel_rl.problems import BilevelProblem, OccupancyCost, ProblemScales, goal_position, measure_scales
-from bilevel_rl.schedules import ScheduleWarning
+from bilevel_rl.formulation import BilevelProblem, OccupancyCost, ProblemScales, measure_scales
+from bilevel_rl.problems import goal_position
 from garnets import random_problem
 from mean_steps import one_draw
 

@@ -11,10 +11,10 @@ import pytest
 from bilevel_rl import SingleLoopActorCritic, exact
 from bilevel_rl.algorithms import NestedLoop
 from bilevel_rl.algorithms.actor_critic import Sample
+from bilevel_rl.algorithms.step_sizes import PowerDecay, ScheduleWarning, StepSizes
 from bilevel_rl.algorithms.upper_estimates import Samples, estimate_upper, num_extra_uniforms
 from bilevel_rl.exact.tables import linear_cost
 from bilevel_rl.policies import CategoricalLaw
-from bilevel_rl.schedules import PowerDecay, ScheduleWarning, StepSizes
 from garnets import UPPERS, random_policy, random_problem, upper_objective
 
 NUM_SAMPLES = 20_000

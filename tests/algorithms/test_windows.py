@@ -21,7 +21,7 @@ from bilevel_rl import (
 from bilevel_rl.algorithms.actor_critic import ActorCritic
 from bilevel_rl.algorithms.windows import advantages, live
 from bilevel_rl.problems import wind_design
-from bilevel_rl.results import RunFolderError
+from bilevel_rl.runs.folder import RunFolderError
 from garnets import random_problem, upper_objective
 from mean_steps import entropy, entropy_gradient, model_of, num_simulated, one_draw, softmax, unbounded, values_at
 from small_runs import KEY, small_algorithm, small_run

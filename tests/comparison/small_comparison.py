@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from bilevel_rl.experiments.comparison import CompareGoalPosition, ComparisonSettings
-from bilevel_rl.experiments.goal_position import GoalPositionOptions
+from bilevel_rl.comparison.compare import CompareGoalPosition, ComparisonSettings
+from bilevel_rl.studies.goal_position import GoalPositionOptions
 
 PROBLEM = GoalPositionOptions(size=3, target=(2.0, 0.0), initial_x=(0.0, 2.0), width=2.0, installation_cost=0.1)
 SETTINGS = ComparisonSettings(

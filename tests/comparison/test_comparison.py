@@ -9,15 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from bilevel_rl import SingleLoopActorCritic, exact, plots, run
-from bilevel_rl.comparison import cells, tuning
+from bilevel_rl import SingleLoopActorCritic, exact, run
+from bilevel_rl.comparison import cells, compare as comparison, tuning
 from bilevel_rl.comparison.cells import Cell, run_cell
-from bilevel_rl.experiments import comparison
-from bilevel_rl.methods import FREE_ITERATIONS, METHODS, Method
-from bilevel_rl.plots.comparison import Outcome
-from bilevel_rl.plots.comparison_tables import HEADER, table_rows
-from bilevel_rl.results import RunFolder, RunFolderError
-from bilevel_rl.statistics import interquartile_mean
+from bilevel_rl.comparison.figures import Outcome, read_outcome, read_outcomes
+from bilevel_rl.comparison.methods import FREE_ITERATIONS, METHODS, Method
+from bilevel_rl.comparison.tables import HEADER, table_rows
+from bilevel_rl.runs.folder import RunFolder, RunFolderError
+from bilevel_rl.runs.statistics import interquartile_mean
 from comparison.small_comparison import CONFIG, PROBLEM, RESULTS, SETTINGS, with_settings
 from small_runs import small_algorithm
 
@@ -223,7 +222,7 @@ def test_trials_of_a_method_share_compiled_programs(cliff, tmp_path, caplog):
 
 
 def test_a_seed_that_diverged_counts_as_its_start_or_as_its_end_where_that_is_worse(cliff):
-    outcome = plots.read_outcome([RunFolder(replace(cell).folder) for cell in cliff], seconds=1.0)
+    outcome = read_outcome([RunFolder(replace(cell).folder) for cell in cliff], seconds=1.0)
     assert outcome.has_diverged.tolist() == [True, False]
     np.testing.assert_array_equal(outcome.transitions, [0, 400, 800])
     assert not np.isnan(outcome.objectives).any()
@@ -255,7 +254,7 @@ def test_a_method_without_transitions_has_one_seed_and_is_a_line_to_compare_with
     assert [path.name for path in (copied.path / "cells/free").iterdir()] == ["seed-0"]
     rows = RunFolder(copied.path / "cells/free/seed-0").read_rows("metrics")
     assert [row["num_iterations"] for row in rows] == [FREE_ITERATIONS * i // 4 for i in range(5)]
-    outcome = plots.read_outcomes(copied)[0]["free"]
+    outcome = read_outcomes(copied)[0]["free"]
     assert outcome.is_reference
     assert outcome.objectives.shape == (1, 5)
     *_, last = (copied.path / "table.md").read_text().splitlines()

@@ -14,25 +14,18 @@ import numpy as np
 import optuna
 import pytest
 
+from bilevel_rl.algorithms.step_sizes import ScheduleWarning
 from bilevel_rl.cli import main
 from bilevel_rl.comparison import cells, search, tuning
 from bilevel_rl.comparison.cells import Cell
-from bilevel_rl.experiments import goal_position, wind_design
-from bilevel_rl.experiments.goal_position import GoalPositionOptions
-from bilevel_rl.experiments.tuning import (
-    TuneGoalPlacement,
-    TuneGoalPosition,
-    TuneWindDesign,
-    TuningSettings,
-    _cell,
-    check,
-)
-from bilevel_rl.experiments.wind_design import WindDesign, WindDesignOptions
-from bilevel_rl.methods import METHODS
-from bilevel_rl.plots.tuning import Trials
-from bilevel_rl.results import RunFolder
-from bilevel_rl.run import RunResult, run
-from bilevel_rl.schedules import ScheduleWarning
+from bilevel_rl.comparison.methods import METHODS
+from bilevel_rl.comparison.tune import TuneGoalPlacement, TuneGoalPosition, TuneWindDesign, TuningSettings, _cell, check
+from bilevel_rl.comparison.tune_figures import Trials
+from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.runs.run import RunResult, run
+from bilevel_rl.studies import goal_position, wind_design
+from bilevel_rl.studies.goal_position import GoalPositionOptions
+from bilevel_rl.studies.wind_design import WindDesign, WindDesignOptions
 from comparison.small_comparison import PROBLEM
 
 METHOD = METHODS["nested-loop"]

@@ -11,10 +11,9 @@ import time
 import pytest
 
 from bilevel_rl.cli import main
-from bilevel_rl.comparison import workers
+from bilevel_rl.comparison import compare as comparison, workers
 from bilevel_rl.comparison.workers import Workers
-from bilevel_rl.experiments import comparison
-from bilevel_rl.results import RunFolder
+from bilevel_rl.runs.folder import RunFolder
 from comparison.small_comparison import CONFIG, FLAGS, RESULTS
 
 

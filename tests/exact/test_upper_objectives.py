@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bilevel_rl import BilevelProblem, OccupancyCost, TabularMDP, exact
-from bilevel_rl.problems import OccupancyFunctional, PolicyLoss, TrajectoryLoss
+from bilevel_rl.formulation import OccupancyFunctional, PolicyLoss, TrajectoryLoss
 from garnets import UPPERS, random_policy, random_problem, upper_objective
 
 τ, w = 0.4, 0.3

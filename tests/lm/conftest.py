@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from bilevel_rl import results
+from bilevel_rl.runs import folder as results
 
 os.environ["ACCELERATE_USE_CPU"] = "true"
 describe_environment = functools.cache(results.describe_environment)

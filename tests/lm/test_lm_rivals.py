@@ -16,7 +16,7 @@ from bilevel_rl.lm import (
     TwoStageRLHFTrainer,
 )
 from bilevel_rl.lm.objectives import UpperEstimate
-from bilevel_rl.results import RunFolderError
+from bilevel_rl.runs.folder import RunFolderError
 from lm.tiny_trainers import PREFERENCES, TextTable, score, text_number, trainer
 
 ASKING = [PartialSGDRLHFTrainer, IteratedRLHFTrainer, NestedLoopRLHFTrainer]

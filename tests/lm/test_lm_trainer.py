@@ -10,14 +10,14 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch import nn
 
+from bilevel_rl.algorithms.step_sizes import ScheduleWarning
 from bilevel_rl.lm import HumanScore, PreferenceLoss, batches
 from bilevel_rl.lm.followers import REFERENCE
 from bilevel_rl.lm.objectives import UpperEstimate
 from bilevel_rl.lm.rewards import RewardInputs
 from bilevel_rl.lm.rows import StepSizeNumbers
 from bilevel_rl.lm.training import DivergedError
-from bilevel_rl.results import RunFolderError
-from bilevel_rl.schedules import ScheduleWarning
+from bilevel_rl.runs.folder import RunFolderError
 from lm.tiny_models import all_completions, llama, log_probs, prefix_table, token_log_policies, token_logits, tokenizer
 from lm.tiny_trainers import PREFERENCES, TextTable, score, text_number, trainer
 

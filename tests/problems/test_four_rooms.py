@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from bilevel_rl.exact import four_rooms_value, hyper_gradient, hyper_objective, upper_value
+from bilevel_rl.exact import hyper_gradient, hyper_objective, upper_value
 from bilevel_rl.problems import four_rooms
-from bilevel_rl.problems.four_rooms import FREE_CELLS, penalties
+from bilevel_rl.problems.four_rooms import FREE_CELLS, four_rooms_value, penalties
 from dense_reference import kernel
 
 NUM_CELLS, END = 104, 208

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Shaped
 
 from bilevel_rl.algorithms.devices import shared_by_devices
+from bilevel_rl.algorithms.step_sizes import StepSizeValues
 from bilevel_rl.environments import DrivenMDP, Environment, ObservedEnvironment, TabularMDP
 from bilevel_rl.policies import CategoricalLaw, GaussianLaw, Policy, TabularActorCritic
-from bilevel_rl.schedules import StepSizeValues
 
 Followers = PyTree[Shaped[Array, "F ..."]]
 """Parameters of all followers: tables (F, S, A + 1), or whatever a policy keeps, with F in front."""

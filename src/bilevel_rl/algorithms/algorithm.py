@@ -4,8 +4,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, PyTree
 
-from bilevel_rl.problems import BilevelProblem
-from bilevel_rl.schedules import StepSizes
+from bilevel_rl.algorithms.step_sizes import StepSizes
+from bilevel_rl.formulation import BilevelProblem
 
 
 @runtime_checkable

@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from bilevel_rl.algorithms.devices import shared_by_devices
 from bilevel_rl.algorithms.rollouts import WalkMeans, inverse_cdf_actions
-from bilevel_rl.problems import BilevelProblem
+from bilevel_rl.formulation import BilevelProblem
 
 
 class EpisodeTables(eqx.Module):

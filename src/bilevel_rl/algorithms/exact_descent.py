@@ -24,11 +24,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from bilevel_rl.algorithms.step_sizes import StepSizes
 from bilevel_rl.exact.objectives import implicit_gradient
 from bilevel_rl.exact.soft_mdp import SoftSolution, soft_optimal
 from bilevel_rl.exact.tables import reward_table
-from bilevel_rl.problems import BilevelProblem
-from bilevel_rl.schedules import StepSizes
+from bilevel_rl.formulation import BilevelProblem
 
 ADAM = optax.adam(1.0)
 

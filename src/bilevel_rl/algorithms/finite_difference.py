@@ -18,7 +18,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from bilevel_rl.algorithms.actor_critic import Info
 from bilevel_rl.algorithms.sampled import State, TwoLoopAlgorithm, draw_uniforms
-from bilevel_rl.schedules import as_leaf
+from bilevel_rl.algorithms.step_sizes import as_leaf
 
 MAX_COORDINATES = 4
 

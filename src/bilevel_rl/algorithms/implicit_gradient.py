@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from bilevel_rl.algorithms.episode_tables import EpisodeTables
 from bilevel_rl.algorithms.rollouts import Rollouts
 from bilevel_rl.algorithms.sampled import SampledAlgorithm
-from bilevel_rl.schedules import StepSizes, as_leaf
+from bilevel_rl.algorithms.step_sizes import StepSizes, as_leaf
 
 Estimator = Literal["rollouts", "tables"]
 """How (IG) is estimated from a policy's trajectories."""

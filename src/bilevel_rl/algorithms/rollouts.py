@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from bilevel_rl.algorithms.devices import shared_by_devices
-from bilevel_rl.problems import BilevelProblem
+from bilevel_rl.formulation import BilevelProblem
 
 WALK, ROLLOUTS = 0, slice(1, 5)
 """Places of the walk and of the rollouts (a, copy 1), (a, copy 2), (a', copy 1), (a', copy 2) among trajectories."""

@@ -14,10 +14,10 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
 from bilevel_rl.algorithms.actor_critic import ActorCritic, Followers, States
+from bilevel_rl.algorithms.step_sizes import ScheduleWarning, StepSizes
 from bilevel_rl.environments import TabularMDP
+from bilevel_rl.formulation import BilevelProblem, OccupancyCost, UpperObjective
 from bilevel_rl.policies import TabularActorCritic
-from bilevel_rl.problems import BilevelProblem, OccupancyCost, UpperObjective
-from bilevel_rl.schedules import ScheduleWarning, StepSizes
 
 
 class State(NamedTuple):

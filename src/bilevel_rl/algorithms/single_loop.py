@@ -43,6 +43,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from bilevel_rl.algorithms.actor_critic import ActorCritic, Decision, Info, Sample, States, coincide
 from bilevel_rl.algorithms.sampled import SampledAlgorithm, State, draw_uniforms
+from bilevel_rl.algorithms.step_sizes import ScheduleWarning
 from bilevel_rl.algorithms.upper_estimates import (
     LOWER,
     PENALIZED,
@@ -56,10 +57,9 @@ from bilevel_rl.algorithms.upper_estimates import (
 from bilevel_rl.algorithms.upper_steps import UpperSteps
 from bilevel_rl.algorithms.windows import advantages, check_windows, in_a_row, live
 from bilevel_rl.environments import DrivenMDP, TabularMDP
+from bilevel_rl.formulation import PolicyLoss, TrajectoryLoss, UpperObjective
 from bilevel_rl.policies import NeuralActorCritic
 from bilevel_rl.policies.categorical import fisher_preconditioned
-from bilevel_rl.problems import PolicyLoss, TrajectoryLoss, UpperObjective
-from bilevel_rl.schedules import ScheduleWarning
 
 
 class SingleLoopActorCritic(SampledAlgorithm):

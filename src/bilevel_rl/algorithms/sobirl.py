@@ -34,7 +34,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from bilevel_rl.algorithms.actor_critic import Info
 from bilevel_rl.algorithms.sampled import SampledAlgorithm, draw_uniforms
-from bilevel_rl.schedules import StepSizes
+from bilevel_rl.algorithms.step_sizes import StepSizes
 
 
 class SoBiRLState(NamedTuple):

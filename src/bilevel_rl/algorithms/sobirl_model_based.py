@@ -19,11 +19,11 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
+from bilevel_rl.algorithms.step_sizes import StepSizes
 from bilevel_rl.exact.evaluation import PolicySystem, expected_next
 from bilevel_rl.exact.objectives import direct_gradient
 from bilevel_rl.exact.tables import cost_table, reward_table
-from bilevel_rl.problems import BilevelProblem
-from bilevel_rl.schedules import StepSizes
+from bilevel_rl.formulation import BilevelProblem
 
 
 class ModelBasedState(NamedTuple):

@@ -10,7 +10,7 @@
 | offset    | 640 S A / B iterations | 1             | 640 visits of every pair, were they even; but at least 320,000 |
 |           |                        |               | transitions of each policy, or noise is not averaged out       |
 
-R, C and X are the problem's scales (`problems.measure_scales`), B' = min(B, S). The exponents are the paper's. A
+R, C and X are the problem's scales (`formulation.measure_scales`), B' = min(B, S). The exponents are the paper's. A
 follower with an entropy weight λ of its own keeps it: τ = λ throughout.
 
 The form is what units leave: rewards times c_r, costs times c_c and x times c_x give the same policies at every
@@ -22,9 +22,9 @@ import warnings
 import optax
 
 from bilevel_rl.algorithms.single_loop import SingleLoopActorCritic
+from bilevel_rl.algorithms.step_sizes import ScheduleWarning, StepSizes
 from bilevel_rl.algorithms.upper_steps import UpperSteps
-from bilevel_rl.problems import BilevelProblem, ProblemScales, measure_scales
-from bilevel_rl.schedules import ScheduleWarning, StepSizes
+from bilevel_rl.formulation import BilevelProblem, ProblemScales, measure_scales
 
 ENTROPY_SHARE = 0.1
 PENALTY_OVER_ENTROPY = 4.0

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from bilevel_rl.algorithms.actor_critic import Sample
+from bilevel_rl.algorithms.step_sizes import PowerDecay
 from bilevel_rl.environments import TabularMDP
-from bilevel_rl.policies.categorical import draw_actions
-from bilevel_rl.problems import (
+from bilevel_rl.formulation import (
     BilevelProblem,
     OccupancyCost,
     OccupancyFunctional,
@@ -23,7 +23,7 @@ from bilevel_rl.problems import (
     TrajectoryLoss,
     UpperObjective,
 )
-from bilevel_rl.schedules import PowerDecay
+from bilevel_rl.policies.categorical import draw_actions
 
 LOWER, PENALIZED = 0, 1
 

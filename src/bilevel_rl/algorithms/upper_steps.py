@@ -15,7 +15,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Int, PyTree
 
-from bilevel_rl.schedules import PowerDecay
+from bilevel_rl.algorithms.step_sizes import PowerDecay
 
 PLAIN = optax.sgd(1.0)
 

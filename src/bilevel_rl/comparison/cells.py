@@ -18,14 +18,14 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 from jaxtyping import Array
 
-from bilevel_rl import compiler
 from bilevel_rl.algorithms import Algorithm
+from bilevel_rl.comparison.methods import FREE_ITERATIONS, Method, Parameters
 from bilevel_rl.exact import Solution
-from bilevel_rl.loop import Layout, Loop
-from bilevel_rl.methods import FREE_ITERATIONS, Method, Parameters
-from bilevel_rl.problems import BilevelProblem
-from bilevel_rl.results import RunFolder, RunFolderError
-from bilevel_rl.run import run
+from bilevel_rl.formulation import BilevelProblem
+from bilevel_rl.runs import compiler
+from bilevel_rl.runs.compiled import Layout, Loop
+from bilevel_rl.runs.folder import RunFolder, RunFolderError
+from bilevel_rl.runs.run import run
 
 
 @runtime_checkable

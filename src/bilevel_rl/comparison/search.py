@@ -14,8 +14,8 @@ import numpy as np
 
 from bilevel_rl.comparison import tuning
 from bilevel_rl.comparison.cells import Cell
+from bilevel_rl.comparison.methods import Method, Parameters
 from bilevel_rl.comparison.workers import run_cells
-from bilevel_rl.methods import Method, Parameters
 
 if TYPE_CHECKING:
     import optuna

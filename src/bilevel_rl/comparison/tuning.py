@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bilevel_rl.comparison.cells import Cell
-from bilevel_rl.results import RunFolder
+from bilevel_rl.runs.folder import RunFolder
 
 
 def score(cell: Cell) -> float:

@@ -3,7 +3,6 @@
 from bilevel_rl.exact.batch import hyper_gradients as hyper_gradients, hyper_objectives as hyper_objectives
 from bilevel_rl.exact.coupling import CoupledChains as CoupledChains, upper_variance as upper_variance
 from bilevel_rl.exact.evaluation import occupancy as occupancy
-from bilevel_rl.exact.four_rooms import four_rooms_value as four_rooms_value
 from bilevel_rl.exact.objectives import (
     hyper_gradient as hyper_gradient,
     hyper_objective as hyper_objective,
@@ -15,8 +14,4 @@ from bilevel_rl.exact.objectives import (
     upper_value as upper_value,
 )
 from bilevel_rl.exact.oracle import OracleError as OracleError
-from bilevel_rl.exact.placement import (
-    goal_placement_optimum as goal_placement_optimum,
-    one_cell_objectives as one_cell_objectives,
-)
 from bilevel_rl.exact.solver import Solution as Solution, solve as solve

@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from bilevel_rl.exact.objectives import hyper_gradient, hyper_objective
 from bilevel_rl.exact.oracle import check_finite, check_weights, in_double_precision
-from bilevel_rl.problems import BilevelProblem
+from bilevel_rl.formulation import BilevelProblem
 
 
 def hyper_objectives(

@@ -15,7 +15,7 @@ from jaxtyping import ArrayLike, Float, PyTree
 
 from bilevel_rl.environments import TabularMDP
 from bilevel_rl.exact.oracle import as_upper_variable, check_weights
-from bilevel_rl.problems import BilevelProblem
+from bilevel_rl.formulation import BilevelProblem
 
 MAX_PAIRS = 10**6
 """Largest (S A)² whose joint law is worked out; more would take gigabytes."""

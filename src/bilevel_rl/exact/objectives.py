@@ -18,7 +18,7 @@ from bilevel_rl.exact.oracle import oracle
 from bilevel_rl.exact.penalized import penalized_answer
 from bilevel_rl.exact.soft_mdp import SoftSolution, entropy, optimal_limit, soft_optimal, soft_return
 from bilevel_rl.exact.tables import following_value_table, linear_cost, reward_table
-from bilevel_rl.problems import BilevelProblem
+from bilevel_rl.formulation import BilevelProblem
 
 
 def soft_answer(problem: BilevelProblem, x: PyTree, entropy_weight: Float[ArrayLike, ""]) -> SoftSolution:

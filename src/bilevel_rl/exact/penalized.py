@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from bilevel_rl.exact.evaluation import occupancy
 from bilevel_rl.exact.soft_mdp import SoftSolution, soft_optimal, soft_return
 from bilevel_rl.exact.tables import cost_table, linear_cost, reward_table
-from bilevel_rl.problems import BilevelProblem, OccupancyCost
+from bilevel_rl.formulation import BilevelProblem, OccupancyCost
 
 MAX_STEPS = 2_000
 """Of the fixed-point iteration; a mild penalty takes a dozen."""

@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 
 from bilevel_rl.exact.objectives import hyper_gradient, hyper_objective
 from bilevel_rl.exact.oracle import as_upper_variable, in_double_precision
-from bilevel_rl.problems import BilevelProblem
+from bilevel_rl.formulation import BilevelProblem
 
 SUFFICIENT_DECREASE = 1e-4
 STEP_RANGE = (1e-12, 1e12)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from bilevel_rl.exact.evaluation import expected_next
-from bilevel_rl.problems import BilevelProblem
+from bilevel_rl.formulation import BilevelProblem
 
 
 def reward_table(problem: BilevelProblem, x: PyTree) -> Float[Array, "S A"]:

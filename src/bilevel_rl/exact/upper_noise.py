@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from bilevel_rl.environments import DrivenMDP
-from bilevel_rl.problems import BilevelProblem, OccupancyCost
+from bilevel_rl.formulation import BilevelProblem, OccupancyCost
 
 
 def upper_noise(

@@ -10,14 +10,14 @@ for _name in ("torch", "transformers", "peft", "accelerate", "safetensors"):
             name=_name,
         )
 
-from bilevel_rl.lm.config import BilevelRLHFConfig as BilevelRLHFConfig  # noqa: E402
-from bilevel_rl.lm.evaluation import Evaluation as Evaluation, evaluate as evaluate  # noqa: E402
-from bilevel_rl.lm.objectives import HumanScore as HumanScore, PreferenceLoss as PreferenceLoss  # noqa: E402
-from bilevel_rl.lm.rewards import RewardHead as RewardHead, RewardInputs as RewardInputs  # noqa: E402
-from bilevel_rl.lm.rivals import (  # noqa: E402
+from bilevel_rl.lm.baselines import (  # noqa: E402
     IteratedRLHFTrainer as IteratedRLHFTrainer,
     NestedLoopRLHFTrainer as NestedLoopRLHFTrainer,
     PartialSGDRLHFTrainer as PartialSGDRLHFTrainer,
     TwoStageRLHFTrainer as TwoStageRLHFTrainer,
 )
+from bilevel_rl.lm.config import BilevelRLHFConfig as BilevelRLHFConfig  # noqa: E402
+from bilevel_rl.lm.evaluation import Evaluation as Evaluation, evaluate as evaluate  # noqa: E402
+from bilevel_rl.lm.objectives import HumanScore as HumanScore, PreferenceLoss as PreferenceLoss  # noqa: E402
+from bilevel_rl.lm.rewards import RewardHead as RewardHead, RewardInputs as RewardInputs  # noqa: E402
 from bilevel_rl.lm.trainer import BilevelRLHFTrainer as BilevelRLHFTrainer  # noqa: E402

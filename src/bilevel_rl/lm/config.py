@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-from bilevel_rl.schedules import StepSizes
+from bilevel_rl.algorithms.step_sizes import StepSizes
 
 
 @dataclass(frozen=True)

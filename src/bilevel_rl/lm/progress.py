@@ -7,7 +7,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from bilevel_rl.results import Row
+from bilevel_rl.runs.folder import Row
 
 NUM_PLAIN_LINES = 20
 """Lines printed where standard error is no terminal, and a bar would be lost."""

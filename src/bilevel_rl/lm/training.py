@@ -22,6 +22,7 @@ from peft import PeftConfig
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from bilevel_rl.algorithms.step_sizes import ScheduleWarning
 from bilevel_rl.lm.batches import ANSWERS, PAIRS, Batch, Batches
 from bilevel_rl.lm.checkpoints import Checkpoints
 from bilevel_rl.lm.config import BilevelRLHFConfig
@@ -34,8 +35,7 @@ from bilevel_rl.lm.rows import STEP_SIZE_COLUMNS, Ascent, StepSizeNumbers, polic
 from bilevel_rl.lm.sampling import stream
 from bilevel_rl.lm.steps import Steps
 from bilevel_rl.lm.tokens import Completions
-from bilevel_rl.results import Row, RunFolder, RunFolderError
-from bilevel_rl.schedules import ScheduleWarning
+from bilevel_rl.runs.folder import Row, RunFolder, RunFolderError
 
 Scorer = Callable[[list[str]], Sequence[float] | np.ndarray]
 """Texts → one number each. Judges are scorers: they are logged, and nothing learns from them."""

@@ -22,6 +22,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from bilevel_rl.environments import Episode, HostEpisode, ObservedEnvironment, TabularMDP
+from bilevel_rl.formulation.closures import open_function
 from bilevel_rl.policies.categorical import Categorical
 from bilevel_rl.policies.gaussian import Gaussian
 from bilevel_rl.policies.networks import (
@@ -34,7 +35,6 @@ from bilevel_rl.policies.networks import (
     with_weights,
 )
 from bilevel_rl.policies.observations import Moments
-from bilevel_rl.problems.closures import open_function
 
 ADAM = optax.adam(1.0)
 

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from bilevel_rl.environments import FunctionalEnvironment
-from bilevel_rl.problems.problem import BilevelProblem
-from bilevel_rl.problems.upper_objectives import OccupancyCost
-from bilevel_rl.projections import Box
+from bilevel_rl.formulation.problem import BilevelProblem
+from bilevel_rl.formulation.projections import Box
+from bilevel_rl.formulation.upper_objectives import OccupancyCost
 
 PLACES = np.linspace(-2.0, 2.0, 9)
 """Positions on CartPole's track whose rewards x sets."""

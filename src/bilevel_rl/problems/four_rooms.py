@@ -15,7 +15,7 @@ Deviations:
 1. The published simulator slips less (0.33) than the model that its planner and its evaluation use (0.44). Here samples
    and model agree: 0.44.
 2. Objectives are minimized and normalized by 1 − γ, as everywhere in this library: f = −(1 − γ) F, where F is the
-   benchmark's value (`exact.four_rooms_value`).
+   benchmark's value (`four_rooms_value`).
 """
 
 import jax
@@ -24,9 +24,10 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from bilevel_rl.environments import TabularMDP
+from bilevel_rl.exact.objectives import hyper_objective
+from bilevel_rl.formulation.problem import BilevelProblem
+from bilevel_rl.formulation.upper_objectives import OccupancyCost
 from bilevel_rl.problems.grid import Cell
-from bilevel_rl.problems.problem import BilevelProblem
-from bilevel_rl.problems.upper_objectives import OccupancyCost
 
 ROOMS: tuple[str, ...] = (
     "#############",
@@ -92,7 +93,7 @@ def four_rooms(
         >>> problem = brl.problems.four_rooms(entropy_weight=0.003, beta=3.0)
         >>> problem.environment.num_states, problem.initial_x.shape, problem.entropy_weight
         (209, (105,), 0.003)
-        >>> print(f"{brl.exact.four_rooms_value(problem, problem.initial_x):.3f}")
+        >>> print(f"{brl.problems.four_rooms_value(problem, problem.initial_x):.3f}")
         -0.068
     """
     if not 0 < budget < float("inf"):
@@ -151,3 +152,23 @@ def _environment(is_goal: np.ndarray, slip: float, discount: float) -> TabularMD
         discount=discount,
         terminal=np.arange(end + 1) == end,
     )
+
+
+def four_rooms_value(
+    problem: BilevelProblem, x: Float[ArrayLike, " 105"], *, entropy_weight: float | None = None
+) -> float:
+    """F(x) = −Φ_λ(x) / (1 − γ): the leader's discounted return, the mean over the goals; larger is better.
+
+    Args:
+        problem: from `four_rooms`.
+        x: logits of the penalties.
+        entropy_weight: λ; by default the problem's own.
+
+    Raises:
+        ValueError: x has another shape, or `entropy_weight` is not positive.
+        OracleError: the follower's answer does not converge.
+    """
+    weight = problem.entropy_weight if entropy_weight is None else entropy_weight
+    if weight is None:
+        raise ValueError("entropy_weight must be given for a problem that has none of its own, got None")
+    return -float(hyper_objective(problem, x, entropy_weight=weight)) / (1 - problem.environment.discount)

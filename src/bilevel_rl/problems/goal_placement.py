@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from bilevel_rl.exact.batch import hyper_objectives
+from bilevel_rl.exact.solver import Solution, solve
+from bilevel_rl.formulation.problem import BilevelProblem
+from bilevel_rl.formulation.upper_objectives import OccupancyCost
 from bilevel_rl.problems.grid import Cell, Grid
-from bilevel_rl.problems.problem import BilevelProblem
-from bilevel_rl.problems.upper_objectives import OccupancyCost
 
 WALLS: tuple[Cell, ...] = ((5, 1), (5, 2), (5, 3), (5, 4), (5, 5), (5, 6), (6, 6), (7, 6))
 HAZARDS: tuple[Cell, ...] = ((8, 6), (3, 1), (6, 8))
@@ -32,7 +34,7 @@ def goal_placement(
     `splitting_fee · (1 − Σ_s p_s²)`. Ground is free at home: where a leader that ignores the follower goes.
     Without a fee the leader spreads the reward thinly over cheap ground and steers by tiny differences, ever tinier as
     τ → 0; the fee makes single cells the local optima, so the best of them is known by enumeration
-    (`exact.goal_placement_optimum`). Walls hold no reward, whatever their logits: most of it could be hidden there on
+    (`goal_placement_optimum`). Walls hold no reward, whatever their logits: most of it could be hidden there on
     cheap ground, where nobody collects it.
 
     The follower starts uniformly in the free cells that are no hazards; a hazard sends it back to the start.
@@ -91,3 +93,44 @@ def goal_placement(
         initial_x=np.zeros(grid.num_cells),
         reward_bound=scale,
     )
+
+
+ONE_HOT_LOGIT = 30.0
+"""Logit of the chosen cell; the others share a mass of 1e-11."""
+
+
+def one_cell_objectives(problem: BilevelProblem, *, entropy_weight: float = 0.01) -> Float[np.ndarray, " cells"]:
+    """Φ_τ of putting the whole reward into one cell, for every cell.
+
+    Args:
+        problem: from `goal_placement`.
+        entropy_weight: τ > 0 at which placements are compared.
+
+    Raises:
+        OracleError: an oracle does not converge.
+    """
+    one_hots = ONE_HOT_LOGIT * np.eye(problem.initial_x.size)
+    return hyper_objectives(problem, one_hots, entropy_weight=entropy_weight)
+
+
+def goal_placement_optimum(problem: BilevelProblem, *, entropy_weight: float = 0.01, num_descents: int = 4) -> Solution:
+    """Best of all one-cell placements and of exact descents from the uniform and from softened one-cell placements.
+
+    Args:
+        problem: from `goal_placement`.
+        entropy_weight: τ > 0 at which placements are compared.
+        num_descents: exact descents: from `problem.initial_x` and from the best `num_descents` − 1 cells.
+
+    Raises:
+        ValueError: `num_descents` < 1.
+        OracleError: an oracle does not converge.
+    """
+    if num_descents < 1:
+        raise ValueError(f"num_descents must be at least 1, got {num_descents}")
+    one_hots = ONE_HOT_LOGIT * np.eye(problem.initial_x.size)
+    objectives = one_cell_objectives(problem, entropy_weight=entropy_weight)
+    ranked = np.argsort(objectives)
+    best_cell = Solution(one_hots[ranked[0]], float(objectives[ranked[0]]), residual=0.0, num_iterations=0)
+    starts = [problem.initial_x, *(one_hots[ranked[: num_descents - 1]] / 5)]
+    descended = solve(problem, entropy_weight=entropy_weight, starts=starts, max_iterations=200)
+    return min(best_cell, descended, key=lambda solution: solution.objective)

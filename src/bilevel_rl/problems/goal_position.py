@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 import numpy as np
 
+from bilevel_rl.formulation.problem import BilevelProblem
+from bilevel_rl.formulation.projections import Box
+from bilevel_rl.formulation.upper_objectives import OccupancyCost
 from bilevel_rl.problems.grid import Cell, Grid
-from bilevel_rl.problems.problem import BilevelProblem
-from bilevel_rl.problems.upper_objectives import OccupancyCost
-from bilevel_rl.projections import Box
 
 
 def goal_position(

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from bilevel_rl.environments import FunctionalEnvironment
-from bilevel_rl.problems.problem import BilevelProblem
-from bilevel_rl.problems.upper_objectives import OccupancyCost
-from bilevel_rl.projections import Box
+from bilevel_rl.formulation.problem import BilevelProblem
+from bilevel_rl.formulation.projections import Box
+from bilevel_rl.formulation.upper_objectives import OccupancyCost
 
 FORCE, GRAVITY, MAX_SPEED = 0.001, 0.0025, 0.07
 LEFT_END, RIGHT_END, GOAL = -1.2, 0.6, 0.5

@@ -13,16 +13,16 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from bilevel_rl.problems.grid import Cell, Grid
-from bilevel_rl.problems.problem import BilevelProblem
-from bilevel_rl.problems.upper_objectives import (
+from bilevel_rl.formulation.problem import BilevelProblem
+from bilevel_rl.formulation.projections import Box
+from bilevel_rl.formulation.upper_objectives import (
     OccupancyFunctional,
     PolicyLoss,
     Regularizer,
     TrajectoryLoss,
     UpperObjective,
 )
-from bilevel_rl.projections import Box
+from bilevel_rl.problems.grid import Cell, Grid
 
 FLOOR = 1e-3
 """Share of the time that counts as never, so that the divergence of a visitation stays finite."""

@@ -5,10 +5,10 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from bilevel_rl.environments.contexts import Contexts
+from bilevel_rl.formulation.problem import BilevelProblem
+from bilevel_rl.formulation.projections import Box
+from bilevel_rl.formulation.upper_objectives import OccupancyCost
 from bilevel_rl.problems.grid import Cell, Grid
-from bilevel_rl.problems.problem import BilevelProblem
-from bilevel_rl.problems.upper_objectives import OccupancyCost
-from bilevel_rl.projections import Box
 
 
 def shared_goal(

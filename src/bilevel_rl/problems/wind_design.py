@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from bilevel_rl.formulation.problem import BilevelProblem
+from bilevel_rl.formulation.upper_objectives import OccupancyCost
 from bilevel_rl.problems.grid import Cell, Grid
-from bilevel_rl.problems.problem import BilevelProblem
-from bilevel_rl.problems.upper_objectives import OccupancyCost
 
 NUM_DIRECTIONS = 4
 CALM = -2.0

@@ -1,0 +1,187 @@
+"""Curves over the run: objective, step sizes, residuals."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bilevel_rl.figures.style import Style, label_transitions, save_figure
+from bilevel_rl.figures.tables import Curves, read_curves
+from bilevel_rl.runs.folder import RunFolder
+
+SMALLEST_SHOWN = 1e-6
+"""Gaps and residuals below this are rounding error of the reference; logarithmic axes end here."""
+
+RATES_PER_ROW = 3
+"""Panels of the figure of rates."""
+
+STEP_SIZES = {
+    "upper_step": "ζ upper",
+    "actor_step": "α actor",
+    "critic_step": "β critic",
+    "penalty": "w penalty",
+    "entropy_weight": "τ entropy",
+}
+
+
+HALF_AND_ALL = ((0, 100, 0.12), (25, 75, 0.22))
+"""Percentiles between which a band is drawn, and how opaque."""
+
+
+def draw_band(axes: Axes, curves: Curves, label: str, levels: Sequence[tuple[float, float, float]] = HALF_AND_ALL):
+    """Median over the seeds, and by default the range of the middle half and of all of them."""
+    (line,) = axes.plot(curves.num_transitions, np.median(curves.values, axis=0), label=label)
+    for low, high, alpha in levels:
+        lower, upper = np.percentile(curves.values, [low, high], axis=0)
+        axes.fill_between(curves.num_transitions, lower, upper, color=line.get_color(), alpha=alpha, linewidth=0)
+
+
+def draw_learning_curves(folder: RunFolder, optimal_objective: float):
+    """Φ(x_k) against transitions, with the optimum, and the gap to it on a logarithmic scale."""
+    objective, value = read_curves(folder, "upper_objective"), read_curves(folder, "upper_value")
+
+    def draw(style: Style) -> Figure:
+        figure = Figure(figsize=(9.5, 3.8))
+        left, right = figure.subplots(1, 2)
+        draw_band(left, objective, "Φ(x), the follower having optimized")
+        draw_band(left, value, "f(x, π), the policy learned so far")
+        left.axhline(optimal_objective, color=style.accent, linestyle="--", linewidth=1.2, label="optimum Φ*")
+        left.set(ylabel="upper objective", title=f"What the leader pays ({len(objective.values)} seeds)")
+        left.legend()
+        gap = objective._replace(values=np.maximum(objective.values - optimal_objective, SMALLEST_SHOWN))
+        draw_band(right, gap, "Φ(x) − Φ*")
+        right.set(yscale="log", ylabel="Φ(x) − Φ*", title="Gap to the optimum: median, half and all of the seeds")
+        for axes in (left, right):
+            label_transitions(axes)
+        return figure
+
+    save_figure(folder, "learning_curves", draw)
+
+
+def draw_sampled_curves(folder: RunFolder):
+    """What the chains showed of the leader's cost, and the critics' errors: for models too large to measure exactly."""
+    value = read_curves(folder, "upper_value")
+    errors = {role: read_curves(folder, f"{role}_mean_squared_td_error") for role in ("lower", "penalized")}
+
+    def draw(style: Style) -> Figure:
+        figure = Figure(figsize=(9.5, 3.8))
+        left, right = figure.subplots(1, 2)
+        draw_band(left, value, "f(x, π), estimated by the chains")
+        left.set(ylabel="upper objective", title=f"What the leader pays, sampled ({len(value.values)} seeds)")
+        for role, error in errors.items():
+            draw_band(right, error._replace(values=np.maximum(error.values, SMALLEST_SHOWN)), f"{role} critic")
+        right.set(yscale="log", ylabel="mean δ²", title="Squared temporal-difference errors")
+        for axes in (left, right):
+            axes.legend()
+            label_transitions(axes)
+        return figure
+
+    save_figure(folder, "sampled_curves", draw)
+
+
+def draw_step_sizes(folder: RunFolder):
+    """The five step-size sequences, and the ratios that the method keeps small."""
+    curves = {name: read_curves(folder, name) for name in STEP_SIZES}
+
+    def draw(style: Style) -> Figure:
+        figure = Figure(figsize=(9.5, 3.8))
+        left, right = figure.subplots(1, 2)
+        for name, label in STEP_SIZES.items():
+            left.plot(curves[name].num_iterations, curves[name].values[0], label=label)
+        left.set(yscale="log", ylabel="step size", title="The five sequences")
+        left.set_ylim(bottom=left.get_ylim()[0] / 8)
+        names = list(STEP_SIZES)
+        for fast, slow in itertools.pairwise(names):
+            ratio = curves[fast].values[0] / curves[slow].values[0]
+            label = f"{STEP_SIZES[fast].split()[0]} / {STEP_SIZES[slow].split()[0]}"
+            right.plot(curves[fast].num_iterations, ratio / ratio[0], label=label)
+        right.set(ylim=(0, None), ylabel="ratio relative to its start", title="Their ratios: none may grow")
+        for axes in (left, right):
+            axes.set_xlabel("iteration")
+            axes.xaxis.set_major_formatter("{x:,.0f}")
+            axes.legend(loc="lower left", ncols=3)
+        return figure
+
+    save_figure(folder, "step_sizes", draw)
+
+
+def draw_residuals(folder: RunFolder):
+    """How far both policies are from the optimal answer to the current x."""
+    labels = {"lower_residual": "lower policy, to π*(x)", "penalized_residual": "penalized policy, to π$^L$(x)"}
+    curves = {metric: read_curves(folder, metric) for metric in labels}
+
+    def draw(style: Style) -> Figure:
+        figure = Figure(figsize=(6, 3.8))
+        axes = figure.subplots()
+        for metric, label in labels.items():
+            values = np.maximum(curves[metric].values, SMALLEST_SHOWN)
+            draw_band(axes, curves[metric]._replace(values=values), label)
+        axes.set(yscale="log", ylabel="regularized return missed", title="Lower-level residuals")
+        axes.legend()
+        label_transitions(axes)
+        return figure
+
+    save_figure(folder, "residuals", draw)
+
+
+def draw_trade_off(folder: RunFolder, schedules: Sequence[str]):
+    """Constant against decaying entropy weight: gap to the regularized and to the unregularized optimum."""
+    data = folder.read_arrays("trade_off")
+
+    def draw(style: Style) -> Figure:
+        figure = Figure(figsize=(13, 3.9))
+        regularized, unregularized, weight = figure.subplots(1, 3)
+        for axes, objective in ((regularized, "regularized"), (unregularized, "unregularized")):
+            for name in schedules:
+                gaps = np.maximum(data[f"{name} {objective} gap"], SMALLEST_SHOWN)
+                draw_band(axes, Curves(data["transitions"], data["transitions"], gaps), f"{name} τ")
+            axes.set_yscale("log")
+        for name in schedules:
+            weight.plot(data["transitions"], data[f"{name} entropy weight"], label=f"{name} τ")
+        bias = {"color": style.accent, "linestyle": "--", "linewidth": 1.2, "label": "at the minimizer of Φ$_τ$"}
+        unregularized.axhline(float(data["bias"]), **bias)
+        regularized.set(ylabel="Φ$_τ$(x) − min Φ$_τ$", title="To the regularized optimum (τ of the start)")
+        unregularized.set(ylabel="Φ(x) − Φ*", title="To the unregularized optimum")
+        weight.set(ylabel="τ", title="Entropy weight", ylim=(0, None))
+        for axes in (regularized, unregularized, weight):
+            label_transitions(axes)
+            axes.legend()
+        return figure
+
+    save_figure(folder, "trade_off", draw)
+
+
+def draw_rates(folder: RunFolder, methods: Sequence[str], theory: Mapping[str, float]):
+    """Mean squared gradient norm and its running minimum on log-log axes, with fitted and theoretical slopes."""
+    data = folder.read_arrays("rates")
+    transitions = data["transitions"][1:]
+
+    def draw(style: Style) -> Figure:
+        num_rows = -(-len(methods) // RATES_PER_ROW)
+        figure = Figure(figsize=(4.3 * RATES_PER_ROW, 3.9 * num_rows))
+        panels = figure.subplots(num_rows, RATES_PER_ROW, sharey=True, sharex=True, squeeze=False)
+        for axes, name in zip(panels.ravel(), methods, strict=True):
+            squared_norms, smallest = data[f"{name} squared norm"][:, 1:], data[f"{name} running minimum"][1:]
+            for values in squared_norms:
+                axes.plot(transitions, values, linewidth=0.4, alpha=0.35, color=style.path, linestyle="-")
+            axes.plot(transitions, smallest, linewidth=2.4, label="smallest mean over seeds so far")
+            slope, low, high = data[f"{name} slope"]
+            fit = np.exp(data[f"{name} intercept"]) * transitions**slope
+            is_fitted = transitions >= data["fitted from"]
+            axes.plot(transitions[is_fitted], fit[is_fitted], label=f"fit, slope {slope:.2f}")
+            if name in theory:
+                guide = 0.3 * smallest[-1] * (transitions / transitions[-1]) ** theory[name]
+                label = f"theory's slope {theory[name]:.2f}"
+                axes.plot(transitions, guide, color=style.accent, linestyle="--", linewidth=1.2, label=label)
+            axes.set(xscale="log", yscale="log", title=f"{name}\n{slope:.2f} [{low:.2f}, {high:.2f}]")
+            axes.legend(loc="upper right", fontsize="small")
+        for axes in panels[-1]:
+            axes.set_xlabel("environment transitions per seed")
+        for axes in panels[:, 0]:
+            axes.set_ylabel("‖∇Φ(x)‖²")
+        panels[0, 0].set_ylim(bottom=SMALLEST_SHOWN / 100)
+        return figure
+
+    save_figure(folder, "rates", draw)

@@ -1,0 +1,134 @@
+"""In which units a problem is written: how large its rewards and costs are, and how far x has to move to matter."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from bilevel_rl.formulation.problem import BilevelProblem
+
+NUM_DIRECTIONS = 32
+MAX_PAIRS = 4_096
+"""Directions of x, and pairs of state and action, from which the scale of x is measured."""
+
+FAR = 1e6
+"""How far x is sent to find where its feasible set ends."""
+
+SHARE_OF_WIDTH = 1 / 4
+"""X is at most this share of the feasible set's width."""
+
+
+class ProblemScales(NamedTuple):
+    """The units of a problem. Multiplying all rewards, costs or x by a constant multiplies the entry alone.
+
+    Attributes:
+        reward: R, in units of the follower's reward.
+        cost: C, in units of the leader's cost.
+        x: X, how far every entry of x can move before rewards and dynamics answer in another way, or x comes to the
+            ends of its feasible set.
+    """
+
+    reward: float
+    cost: float
+    x: float
+
+
+def measure_scales(problem: BilevelProblem) -> ProblemScales:
+    """R and C are the problem's bounds, or where it has none the largest |r| and |c| at `initial_x`.
+
+    X comes from how the tables r_x / R and P_x bend at `initial_x` along normal directions v ~ N(0, I):
+
+        X = D / (K + D²),     D² = E ‖∂_v (r/R, P)‖²,     K² = E ‖∂²_v (r/R, P)‖²,
+
+    means over directions and over pairs of state and action. Where the tables bend, D / K is the distance after which
+    their slopes are others: 1 for logits, some widths for a bump. Where they are straight, 1 / D is the distance after
+    which a reward has changed by R. Where `project` leaves x less room than that, X is a quarter of the room along
+    these directions. Entries of x are taken to have one unit. Models beyond 4,096 pairs are measured on
+    as many of them, always the same ones.
+
+    Raises:
+        ValueError: rewards or costs have no bound and are 0 at `initial_x`, or x has no first-order effect there.
+
+    Example:
+        >>> import bilevel_rl as brl
+        >>> scales = brl.formulation.measure_scales(brl.problems.goal_position())
+        >>> scales.reward, scales.cost, round(scales.x, 2)
+        (1.0, 0.85, 1.32)
+    """
+    states, actions = _pairs(problem)
+    x = jax.tree.map(jnp.asarray, problem.initial_x)
+    reward = _scale("reward_bound", problem.reward_bound, problem.rewards(x, states, actions))
+    cost = _scale("upper.cost_bound", problem.upper.step_cost_bound, problem.costs(x, states, actions))
+    directions = np.random.default_rng(0).normal(size=(NUM_DIRECTIONS, ravel_pytree(x)[0].size))
+    arrays = (jnp.asarray(array) for array in (states, actions, reward, directions))
+    slope, bend = (float(value) for value in _bends(problem, *arrays))
+    if not (0 < slope < float("inf") and bend < float("inf")):
+        raise ValueError(
+            f"initial_x must be a point where rewards or dynamics change with x, got a mean slope of {slope}; start "
+            "elsewhere, or pass scales=ProblemScales(reward, cost, x) with the distance that x has to go"
+        )
+    distance = slope / (bend + slope**2)
+    return ProblemScales(reward, cost, min(distance, SHARE_OF_WIDTH * _width(problem, directions)))
+
+
+def _width(problem: BilevelProblem, directions: Float[np.ndarray, "directions d"]) -> float:
+    """Width of the feasible set per entry of x, the root mean square over directions; infinite where it has no end."""
+    x, unravel = ravel_pytree(jax.tree.map(jnp.asarray, problem.initial_x))
+
+    def end(offset: Array) -> Array:
+        return ravel_pytree(problem.project(unravel(x + offset)))[0]
+
+    far = FAR * jnp.asarray(directions, float)
+    ends = jax.vmap(end)(far) - jax.vmap(end)(-far)
+    width = float(jnp.sqrt(jnp.mean(ends**2)))
+    return width if width < FAR else float("inf")
+
+
+def _scale(name: str, bound: ArrayLike, values: Array) -> float:
+    if np.isfinite(bound):
+        return float(np.asarray(bound))
+    largest = float(jnp.max(jnp.abs(values)))
+    if not 0 < largest < float("inf"):
+        raise ValueError(f"{name} must be finite where the largest value at initial_x is {largest}; give a bound")
+    return largest
+
+
+def _pairs(problem: BilevelProblem) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
+    num_pairs = problem.mdp.num_states * problem.mdp.num_actions
+    chosen = np.arange(num_pairs)
+    if num_pairs > MAX_PAIRS:
+        chosen = np.random.default_rng(1).integers(num_pairs, size=MAX_PAIRS)
+    states, actions = np.divmod(chosen.astype(np.int32), problem.mdp.num_actions)
+    return states, actions
+
+
+@eqx.filter_jit
+def _bends(
+    problem: BilevelProblem,
+    states: Array,
+    actions: Array,
+    reward: Float[Array, ""],
+    directions: Float[Array, "directions d"],
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """D and K."""
+    x, unravel = ravel_pytree(jax.tree.map(jnp.asarray, problem.initial_x))
+
+    def tables(x: Array) -> Float[Array, "pairs columns"]:
+        rewards = problem.rewards(unravel(x), states, actions)[:, None] / reward
+        if (outcomes := problem.outcome_probabilities) is None:
+            return rewards
+        chances = jax.vmap(lambda s, a: jnp.asarray(outcomes(unravel(x), s, a)))(states, actions)
+        return jnp.concatenate([rewards, chances], axis=1)
+
+    def squares(direction: Array) -> tuple[Array, Array]:
+        def slope(x: Array) -> Array:
+            return jax.jvp(tables, (x,), (direction,))[1]
+
+        first, second = jax.jvp(slope, (x,), (direction,))
+        return jnp.mean(jnp.sum(first**2, axis=1)), jnp.mean(jnp.sum(second**2, axis=1))
+
+    return jax.tree.map(lambda mean: jnp.sqrt(jnp.mean(mean)), jax.lax.map(squares, directions))

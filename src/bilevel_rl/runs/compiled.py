@@ -1,0 +1,256 @@
+"""The compiled loop: iterations of many seeds, with no word from the host in between.
+
+Seeds are spread over devices; on a device they run in groups, one group after the other, and the seeds of a group side
+by side under `vmap`. A group is compiled on its own, so what a seed computes does not depend on how many groups a
+device has: the same bits on any number of devices.
+
+Iteration k of seed i draws from the key `fold_in(fold_in(key, i), k // block)`, entry `k % block`, so a seed's path
+depends neither on the other seeds nor on where a run was interrupted.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, ArrayLike, Bool, PyTree
+
+from bilevel_rl.runs import processes
+from bilevel_rl.algorithms import Algorithm
+from bilevel_rl.runs.compiler import loop_options
+
+TRANSITIONS_PER_GROUP = 64
+"""Seeds of a group take this many transitions an iteration together: enough to fill vector units."""
+
+NUMBERS_PER_BLOCK = 2048
+"""Random numbers that a seed draws at a time: enough to make a call of the generator cheap, few enough for a cache."""
+
+SEEDS, CHAINS = "seeds", "chains"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How seeds lie on devices and iterations in blocks.
+
+    Attributes:
+        mesh: devices. Those along the axis "seeds" have seeds of their own, those along "chains" share theirs.
+        num_seeds: seeds on all devices.
+        seeds_per_group: seeds that run side by side; they decide the last bits.
+        iterations_per_block: iterations whose randomness is drawn at once.
+    """
+
+    mesh: Mesh
+    num_seeds: int
+    seeds_per_group: int
+    iterations_per_block: int
+
+    @classmethod
+    def plan(cls, algorithm: Algorithm, num_seeds: int, seeds_per_group: int | None = None) -> "Layout":
+        """A layout over all devices of all processes.
+
+        Raises:
+            ValueError: `seeds_per_group` does not divide `num_seeds`, or the devices cannot share the work evenly.
+        """
+        if seeds_per_group is None:
+            # Without transitions there are no vectors to fill, and linear systems are solved one by one anyway.
+            transitions = algorithm.num_transitions_per_iteration or TRANSITIONS_PER_GROUP
+            limit = max(1, TRANSITIONS_PER_GROUP // transitions)
+            seeds_per_group = max(size for size in range(1, limit + 1) if num_seeds % size == 0)
+        if seeds_per_group < 1 or num_seeds % seeds_per_group:
+            raise ValueError(f"seeds_per_group must divide num_seeds, {num_seeds}, got {seeds_per_group}")
+        num_devices = jax.device_count()
+        seed_devices = math.gcd(num_devices, num_seeds // seeds_per_group)
+        try:
+            algorithm.shared_by(CHAINS, num_devices // seed_devices)
+        except ValueError as error:
+            raise ValueError(
+                f"{num_seeds} seeds in groups of {seeds_per_group} cannot be shared evenly by {num_devices} devices "
+                f"({error}); run a multiple of {seeds_per_group * num_devices} seeds, or set seeds_per_group"
+            ) from error
+        shape = seed_devices, num_devices // seed_devices
+        mesh = jax.make_mesh(shape, (SEEDS, CHAINS), axis_types=(AxisType.Auto, AxisType.Auto))
+        return cls(mesh, num_seeds, seeds_per_group, length_of_block(algorithm))
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether processes exchange data in every iteration, because they share the chains of a seed."""
+        return jax.process_count() > 1 and self.mesh.shape[CHAINS] > 1
+
+    def put(self, algorithm: Algorithm) -> Algorithm:
+        """The algorithm with its arrays on every device, in working precision."""
+        everywhere = NamedSharding(self.mesh, PartitionSpec())
+        is_array = eqx.is_array_like
+        arrays, rest = eqx.partition(
+            algorithm, lambda leaf: is_array(leaf) and not isinstance(leaf, bool | int | float)
+        )
+        return eqx.combine(jax.tree.map(lambda leaf: jax.device_put(jnp.asarray(leaf), everywhere), arrays), rest)
+
+
+class Loop:
+    """An algorithm with its seeds' keys on the devices of a layout.
+
+    Args:
+        algorithm: what runs.
+        key: root of all randomness; its implementation generates it.
+        layout: where the seeds lie.
+    """
+
+    def __init__(self, algorithm: Algorithm, key: Array, layout: Layout):
+        if str(jax.random.key_impl(key)) == "unsafe_rbg":
+            raise ValueError(
+                "key must not be of unsafe_rbg, whose fold_in commutes: seeds would share random numbers; use rbg"
+            )
+        self.layout = layout
+        sharers = layout.mesh.shape[CHAINS]
+        self._algorithm = layout.put(algorithm.shared_by(CHAINS, sharers) if sharers > 1 else algorithm)
+        self._seed_keys = jnp.stack([jax.random.fold_in(key, seed) for seed in range(layout.num_seeds)])
+
+    def start(self) -> PyTree:
+        """The states of all seeds at iteration 0. Leading axis of every leaf: the seed."""
+        return _start(self.layout, self._algorithm, self._seed_keys)
+
+    def advance(self, states: PyTree, first: int, last: int) -> tuple[PyTree, PyTree, PyTree[Bool[Array, " seeds"]]]:
+        """All seeds' states after iterations first … last−1, the sums of their Infos, and which leaves are finite.
+
+        The buffers of `states` are given to the result, which is computed in their place.
+        """
+        fixed = self.layout, self._algorithm, self._seed_keys, jnp.int32(first), jnp.int32(last)
+        return _compiled_advance()(fixed, states)
+
+    def reserved_bytes(self, states: PyTree) -> int:
+        """Memory of `advance` on one device: arguments, results that do not take their place, and temporaries."""
+        fixed = self.layout, self._algorithm, self._seed_keys, jnp.int32(0), jnp.int32(1)
+        memory = _compiled_advance().lower(fixed, states).compile().compiled.memory_analysis()
+        results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+        return memory.argument_size_in_bytes + results + memory.temp_size_in_bytes
+
+    def gather(self, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """All seeds of columns of which every process has those of its own devices."""
+        return processes.gather(columns, self.layout.mesh, SEEDS)
+
+
+def length_of_block(algorithm: Algorithm) -> int:
+    """Iterations whose randomness a seed draws at once."""
+    noise = jax.eval_shape(lambda key: algorithm.draw(key, 1), jax.random.key(0))
+    numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(noise))
+    return 2 ** max(0, int(math.log2(NUMBERS_PER_BLOCK / max(1, numbers))))
+
+
+def key_of_start(seed_key: Array) -> Array:
+    """What a seed begins from. Blocks fold in 0, 1, 2, …, so the last value that can be folded in is free."""
+    return jax.random.fold_in(seed_key, np.uint32(2**32 - 1))
+
+
+@jax.jit
+def choose(which: Bool[ArrayLike, " seeds"], ours: PyTree, others: PyTree) -> PyTree:
+    """The states `ours` of some seeds and `others` of the rest."""
+    return jax.vmap(lambda own, a, b: jax.tree.map(lambda a, b: jnp.where(own, a, b), a, b))(which, ours, others)
+
+
+@eqx.filter_jit
+def _start(layout: Layout, algorithm: Algorithm, seed_keys: Array) -> PyTree:
+    def start(algorithm: Algorithm, seed_keys: Array) -> PyTree:
+        return _over_keys(lambda key: algorithm.init(key_of_start(key)), seed_keys)
+
+    return _on_devices(layout, start, algorithm, seed_keys)
+
+
+@functools.cache
+def _compiled_advance() -> Any:
+    # "all-except-first" changes the process-wide warning filters during each call, and calls come from several threads.
+    options: dict[str, Any] = {"donate": "warn-except-first", "compiler_options": loop_options()}
+    return eqx.filter_jit(_advance, **options)
+
+
+def _advance(fixed: tuple, states: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+    layout, algorithm, seed_keys, first, last = fixed
+
+    def advance(everywhere: tuple, by_seed: tuple) -> tuple[PyTree, PyTree, PyTree]:
+        algorithm, first, last = everywhere
+
+        def run_group(seed_keys: Array, states: PyTree) -> tuple[PyTree, PyTree]:
+            return _run_group(algorithm, layout.iterations_per_block, seed_keys, first, last, states)
+
+        states, info = _in_groups(run_group, layout.seeds_per_group, *by_seed)
+        return states, info, jax.tree.map(jax.vmap(lambda leaf: jnp.all(jnp.isfinite(leaf))), states)
+
+    return _on_devices(layout, advance, (algorithm, first, last), (seed_keys, states))
+
+
+def _on_devices(layout: Layout, function: Callable, everywhere: PyTree, by_seed: PyTree) -> PyTree:
+    """Calls a function on every device, with all of `everywhere` and the device's seeds of `by_seed`."""
+    arrays, static = eqx.partition(everywhere, eqx.is_array)
+    seeds = PartitionSpec(SEEDS)
+    on_device = jax.shard_map(
+        lambda arrays, by_seed: function(eqx.combine(arrays, static), by_seed),
+        mesh=layout.mesh,
+        in_specs=(PartitionSpec(), seeds),
+        out_specs=seeds,
+        check_vma=False,
+    )
+    return on_device(arrays, by_seed)
+
+
+def _in_groups(run_group: Any, size: int, seed_keys: Array, states: PyTree) -> tuple[PyTree, PyTree]:
+    """Runs the groups one after the other, each in its place among all states."""
+    num_groups = len(seed_keys) // size
+    if num_groups == 1:
+        return run_group(seed_keys, states)
+    group_keys = seed_keys.reshape(num_groups, size)
+
+    def run(group: Array, states: PyTree) -> tuple[PyTree, PyTree]:
+        own = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, group * size, size), states)
+        own, info = run_group(group_keys[group], own)
+        put = lambda leaf, new: jax.lax.dynamic_update_slice_in_dim(leaf, new, group * size, 0)  # noqa: E731
+        return jax.tree.map(put, states, own), info
+
+    states, info = jax.lax.scan(lambda states, group: run(group, states), states, jnp.arange(num_groups))
+    return states, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), info)
+
+
+def _run_group(
+    algorithm: Algorithm, length: int, seed_keys: Array, first: Array, last: Array, states: PyTree
+) -> tuple[PyTree, PyTree]:
+    """Iterations first … last−1 of the seeds of one group, in blocks of `length`, and the sums of their Infos."""
+    side_by_side = jax.tree.map(lambda _: 0, states)._replace(num_iterations=None)
+    step = jax.vmap(algorithm.step, in_axes=(0, side_by_side), out_axes=(side_by_side, 0))
+
+    def run_block(block: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
+        noise = _draw(algorithm, seed_keys, block, length)
+
+        def iterate(i: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
+            states, totals = carry
+            states, info = step(jax.tree.map(lambda leaf: leaf[:, i], noise), states)
+            return states, jax.tree.map(jnp.add, totals, info)
+
+        begin, end = jnp.maximum(first - block * length, 0), jnp.minimum(last - block * length, length)
+        return jax.lax.fori_loop(begin, end, iterate, carry)
+
+    seeds = len(seed_keys)
+    states = states._replace(num_iterations=first)
+    noise = jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[:, 0], _draw(algorithm, seed_keys, 0, 1)))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(step, noise, states)[1])
+    states, totals = jax.lax.fori_loop(first // length, -(-last // length), run_block, (states, zeros))
+    states = states._replace(num_iterations=jnp.full(seeds, states.num_iterations))
+    return states, totals
+
+
+def _draw(algorithm: Algorithm, seed_keys: Array, block: ArrayLike, length: int) -> PyTree:
+    """A block's randomness of every seed. Leading axes: seed, iteration."""
+
+    def draw(key: Array) -> PyTree:
+        return algorithm.draw(jax.random.fold_in(key, block), length)
+
+    return _over_keys(draw, seed_keys)
+
+
+def _over_keys(draw: Callable[[Array], PyTree], keys: Array) -> PyTree:
+    """What is drawn with each key. Under vmap only threefry gives every key the numbers that it would get alone."""
+    is_threefry = "fry" in str(jax.random.key_impl(keys))
+    return jax.vmap(draw)(keys) if is_threefry else jax.lax.map(draw, keys)

@@ -1,0 +1,224 @@
+"""The loop of an environment that lives on the host: the algorithm is compiled, the transitions are pushed in.
+
+An iteration is `SingleLoopActorCritic.step` in its three parts: the device decides, Gymnasium steps, the device learns.
+Keys and uniforms are those that `loop` gives the first seed of a compiled run.
+
+| of the chains   | here                                                                                          |
+|-----------------|-----------------------------------------------------------------------------------------------|
+| terminal states | the chain waits for its restart. Its sub-environment starts anew at once, because vector      |
+|                 | environments step all or none; what it does until the restart is not looked at                |
+| restarts        | with probability 1 − γ, and where truncated: a reset with a seed made of a uniform's bits     |
+| coupled chains  | share the seeds of their resets, and so the environments' randomness while both act alike     |
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree, Shaped
+
+from bilevel_rl.algorithms import SingleLoopActorCritic
+from bilevel_rl.algorithms.actor_critic import Decision, Info
+from bilevel_rl.algorithms.sampled import State
+from bilevel_rl.environments import HostEnvironment, HostEpisode
+from bilevel_rl.runs.compiled import key_of_start, length_of_block
+
+
+class Progressed(NamedTuple):
+    """How far a run has come.
+
+    Attributes:
+        state: the last one whose numbers are all finite.
+        info_totals: sums of the Infos since they were last cleared.
+        is_finite: whether every leaf of the state after that one is.
+    """
+
+    state: State
+    info_totals: Info
+    is_finite: PyTree[Bool[Array, ""]]
+
+
+class HostChains:
+    """2 B sub-environments as the chains of two followers.
+
+    Args:
+        envs: a `gymnasium.vector.VectorEnv`, in the order (follower, chain).
+        environment: what the problem says of it.
+        num_chains: B.
+
+    Raises:
+        ValueError: the number of sub-environments, their spaces or their mode of resets are not what is asked for.
+    """
+
+    def __init__(self, envs: Any, environment: HostEnvironment, num_chains: int):
+        from gymnasium.vector import AutoresetMode
+
+        self._envs, self._environment, self._shape = envs, environment, (2, num_chains)
+        if envs.num_envs != 2 * num_chains:
+            raise ValueError(
+                f"envs must be {2 * num_chains} sub-environments, {num_chains} chains of each of two followers; got "
+                f"{envs.num_envs}"
+            )
+        if envs.metadata.get("autoreset_mode") != AutoresetMode.DISABLED:
+            raise ValueError(
+                "envs must leave resets to the loop: gymnasium.make_vec(…, vectorization_mode='sync', "
+                "vector_kwargs={'autoreset_mode': gymnasium.vector.AutoresetMode.DISABLED})"
+            )
+        given = HostEnvironment.from_vector(envs, discount=environment.discount)
+        for name in ("observation", "num_actions", "num_action_dimensions"):
+            if getattr(given, name) != getattr(environment, name):
+                raise ValueError(
+                    f"envs do not fit problem.environment: {name} is {getattr(given, name)}, not "
+                    f"{getattr(environment, name)}"
+                )
+
+    def start(self, uniforms: Float[np.ndarray, "2 B"]) -> HostEpisode:
+        """New episodes everywhere; a uniform makes a seed."""
+        observations, _ = self._envs.reset(seed=_seeds(uniforms))
+        nowhere = np.zeros(self._shape, bool)
+        self._episode, self._has_ended = HostEpisode(self._chains(observations), nowhere, nowhere), nowhere
+        return self._episode
+
+    def step(self, actions: Shaped[np.ndarray, "2 B ..."]) -> HostEpisode:
+        """Where the actions lead, terminal and truncated states included."""
+        before = self._episode
+        observations, _, terminated, truncated, _ = self._envs.step(self._acted(actions))
+        terminated, truncated = terminated.reshape(self._shape), truncated.reshape(self._shape)
+        self._has_ended = terminated | truncated
+        waits = before.is_terminal
+        self._episode = HostEpisode(
+            _pick(waits, before.state, self._chains(observations)), waits | terminated, truncated & ~terminated & ~waits
+        )
+        return self._episode
+
+    def restart(self, uniforms: Float[np.ndarray, "U 2 B"]) -> HostEpisode:
+        """Where the chains go on; the uniforms are those of `ActorCritic.restart`."""
+        after = self._episode
+        restarts = (uniforms[2] >= np.asarray(self._environment.discount, uniforms.dtype)) | after.is_truncated
+        is_reset = (restarts | self._has_ended).ravel()
+        if is_reset.any():
+            seeds = _seeds(uniforms[3])
+            seeds = [seed if restarts else None for seed, restarts in zip(seeds, restarts.ravel(), strict=True)]
+            observations, _ = self._envs.reset(seed=seeds, options={"reset_mask": is_reset})
+            nowhere = np.zeros(self._shape, bool)
+            self._episode = HostEpisode(
+                _pick(restarts, self._chains(observations), after.state), after.is_terminal & ~restarts, nowhere
+            )
+        return self._episode
+
+    def _chains(self, observations: np.ndarray) -> np.ndarray:
+        """The same, with the axes (follower, chain) and the type that is promised."""
+        observations = np.asarray(observations, self._environment.observation.dtype)
+        return observations.reshape(self._shape + self._environment.observation.shape)
+
+    def _acted(self, actions: np.ndarray) -> np.ndarray:
+        """As the environments want them: counted from their first action, or within their bounds."""
+        space = self._envs.single_action_space
+        actions = actions.reshape(-1, *actions.shape[2:])
+        if self._environment.num_actions is not None:
+            return actions + space.start
+        return np.clip(actions, space.low, space.high).astype(space.dtype)
+
+
+class HostLoop:
+    """An algorithm whose followers live in a vector environment.
+
+    Args:
+        algorithm: what runs, in a `HostEnvironment`.
+        key: root of all randomness but that which environments draw beyond their seeds.
+        envs: a `gymnasium.vector.VectorEnv`.
+
+    Raises:
+        ValueError: the problem has another environment, or as `HostChains`.
+    """
+
+    def __init__(self, algorithm: SingleLoopActorCritic, key: Array, envs: Any):
+        environment = algorithm.problem.environment
+        if not isinstance(environment, HostEnvironment):
+            raise ValueError(f"problem.environment must be a HostEnvironment, got a {type(environment).__name__}")
+        self._algorithm = jax.tree.map(lambda leaf: jnp.asarray(leaf) if eqx.is_array(leaf) else leaf, algorithm)
+        self._chains = HostChains(envs, environment, algorithm.num_chains)
+        self._key, self._block_length = jax.random.fold_in(key, 0), length_of_block(algorithm)
+        self._block: tuple[int, np.ndarray] | None = None
+        self._decide = jax.jit(lambda state, uniforms: self._algorithm.decide(uniforms, state))
+        self._learn = jax.jit(self._learned, donate_argnums=0)
+        self._draw = jax.jit(lambda key: self._algorithm.draw(key, self._block_length))
+
+    def start(self) -> Progressed:
+        """Iteration 0, of new followers in new episodes."""
+        key = key_of_start(self._key)
+        state = self._algorithm.init(key, self._new_episodes(key))
+        return self.cleared(jax.tree.map(jnp.copy, state))  # What a problem starts from stays its own.
+
+    def resumed(self, state: State) -> Progressed:
+        """A saved state, in new episodes."""
+        key = jax.random.fold_in(key_of_start(self._key), state.num_iterations)
+        return self.cleared(jax.tree.map(jnp.array, state)._replace(chain_states=self._new_episodes(key)))
+
+    def cleared(self, state: State) -> Progressed:
+        """Nothing added up yet."""
+        uniforms = jax.eval_shape(self._draw, self._key)
+        next_states = state.chain_states
+
+        def one(state: State, uniforms: Array) -> Info:
+            decision = self._algorithm.decide(uniforms, state)
+            sample = self._algorithm.sample(state, decision, next_states)
+            return self._algorithm.learn(uniforms, state, sample)[1]
+
+        info = jax.eval_shape(one, state, jax.ShapeDtypeStruct(uniforms.shape[1:], uniforms.dtype))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), info)
+        return Progressed(state, zeros, jax.tree.map(lambda _: jnp.array(True), state))
+
+    def advance(self, progressed: Progressed, first: int, last: int) -> Progressed:
+        """After iterations first … last−1. The buffers of `progressed` are given to the result."""
+        for k in range(first, last):
+            uniforms = self._uniforms(k)
+            decision = self._decide(progressed.state, uniforms)
+            following = self._chains.step(np.asarray(decision.actions))
+            going_on = self._chains.restart(np.broadcast_to(uniforms[:4], (4, 2, *uniforms.shape[2:])))
+            progressed = self._learn(progressed, uniforms, decision, following, going_on)
+        return progressed
+
+    def _learned(
+        self,
+        progressed: Progressed,
+        uniforms: Array,
+        decision: Decision,
+        following: HostEpisode,
+        going_on: HostEpisode,
+    ) -> Progressed:
+        state, totals, was_finite = progressed
+        new, info = self._algorithm.learn(uniforms, state, self._algorithm.sample(state, decision, following))
+        new = new._replace(chain_states=going_on)
+        was_fine = _all(was_finite)
+        is_finite = jax.tree.map(lambda was, leaf: was & (~was_fine | jnp.all(jnp.isfinite(leaf))), was_finite, new)
+        is_fine = _all(is_finite)
+        state = jax.tree.map(lambda new, old: jnp.where(is_fine, new, old), new, state)
+        return Progressed(state, jax.tree.map(jnp.add, totals, info), is_finite)
+
+    def _uniforms(self, k: int) -> Float[np.ndarray, "U D B"]:
+        number = k // self._block_length
+        if self._block is None or self._block[0] != number:
+            self._block = number, np.asarray(self._draw(jax.random.fold_in(self._key, number)))
+        return self._block[1][k % self._block_length]
+
+    def _new_episodes(self, key: Array) -> HostEpisode:
+        uniforms = np.array(jax.random.uniform(key, (2, self._algorithm.num_chains)))
+        if self._algorithm.coupled:
+            uniforms[1] = uniforms[0]
+        return jax.tree.map(jnp.array, self._chains.start(uniforms))
+
+
+def _seeds(uniforms: Float[np.ndarray, "2 B"]) -> list[int]:
+    """Seeds of as many bits as a uniform has."""
+    return (uniforms.ravel().astype(np.float64) * 2**32).astype(np.int64).tolist()
+
+
+def _pick(which: Bool[np.ndarray, "2 B"], ours: np.ndarray, others: np.ndarray) -> np.ndarray:
+    return np.where(which.reshape(which.shape + (1,) * (ours.ndim - which.ndim)), ours, others)
+
+
+def _all(flags: PyTree[Bool[Array, ""]]) -> Bool[Array, ""]:
+    return jnp.all(jnp.stack(jax.tree.leaves(flags)))

@@ -1,0 +1,79 @@
+"""What makes a run the same run, and where a folder lets it go on."""
+
+import dataclasses
+import hashlib
+import warnings
+from typing import Any, cast
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from bilevel_rl.runs import processes
+from bilevel_rl.algorithms import Algorithm
+from bilevel_rl.runs.folder import RunFolder, RunFolderError
+
+NO_CHECKPOINT, REFUSED = -1, -2
+
+
+def identity_of(algorithm: Algorithm, key: Array, log_every: int) -> dict[str, Any]:
+    """What must not change between the parts of an interrupted run, whatever runs it."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(eqx.filter(algorithm, eqx.is_array_like)):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return {
+        "algorithm": type(algorithm).__name__,
+        **_options(algorithm),
+        "arrays_of_algorithm_and_problem": digest.hexdigest(),
+        "generator": str(jax.random.key_impl(key)),
+        "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "discount": algorithm.problem.environment.discount,
+        "initial_spread": algorithm.problem.initial_spread,
+        "num_transitions_per_iteration": algorithm.num_transitions_per_iteration,
+        "log_every": log_every,
+    }
+
+
+def _options(algorithm: Algorithm) -> dict[str, Any]:
+    """Numbers and switches that are not arrays."""
+    values = {field.name: getattr(algorithm, field.name) for field in dataclasses.fields(cast(Any, algorithm))}
+    return {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
+
+
+def find_checkpoint(folder: RunFolder, identity: dict[str, Any], num_iterations: int) -> int | None:
+    """Iteration to continue from; files are cut back to it. None for a new run, whose identity is noted.
+
+    Raises:
+        RunFolderError: the folder holds another run, or one that has gone further.
+    """
+    if not processes.is_writer():
+        checkpoint = processes.agree(NO_CHECKPOINT)
+        if checkpoint == REFUSED:
+            raise RunFolderError(f"process 0 cannot continue {folder.path}; it says why")
+        return None if checkpoint == NO_CHECKPOINT else checkpoint
+    try:
+        checkpoint = _cut_back(folder, identity, num_iterations)
+    except RunFolderError:
+        processes.agree(REFUSED)
+        raise
+    processes.agree(NO_CHECKPOINT if checkpoint is None else checkpoint)
+    return checkpoint
+
+
+def _cut_back(folder: RunFolder, identity: dict[str, Any], num_iterations: int) -> int | None:
+    noted = folder.note_identity(identity)
+    for name, value in identity.items():
+        if noted.get(name) != value:
+            raise RunFolderError(
+                f"{folder.path} holds another run: its {name} is {noted.get(name)}, not {value}; use another folder"
+            )
+    checkpoint = folder.latest_checkpoint()
+    if checkpoint is not None and checkpoint > num_iterations:
+        raise RunFolderError(f"{folder.path} has already done {checkpoint} iterations, more than {num_iterations}")
+    for name, (then, now) in folder.changed_versions().items():
+        warnings.warn(f"{name} is now {now}, was {then}: results may differ in the last bits", stacklevel=4)
+    for table in ("metrics", "timing"):
+        folder.truncate_rows(table, -1 if checkpoint is None else checkpoint)
+    return checkpoint

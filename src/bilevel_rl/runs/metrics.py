@@ -1,0 +1,239 @@
+"""Measurements of a running algorithm: the columns of a metric row (docs/metrics.md).
+
+Models that a dense solve can hold are measured exactly at every log point. Larger ones are measured from the samples
+that the algorithm takes anyway, since an exact Φ would take longer than the run between two log points.
+"""
+
+import warnings
+from typing import Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
+
+from bilevel_rl.algorithms import Algorithm
+from bilevel_rl.environments import TabularMDP
+from bilevel_rl.exact.evaluation import DENSE_LIMIT, occupancy, start_mean
+from bilevel_rl.exact.objectives import implicit_gradient
+from bilevel_rl.exact.oracle import in_double_precision
+from bilevel_rl.exact.soft_mdp import entropy, soft_optimal, soft_values
+from bilevel_rl.exact.tables import linear_cost, reward_table
+from bilevel_rl.exact.upper_noise import upper_noise
+from bilevel_rl.formulation import BilevelProblem
+from bilevel_rl.algorithms.step_sizes import StepSizeValues
+
+
+class Measurement(NamedTuple):
+    """Exact values at one iteration. x_k, w_k, τ_k, π_θ, π_θᴸ are those of the iteration, τ_eval is fixed.
+
+    Attributes:
+        upper_objective: Φ_{τ_eval}(x_k), what the leader gets once the follower has optimized; lower is better.
+        regularized_objective: Φ_{τ_k}(x_k).
+        hyper_gradient_norm: ‖∇Φ_{τ_k}(x_k)‖, Euclidean, without projection.
+        upper_value: f(x_k, π_θ), what the leader gets from the policy learned so far.
+        lower_residual: J_{τ_k}(x_k, π_τ*) − J_{τ_k}(x_k, π_θ) ≥ 0.
+        penalized_residual: the same for π_θᴸ under the reward r_x − w_k c, c the slope of f at π_θᴸ (`linear_cost`).
+        optimal_entropy: E_{s ~ d^{π_θ}}[H(π_τ*(·|s))], the entropy of the best answer at τ_k where the follower now is.
+        missed_occupancy: share of the best answer's time in states that π_θ visits `RARELY` as often, or less.
+        hyper_gradient_norm_at_first_entropy: ‖∇Φ_{τ_0}(x_k)‖, the slope that the first entropy weight would show.
+        upper_noise: root of the variance of (U)'s direction, from one pair of samples under π_θ and π_θᴸ.
+    """
+
+    upper_objective: Float[Array, "*seeds"]
+    regularized_objective: Float[Array, "*seeds"]
+    hyper_gradient_norm: Float[Array, "*seeds"]
+    upper_value: Float[Array, "*seeds"]
+    lower_residual: Float[Array, "*seeds"]
+    penalized_residual: Float[Array, "*seeds"]
+    optimal_entropy: Float[Array, "*seeds"]
+    missed_occupancy: Float[Array, "*seeds"]
+    hyper_gradient_norm_at_first_entropy: Float[Array, "*seeds"]
+    upper_noise: Float[Array, "*seeds"]
+
+
+RARELY = 0.01
+"""A state counts as missed where the lower policy is less than this share of the time that the best answer is there."""
+
+Diagnostics = Literal["auto", "exact", "sampled"]
+"""How metric rows are measured; "auto" is exact for tabular models of at most `DENSE_LIMIT` states, else sampled."""
+
+
+def are_exact(diagnostics: Diagnostics, problem: BilevelProblem) -> bool:
+    """Whether metric rows of a problem hold exact measurements.
+
+    Raises:
+        ValueError: they are asked for, and the environment has no tables.
+    """
+    environment = problem.environment
+    can_be = (
+        isinstance(environment, TabularMDP) and environment.num_states <= DENSE_LIMIT and problem.upper.has_exact_value
+    )
+    if diagnostics == "exact" and not isinstance(environment, TabularMDP):
+        raise ValueError(
+            f"diagnostics must not be 'exact' in a {type(environment).__name__}, of which there are no tables; "
+            "use 'auto' or 'sampled'"
+        )
+    return diagnostics == "exact" or (diagnostics == "auto" and can_be)
+
+
+MAX_LOGGED_COMPONENTS = 16
+"""x is written to the metric rows where it has at most this many numbers."""
+
+
+def metric_columns(
+    algorithm: Algorithm, states: PyTree, info: PyTree, evaluation_entropy_weight: float, diagnostics: Diagnostics
+) -> dict[str, np.ndarray]:
+    """Columns of the metric rows, one entry a seed; every column is described in docs/metrics.md.
+
+    Args:
+        states: the algorithm's states as NumPy arrays, leading axis the seeds.
+        info: mean of the algorithm's Info since the last log point, likewise.
+        evaluation_entropy_weight: τ_eval.
+        diagnostics: how they are measured.
+    """
+    is_exact, x = are_exact(diagnostics, algorithm.problem), algorithm.answer(states)
+    step_sizes, prices, log_policies = jax.tree.map(np.asarray, _of_states(algorithm, states, is_exact))
+    if is_exact:
+        measured = measure(
+            algorithm.problem,
+            x,
+            log_policies,
+            penalty=step_sizes.penalty,
+            entropy_weight=step_sizes.entropy,
+            first_entropy_weight=float(algorithm.step_sizes(0).entropy),
+            evaluation_entropy_weight=evaluation_entropy_weight,
+        )._asdict()
+    else:
+        measured = {"upper_value": info.mean_cost[:, 0] + prices}
+    columns = {
+        "num_iterations": states.num_iterations,
+        "num_transitions": np.asarray(states.num_iterations, np.int64) * algorithm.num_transitions_per_iteration,
+        **{f"{name}_step": getattr(step_sizes, name) for name in ("upper", "actor", "critic")},
+        "penalty": step_sizes.penalty,
+        "entropy_weight": step_sizes.entropy,
+        "is_sampled": np.full(len(states.num_iterations), int(not is_exact)),
+        **measured,
+    }
+    columns["x_distance"] = distances(x, algorithm.problem.initial_x)
+    num_seeds = len(states.num_iterations)
+    components = np.concatenate([np.reshape(leaf, (num_seeds, -1)) for leaf in jax.tree.leaves(x)], axis=1)
+    if components.shape[1] <= MAX_LOGGED_COMPONENTS:
+        columns |= {f"x{i}": components[:, i] for i in range(components.shape[1])}
+    found = {name: values for name, values in info._asdict().items() if values is not None}
+    upper_gradient = found.pop("upper_gradient", None)
+    if upper_gradient is not None:
+        found["upper_variance"] = _variance(found.pop("squared_upper_gradient"), upper_gradient)
+    for name, values in found.items():
+        if values.ndim == 1:
+            columns[name] = values
+        else:
+            columns |= {f"{role}_{name}": values[:, i] for i, role in enumerate(("lower", "penalized"))}
+    return {name: np.asarray(column) for name, column in columns.items()}
+
+
+@eqx.filter_jit
+def _of_states(algorithm: Algorithm, states: PyTree, with_policies: bool) -> tuple[StepSizeValues, Array, Array | None]:
+    """Of every seed: the step sizes, the price g(x), and log π of both policies."""
+
+    def one_seed(state: PyTree) -> tuple[StepSizeValues, Array, Array | None]:
+        price = jnp.asarray(algorithm.problem.upper.regularizer(algorithm.answer(state)), float)
+        return (
+            algorithm.step_sizes(state.num_iterations),
+            price,
+            algorithm.log_policies(state) if with_policies else None,
+        )
+
+    return jax.lax.map(one_seed, states)
+
+
+def _variance(mean_of_squares: Float[np.ndarray, " seeds"], means: PyTree) -> Float[np.ndarray, " seeds"]:
+    """E‖g − E[g]‖² of every seed; rounding may leave it just below 0."""
+    squares = [np.sum(np.reshape(leaf, (len(leaf), -1)) ** 2, axis=1) for leaf in jax.tree.leaves(means)]
+    return np.maximum(mean_of_squares - sum(squares), 0.0)
+
+
+def distances(x: PyTree, others: PyTree) -> Float[np.ndarray, " seeds"]:
+    """‖x − x'‖ of every seed, Euclidean over all numbers of x. Leading axis of every leaf: the seed."""
+    squares = jax.tree.map(lambda a, b: ((np.asarray(a, np.float64) - b) ** 2).reshape(len(a), -1).sum(1), x, others)
+    return np.sqrt(sum(jax.tree.leaves(squares)))
+
+
+def metric_rows(columns: dict[str, np.ndarray], is_running: Bool[np.ndarray, " seeds"]) -> list[dict[str, float]]:
+    """One row a running seed."""
+    for name, column in columns.items():
+        if np.any(np.isnan(column[is_running])):
+            warnings.warn(f"{name} is NaN: its exact computation does not converge at this state", stacklevel=3)
+    return [
+        {"seed": int(seed), **{name: column[seed].item() for name, column in columns.items()}}
+        for seed in np.flatnonzero(is_running)
+    ]
+
+
+def measure(
+    problem: BilevelProblem,
+    x: PyTree,
+    log_policies: Float[ArrayLike, "seeds 2 S A"],
+    *,
+    penalty: Float[ArrayLike, " seeds"],
+    entropy_weight: Float[ArrayLike, " seeds"],
+    first_entropy_weight: float,
+    evaluation_entropy_weight: float,
+) -> Measurement:
+    """Measures every seed in double precision. Leading axis of all arrays, and of every leaf of x: the seeds.
+
+    A value is NaN where an oracle does not converge.
+    """
+    arguments = x, log_policies, penalty, entropy_weight, first_entropy_weight, evaluation_entropy_weight
+    doubles = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), arguments)
+    return in_double_precision(_measure, problem, *doubles)
+
+
+@eqx.filter_jit
+def _measure(
+    problem: BilevelProblem,
+    x: PyTree,
+    log_policies: Array,
+    penalty: Array,
+    entropy_weight: Array,
+    first_entropy_weight: Array,
+    evaluation_entropy_weight: Array,
+) -> Measurement:
+    def one_seed(x: PyTree, log_policies: Array, w: Array, τ: Array) -> Measurement:
+        mdp = problem.environment_at(x)
+        reward = reward_table(problem, x)
+        # Normalized again: single-precision logits miss a sum of one by more than an exact residual may be.
+        lower, penalized = jax.nn.log_softmax(log_policies)
+        occupancies = occupancy(mdp, jnp.exp(lower)), occupancy(mdp, jnp.exp(penalized))
+        # Every optimal policy is sought from the values of one that is close to it.
+        lower_values = soft_values(mdp, reward, lower, τ)
+        answer = soft_optimal(mdp, reward, τ, start_values=lower_values)
+        evaluated = soft_optimal(mdp, reward, evaluation_entropy_weight, start_values=answer.values)
+        penalized_reward = reward - w * linear_cost(problem, x, occupancies[1], penalized)
+        penalized_values = soft_values(mdp, penalized_reward, penalized, τ)
+        penalized_answer = soft_optimal(mdp, penalized_reward, τ, start_values=penalized_values)
+        regularized_objective, gradient = implicit_gradient(problem, x, answer.log_policy, τ)
+        first_answer = soft_optimal(mdp, reward, first_entropy_weight, start_values=answer.values)
+        _, first_gradient = implicit_gradient(problem, x, first_answer.log_policy, first_entropy_weight)
+        visits, best_visits = occupancies[0].sum(1), occupancy(mdp, answer.policy).sum(1)
+
+        def upper_value(state_action_occupancy: Array, log_policy: Array) -> Array:
+            return problem.upper.value(problem.mdp, x, state_action_occupancy, log_policy)
+
+        return Measurement(
+            upper_objective=upper_value(occupancy(mdp, evaluated.policy), evaluated.log_policy),
+            regularized_objective=regularized_objective,
+            hyper_gradient_norm=optax.tree.norm(gradient),
+            upper_value=upper_value(occupancies[0], lower),
+            lower_residual=start_mean(mdp, answer.values - lower_values),
+            penalized_residual=start_mean(mdp, penalized_answer.values - penalized_values),
+            optimal_entropy=jnp.sum(jnp.where(mdp.terminal, 0.0, visits) * entropy(answer.log_policy)),
+            missed_occupancy=jnp.sum(jnp.where(visits < RARELY * best_visits, best_visits, 0.0)),
+            hyper_gradient_norm_at_first_entropy=optax.tree.norm(first_gradient),
+            upper_noise=upper_noise(problem, x, occupancies, (lower_values, penalized_values), w),
+        )
+
+    # One after the other: under vmap the last bits would depend on how many seeds this process has.
+    return jax.lax.map(lambda arguments: one_seed(*arguments), (x, log_policies, penalty, entropy_weight))

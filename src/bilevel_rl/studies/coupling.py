@@ -1,0 +1,115 @@
+"""Coupled against independent chains: how noisy is (U), and where does x end for the same steps?"""
+
+import dataclasses
+import warnings
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bilevel_rl import exact, figures
+from bilevel_rl.algorithms import SingleLoopActorCritic
+from bilevel_rl.algorithms.step_sizes import PowerDecay, ScheduleWarning
+from bilevel_rl.formulation import BilevelProblem
+from bilevel_rl.problems import goal_position
+from bilevel_rl.runs import processes
+from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.studies.coupling_figures import draw_coupling
+from bilevel_rl.studies.settings import RunSettings, ScheduleSettings
+
+CHAINS = ("independent", "coupled")
+PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01)
+ENTROPY_WEIGHTS = (0.1, 0.03)
+"""w and τ at whose fixed points the variance of (U) is worked out."""
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Coupled against independent chains at a hard penalty that is held: noise of (U), and where x ends (a minute)."""
+
+    run: RunSettings = field(default_factory=lambda: RunSettings(num_seeds=10, num_iterations=62_500, log_every=1_250))
+    schedule: ScheduleSettings = field(default_factory=lambda: ScheduleSettings(upper=0.005, penalty=0.1))
+    size: int = 10
+    """cells on a side of the grid; its pairs of state and action, squared, are worked with"""
+    target: tuple[float, float] = (7.0, 3.0)
+    """cell (row, column) where the leader wants the follower"""
+    initial_x: tuple[float, float] = (2.0, 7.0)
+    """where the goal is placed at the start"""
+    measured_at: tuple[float, float] = (5.0, 5.0)
+    """x at which the variances are worked out, half way from the start to the target"""
+
+    def problem(self) -> BilevelProblem:
+        """What is solved."""
+        return goal_position(size=self.size, target=self.target, initial_x=self.initial_x)
+
+    def algorithms(self) -> dict[str, SingleLoopActorCritic]:
+        """Both ways of sampling, with the same steps; building them checks every option."""
+        schedule = self.schedule
+        held = dataclasses.replace(schedule.step_sizes(), penalty=PowerDecay(schedule.penalty, 0.0))
+        problem = self.problem()
+        # That w does not decay is what is studied.
+        with warnings.catch_warnings(action="ignore", category=ScheduleWarning):
+            return {
+                name: SingleLoopActorCritic(problem, held, schedule.num_chains, coupled=name == "coupled")
+                for name in CHAINS
+            }
+
+    def algorithm(self) -> SingleLoopActorCritic:
+        """The first of `algorithms`."""
+        return self.algorithms()[CHAINS[0]]
+
+
+def main(config: Coupling, folder: RunFolder, *, progress: bool = True):
+    """Works out the variances, runs both ways of sampling, and draws the figure."""
+    problem, evaluation = config.problem(), config.run.evaluation_entropy_weight
+    optimum = exact.solve(problem, entropy_weight=evaluation, starts=[np.array(config.target)])
+    arrays = {"penalties": np.array(PENALTIES), "entropy weights": np.array(ENTROPY_WEIGHTS)}
+    for name, algorithm in config.algorithms().items():
+        run_folder = RunFolder(folder.path / name)
+        config.run.run(algorithm, run_folder, progress=progress)
+        curves = figures.read_curves(run_folder, "upper_objective")
+        arrays["transitions"] = curves.num_transitions
+        arrays[f"{name} gap"] = curves.values - optimum.objective
+        arrays[f"{name} variance in the run"] = figures.read_curves(run_folder, "upper_variance").values
+    if not processes.is_writer():
+        return
+    for name in CHAINS:
+        arrays[f"{name} variance"] = np.array(
+            [
+                [variance(problem, np.array(config.measured_at), w, τ, coupled=name == "coupled") for w in PENALTIES]
+                for τ in ENTROPY_WEIGHTS
+            ]
+        )
+    folder.write_arrays("coupling", **arrays)
+    plot(folder)
+
+
+def variance(problem: BilevelProblem, x: np.ndarray, w: float, τ: float, *, coupled: bool) -> float:
+    """Of (U) over time, from one pair of chains, both policies at their fixed points for this x."""
+    policies = (
+        exact.lower_policy(problem, x, entropy_weight=τ),
+        exact.penalized_policy(problem, x, entropy_weight=τ, penalty=w),
+    )
+    return exact.upper_variance(problem, x, policies, penalty=w, coupled=coupled, over_time=True)
+
+
+def exponents(folder: RunFolder) -> dict[str, np.ndarray]:
+    """p of the law variance ∝ w^−p, fitted for each entropy weight."""
+    data = folder.read_arrays("coupling")
+    log_w = np.log(data["penalties"])
+    return {name: -np.polyfit(log_w, np.log(data[f"{name} variance"]).T, 1)[0] for name in CHAINS}
+
+
+def plot(folder: RunFolder):
+    """Draws the figure of a run folder."""
+    draw_coupling(folder, CHAINS, exponents(folder))
+
+
+def summarize(folder: RunFolder) -> str:
+    """One line about the outcome."""
+    data = folder.read_arrays("coupling")
+    ends = [f"{name} {data[f'{name} gap'][:, -1].max():.4f}" for name in CHAINS]
+    ratios = data["independent variance"] / data["coupled variance"]
+    return f"largest final Φ(x) − Φ*: {', '.join(ends)}; variance of (U), independent ÷ coupled, " + "; ".join(
+        f"τ = {τ:g}: " + ", ".join(f"{ratio:.1f} (w = {w:g})" for w, ratio in zip(PENALTIES, row, strict=True))
+        for τ, row in zip(ENTROPY_WEIGHTS, ratios, strict=True)
+    )

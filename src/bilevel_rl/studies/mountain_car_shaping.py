@@ -1,0 +1,241 @@
+"""Reward shaping on MountainCar: does a leader shape a sparse reward so that followers find the goal?"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from bilevel_rl import figures
+from bilevel_rl.algorithms import SingleLoopActorCritic
+from bilevel_rl.formulation import BilevelProblem
+from bilevel_rl.problems import mountain_car_shaping
+from bilevel_rl.problems.mountain_car import GOAL, known_shapings
+from bilevel_rl.runs import processes
+from bilevel_rl.runs.compiled import key_of_start
+from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.runs.run import RunResult
+from bilevel_rl.runs.statistics import bootstrap_interval, interquartile_mean
+from bilevel_rl.studies.followers import lower, single_loop, train, watch
+from bilevel_rl.studies.mountain_car_shaping_figures import animate_mountain_car, draw_mountain_car_shaping
+from bilevel_rl.studies.settings import RunSettings, ScheduleSettings
+
+NUM_EPISODES, NUM_STEPS = 256, 200
+"""By which a follower is judged; the steps are those of Gymnasium's MountainCar-v0."""
+
+SHOWN = 32
+"""Episodes of the first seed whose states are kept."""
+
+LABELS = {
+    "learned": "learned",
+    "policy": "learned, the run's own policy",
+    "first": "as x was at the start",
+    "none": "none",
+    "none_longer": "none, 3 times the transitions",
+    "height": "potential: height",
+    "energy": "potential: energy",
+    "hand": "by hand: push along",
+}
+"""What followers are trained under, as arrays, tables and figures have it."""
+
+
+class Judged(NamedTuple):
+    """Fresh episodes of every seed's follower.
+
+    Attributes:
+        transitions: that each follower learned from.
+        arrived: share of the episodes that reached the goal.
+        steps: mean number until then; episodes that do not arrive count all.
+        states: of some episodes of the first seed, what each of their steps began and ended with.
+    """
+
+    transitions: int
+    arrived: Float[np.ndarray, " seeds"]
+    steps: Float[np.ndarray, " seeds"]
+    states: Float[np.ndarray, "steps episodes 2"]
+
+
+@dataclass(frozen=True)
+class MountainCarShaping:
+    """Shape MountainCar's sparse reward until followers find its goal, against other shapings (5 minutes)."""
+
+    num_positions: int = 4
+    """of the shaping's grid, from the left end to the goal"""
+    num_velocities: int = 3
+    """of the shaping's grid"""
+    initial_spread: float = 0.0
+    """standard deviation of the shaping at the start; a leader that pays for time learns nothing from 0"""
+    price: float = 0.0
+    """that the leader pays for a shaping of full height everywhere"""
+    leader: Literal["energy", "time"] = "energy"
+    """what the leader pays for: lacking mechanical energy, or time outside of the goal and nothing else"""
+    averaging: float = 0.0
+    """the answer is the mean of all x_k, weighted as k to this power"""
+    height_scale: float = 30.0
+    """of the potential that is the hill's height, in the comparison"""
+    energy_scale: float = 3.0
+    """of the potential that is mechanical energy, in the comparison"""
+    discount: float = 0.99
+    """discount factor"""
+    width: int = 64
+    """of both hidden layers of every network"""
+    run: RunSettings = field(default_factory=lambda: RunSettings(num_seeds=5, num_iterations=30_000, log_every=1_000))
+    schedule: ScheduleSettings = field(
+        default_factory=lambda: ScheduleSettings(
+            schedule="constant-entropy",
+            upper=1e-3,
+            actor=1e-3,
+            critic=3e-3,
+            penalty=0.3,
+            entropy_weight=0.01,
+            offset=6_000.0,
+            num_chains=32,
+        )
+    )
+
+    def problem(self) -> BilevelProblem:
+        """What is solved."""
+        return mountain_car_shaping(
+            self.num_positions,
+            self.num_velocities,
+            self.initial_spread,
+            self.price,
+            self.leader,
+            self.discount,
+            NUM_STEPS,
+        )
+
+    def algorithm(self) -> SingleLoopActorCritic:
+        """What runs; building it checks every option."""
+        for name in ("height_scale", "energy_scale"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite and not negative, got {getattr(self, name)}")
+        return single_loop(self.problem(), self.schedule, width=self.width, averaging=self.averaging)
+
+    @property
+    def num_transitions(self) -> int:
+        """That the run's own follower learns from, the lower one of the two."""
+        return self.run.num_iterations * self.schedule.num_chains
+
+    def rivals(self) -> dict[str, tuple[tuple[float, float, float], int]]:
+        """Weights of `known_shapings`, and from how many transitions followers learn under them."""
+        return {
+            "none": ((0.0, 0.0, 0.0), self.num_transitions),
+            "none_longer": ((0.0, 0.0, 0.0), 3 * self.num_transitions),
+            "height": ((0.0, self.height_scale, 0.0), self.num_transitions),
+            "energy": ((0.0, 0.0, self.energy_scale), self.num_transitions),
+            "hand": ((1.0, 0.0, 0.0), self.num_transitions),
+        }
+
+    def key(self, seed: int) -> Array:
+        """Of a seed, as `run` has it."""
+        return jax.random.fold_in(jax.random.key(self.run.seed, impl=self.run.generator), seed)
+
+    def judge(self, algorithm: SingleLoopActorCritic, xs: PyTree, num_transitions: int) -> Judged:
+        """Followers that are trained from scratch, each seed's at its x, and then watched."""
+        # One after the other: weights of seeds side by side are drawn by batched factorizations, which can deadlock.
+        followers = [
+            train(algorithm, x, jax.random.fold_in(self.key(seed), 2**31), num_transitions) for seed, x in enumerate(xs)
+        ]
+        return self.watch(algorithm, xs, followers, num_transitions)
+
+    def watch(
+        self, algorithm: SingleLoopActorCritic, xs: PyTree, followers: Sequence[PyTree], num_transitions: int
+    ) -> Judged:
+        """How many of the episodes of every seed's follower arrive, and when."""
+        keys = [jax.random.fold_in(self.key(seed), 2**31 + 1) for seed in range(len(followers))]
+        episodes = [
+            watch(algorithm, x, follower, key, NUM_EPISODES, NUM_STEPS + 1).states
+            for x, follower, key in zip(xs, followers, keys, strict=True)
+        ]
+        is_there = np.asarray(episodes)[..., 0] >= GOAL
+        return Judged(
+            transitions=num_transitions,
+            arrived=is_there[:, -1].mean(-1),
+            steps=(~is_there[:, :-1]).sum(1).mean(-1),
+            states=np.asarray(episodes[0])[:, :SHOWN],
+        )
+
+
+def main(config: MountainCarShaping, folder: RunFolder, *, progress: bool = True):
+    """Runs the experiment, trains followers under every shaping, and draws the figures."""
+    algorithm = config.algorithm()
+    result = config.run.run(algorithm, folder, progress=progress)
+    if not processes.is_writer():
+        return
+    first = np.stack([_first_x(algorithm, config.key(seed)) for seed in range(config.run.num_seeds)])
+    judged = compare(config, algorithm, first, result)
+    folder.write_arrays(
+        "followers",
+        first_x=first,
+        last_x=np.asarray(result.x),
+        **{f"{name}_{key}": np.asarray(value) for name, of in judged.items() for key, value in of._asdict().items()},
+    )
+    plot(folder)
+
+
+def compare(
+    config: MountainCarShaping,
+    algorithm: SingleLoopActorCritic,
+    first: Float[np.ndarray, "seeds P V"],
+    result: RunResult,
+) -> dict[str, Judged]:
+    """Followers under every shaping; the names are those of `LABELS`."""
+    num_transitions, last = config.num_transitions, np.asarray(result.x)
+    own = [lower(result.states, seed) for seed in range(len(last))]
+    judged = {
+        "learned": config.judge(algorithm, last, num_transitions),
+        "policy": config.watch(algorithm, last, own, num_transitions),
+        "first": config.judge(algorithm, first, num_transitions),
+    }
+    known = dataclasses.replace(algorithm, problem=known_shapings(config.discount, NUM_STEPS))
+    for name, (weights, count) in config.rivals().items():
+        judged[name] = config.judge(known, np.tile(np.asarray(weights, np.float32), (len(last), 1)), count)
+    return judged
+
+
+def _first_x(algorithm: SingleLoopActorCritic, seed_key: Array) -> Float[np.ndarray, "P V"]:
+    """Where the run of a seed begins."""
+    return np.asarray(algorithm.init(key_of_start(seed_key)).x)
+
+
+def plot(folder: RunFolder):
+    """Draws the figures of a run folder and the animation, and writes its table."""
+    figures.draw_step_sizes(folder)
+    figures.draw_sampled_curves(folder)
+    draw_mountain_car_shaping(folder, LABELS)
+    animate_mountain_car(folder)
+    folder.write_text("table.md", table(folder))
+
+
+def table(folder: RunFolder) -> str:
+    """Share of the episodes that arrive under every shaping, in Markdown."""
+    data = folder.read_arrays("followers")
+    lines = [
+        "| shaping | transitions | arrive in 200 steps, each seed | interquartile mean | 95 % interval | mean steps |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, label in LABELS.items():
+        arrived, steps = data[f"{name}_arrived"], data[f"{name}_steps"]
+        low, high = bootstrap_interval(arrived)
+        lines.append(
+            f"| {label} | {int(data[f'{name}_transitions']):,} | {' '.join(f'{share:.3f}' for share in arrived)} | "
+            f"{interquartile_mean(arrived):.3f} | [{low:.3f}, {high:.3f}] | {steps.mean():.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def summarize(folder: RunFolder) -> str:
+    """One line about the outcome."""
+    data = folder.read_arrays("followers")
+    learned, none, longer = (data[f"{name}_arrived"] for name in ("learned", "none", "none_longer"))
+    return (
+        f"episodes that reach the goal, followers trained from scratch, {len(learned)} seeds: with the learned shaping "
+        f"{100 * learned.min():.0f} to {100 * learned.max():.0f} %, without {100 * none.min():.0f} to "
+        f"{100 * none.max():.0f} %, without and with 3 times the transitions {100 * longer.min():.0f} to "
+        f"{100 * longer.max():.0f} %"
+    )

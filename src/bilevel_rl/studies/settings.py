@@ -1,0 +1,138 @@
+"""Options that every experiment has: how long to run, with which step sizes. Every field is a flag."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import jax
+
+from bilevel_rl.algorithms import Algorithm
+from bilevel_rl.algorithms.step_sizes import StepSizes
+from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.runs.metrics import Diagnostics
+from bilevel_rl.runs.run import RunResult, check_run_arguments, run
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How long, how often, and from which seed."""
+
+    num_seeds: int = 8
+    """independent copies, run side by side"""
+    num_iterations: int = 60_000
+    """iterations of each copy; one costs 2 · num_chains environment transitions"""
+    log_every: int = 2_000
+    """iterations between two log points; each writes metrics"""
+    checkpoint_every: float = 10.0
+    """seconds between two checkpoints; 0 saves one at every log point"""
+    seed: int = 0
+    """root of all randomness: the same seed gives the same bits"""
+    generator: Literal["threefry2x32", "rbg"] = "threefry2x32"
+    """random number generator; on CPUs threefry2x32 is the faster one, on TPUs rbg"""
+    evaluation_entropy_weight: float = 0.01
+    """entropy weight at which the logged upper objective is measured exactly"""
+    diagnostics: Diagnostics = "auto"
+    """exact: measured on the known model; sampled: from the algorithm's samples; auto: exact up to 1,500 states"""
+    seeds_per_group: int | None = None
+    """seeds that are compiled side by side; decides the last bits; by default what fills a CPU's vector units"""
+    tensorboard: bool = False
+    """also write TensorBoard scalars into the run folder"""
+
+    def check(self):
+        """Raises `ValueError` for numbers that cannot be run with."""
+        check_run_arguments(self.num_seeds, self.num_iterations, self.log_every, self.evaluation_entropy_weight)
+        if not self.checkpoint_every >= 0:
+            raise ValueError(f"checkpoint_every must be a number of seconds, got {self.checkpoint_every}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must lie in 0..{2**32 - 1}, got {self.seed}")
+
+    def run(self, algorithm: Algorithm, folder: RunFolder, *, progress: bool) -> RunResult:
+        """Runs an algorithm with these settings, continuing what the folder holds."""
+        return run(
+            algorithm,
+            jax.random.key(self.seed, impl=self.generator),
+            self.num_seeds,
+            self.num_iterations,
+            self.log_every,
+            folder=folder,
+            checkpoint_every=self.checkpoint_every,
+            evaluation_entropy_weight=self.evaluation_entropy_weight,
+            diagnostics=self.diagnostics,
+            seeds_per_group=self.seeds_per_group,
+            progress=progress,
+        )
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """The five step-size sequences of the single-loop method, and its batch."""
+
+    schedule: Literal["decaying", "constant-entropy"] = "decaying"
+    """decaying solves the unregularized problem, constant-entropy the regularized one"""
+    upper: float = 0.03
+    """initial step size ζ of the upper variable"""
+    actor: float = 1.0
+    """initial step size α of both policies"""
+    critic: float = 4.0
+    """initial step size β of both critics; not above num-chains"""
+    penalty: float = 1.0
+    """initial penalty parameter w: smaller is a harder penalty, with less bias and more noise"""
+    entropy_weight: float = 0.1
+    """initial entropy weight τ of the follower"""
+    offset: float = 20_000.0
+    """iterations that the initial values last; 1 is the paper's form c / (k + 1)^p"""
+    num_chains: int = 16
+    """parallel Markov chains per policy; 1 is the paper's"""
+
+    def step_sizes(self) -> StepSizes:
+        """The five sequences."""
+        build = StepSizes.decaying if self.schedule == "decaying" else StepSizes.constant_entropy
+        return build(
+            upper=self.upper,
+            actor=self.actor,
+            critic=self.critic,
+            penalty=self.penalty,
+            entropy=self.entropy_weight,
+            offset=self.offset,
+        )
+
+
+def check_search(budget: float, seed: int, evaluation_entropy_weight: float, counts: Mapping[str, int]):
+    """Raises `ValueError` for numbers that no search of parameters can be run with.
+
+    Args:
+        budget: environment transitions of a run.
+        seed: of all randomness.
+        evaluation_entropy_weight: τ at which Φ is measured.
+        counts: name of an option to how many.
+    """
+    if not (budget >= 1 and math.isfinite(budget) and budget == int(budget)):
+        raise ValueError(f"--budget must be a positive number of transitions, got {budget:g}")
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {count}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"--seed must lie in 0..{2**32 - 1}, got {seed}")
+    if not 0 < evaluation_entropy_weight < math.inf:
+        raise ValueError(f"--evaluation-entropy-weight must be finite and positive, got {evaluation_entropy_weight}")
+
+
+def to_json(experiment: str, config: Any) -> dict[str, Any]:
+    """What `config.json` holds."""
+    return {"experiment": experiment, "options": dataclasses.asdict(config)}
+
+
+def from_json(config_type: type[Config], options: Mapping[str, Any]) -> Config:
+    """The config whose `to_json` was written: lists back to tuples, objects back to dataclasses."""
+    fields = {field.name: field.type for field in dataclasses.fields(config_type)}  # pyright: ignore[reportArgumentType]
+    return config_type(**{name: _from_json(fields[name], value) for name, value in options.items()})
+
+
+def _from_json(kind: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return from_json(kind, value)
+    return tuple(_from_json(None, entry) for entry in value) if isinstance(value, list) else value
