@@ -17,10 +17,10 @@ import scipy.stats
 import tyro
 
 from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.studies.config import to_json
 from bilevel_rl.studies.happy_tweets import study as happy_tweets
 from bilevel_rl.studies.happy_tweets.figures import draw_happy_tweets_study, read_evaluation
-from bilevel_rl.studies.happy_tweets.study import HappyTweets, Method, TweetRunSettings
-from bilevel_rl.studies.settings import to_json
+from bilevel_rl.studies.happy_tweets.study import HappyTweets, Method, TweetRunConfig
 
 COLUMNS = (
     "score",
@@ -55,7 +55,7 @@ class Study:
 
     def config(self, method: Method, beta: float, seed: int) -> HappyTweets:
         """One run."""
-        run: TweetRunSettings = dataclasses.replace(self.options.run, seed=seed)
+        run: TweetRunConfig = dataclasses.replace(self.options.run, seed=seed)
         return dataclasses.replace(self.options, method=method, beta=beta, run=run)
 
     def path(self, method: str, beta: float, seed: int) -> Path:

@@ -22,9 +22,9 @@ import numpy as np
 from bilevel_rl.commands import EXPERIMENTS
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.statistics import bootstrap_interval, interquartile_mean
+from bilevel_rl.studies.config import from_json
 from bilevel_rl.studies.followers import train, watch
 from bilevel_rl.studies.reward_design import RewardDesign, judge
-from bilevel_rl.studies.settings import from_json
 
 NUM_EPISODES, NUM_STEPS = 64, 500
 """By which a candidate is watched; 32,000 transitions."""

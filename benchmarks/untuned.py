@@ -19,7 +19,7 @@ import numpy as np
 
 import bilevel_rl as brl
 from bilevel_rl import exact
-from bilevel_rl.algorithms import Exact
+from bilevel_rl.algorithms import ExactDescent
 from bilevel_rl.algorithms.step_sizes import StepSizes
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.runs import compiler
@@ -63,7 +63,7 @@ def enumerated(problem: BilevelProblem, entropy_weight: float) -> float:
 
 def annealed(problem: BilevelProblem, entropy_weight: float) -> float:
     """Exact descent with Adam, as the experiment wind-design does it."""
-    algorithm = Exact(problem, StepSizes.constant_entropy(upper=0.1, entropy=entropy_weight))
+    algorithm = ExactDescent(problem, StepSizes.constant_entropy(upper=0.1, entropy=entropy_weight))
     options = {"evaluation_entropy_weight": entropy_weight, "progress": False}
     return float(brl.run(algorithm, jax.random.key(0), 1, 1_500, 1_500, **options).metrics["upper_objective"][-1])
 

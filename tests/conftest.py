@@ -34,7 +34,7 @@ def finished_comparison(tmp_path_factory):
     """Run in this process alone, without interruption. To be copied, not to be changed."""
     from bilevel_rl.comparison import compare as comparison
     from bilevel_rl.runs.folder import RunFolder
-    from bilevel_rl.studies.settings import to_json
+    from bilevel_rl.studies.config import to_json
     from comparison.small_comparison import CONFIG
 
     folder = RunFolder(tmp_path_factory.mktemp("comparison") / "run")

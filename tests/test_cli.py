@@ -21,8 +21,8 @@ from bilevel_rl.cli import main
 from bilevel_rl.commands import EXPERIMENTS
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.studies import ablations, entropy_schedules, four_rooms, goal_placement, goal_position, reward_learning
+from bilevel_rl.studies.config import RunConfig, ScheduleConfig, from_json, to_json
 from bilevel_rl.studies.happy_tweets import study as happy_tweets
-from bilevel_rl.studies.settings import RunSettings, ScheduleSettings, from_json, to_json
 
 FEW = ["--num-seeds", "2", "--num-iterations", "40", "--log-every", "25"]
 ARGUMENTS = {
@@ -155,7 +155,7 @@ def computes_nothing(monkeypatch):
     def fail(*_, **__):
         raise AssertionError("something was computed")
 
-    monkeypatch.setattr(importlib.import_module("bilevel_rl.studies.settings"), "run", fail)
+    monkeypatch.setattr(importlib.import_module("bilevel_rl.studies.config"), "run", fail)
     for module in {module for _, module in EXPERIMENTS.values()}:
         monkeypatch.setattr(module, "main", fail)
 
@@ -192,7 +192,7 @@ def test_run_keeps_its_options(finished):
     config = RunFolder(folder).config()
     assert config["experiment"] == name
     assert config["options"]["run"] == dataclasses.asdict(
-        RunSettings(num_seeds=2, num_iterations=40, log_every=LOG_EVERY[name])
+        RunConfig(num_seeds=2, num_iterations=40, log_every=LOG_EVERY[name])
     )
     assert config["options"].items() >= OPTIONS[name].items()
 
@@ -483,7 +483,7 @@ def test_step_sizes_out_of_order_are_warned_about(tmp_path, monkeypatch):
 
 # Configs.
 
-CONFIGS = [RunSettings, ScheduleSettings, *(kind for kind, _ in EXPERIMENTS.values())]
+CONFIGS = [RunConfig, ScheduleConfig, *(kind for kind, _ in EXPERIMENTS.values())]
 
 
 def attribute_docstrings(kind):
@@ -554,7 +554,7 @@ def test_defaults_of_a_config_are_those_of_its_problem(config, function):
 
 @pytest.mark.parametrize("build", [StepSizes.decaying, StepSizes.constant_entropy])
 def test_defaults_of_the_schedule_are_those_of_the_step_sizes(build):
-    fields = fields_of(ScheduleSettings())
+    fields = fields_of(ScheduleConfig())
     expected = defaults_of(build)
     del expected["exponents"]
     expected["entropy_weight"] = expected.pop("entropy")
@@ -565,13 +565,13 @@ def test_defaults_of_the_schedule_are_those_of_the_step_sizes(build):
 def test_defaults_of_the_settings_are_those_of_run():
     expected = defaults_of(importlib.import_module("bilevel_rl.run").run)
     for name in ("checkpoint_every", "evaluation_entropy_weight", "diagnostics"):
-        assert getattr(RunSettings(), name) == expected[name]
+        assert getattr(RunConfig(), name) == expected[name]
 
 
 def test_settings_reach_run(tmp_path, monkeypatch):
     algorithm = goal_position.GoalPosition(size=5, target=(1, 2), initial_x=(3, 3), home=(0, 0)).algorithm()
     folder, calls = RunFolder(tmp_path), []
-    module = importlib.import_module("bilevel_rl.studies.settings")
+    module = importlib.import_module("bilevel_rl.studies.config")
 
     def note(*arguments, **options):
         calls.append(inspect.signature(run).bind(*arguments, **options))
@@ -579,7 +579,7 @@ def test_settings_reach_run(tmp_path, monkeypatch):
 
     result = RunResult(None, None, {}, ())
     monkeypatch.setattr(module, "run", note)
-    settings = RunSettings(
+    settings = RunConfig(
         5, 70, 30, 2.5, 9, "rbg", evaluation_entropy_weight=0.3, diagnostics="exact", seeds_per_group=1
     )
     assert settings.run(algorithm, folder, progress=False) is result
@@ -603,7 +603,7 @@ def test_settings_reach_run(tmp_path, monkeypatch):
 
 
 def test_options_reach_the_problem_and_the_algorithm():
-    schedule = ScheduleSettings("constant-entropy", 0.1, 0.2, 0.3, 0.4, 0.5, 60.0, 7)
+    schedule = ScheduleConfig("constant-entropy", 0.1, 0.2, 0.3, 0.4, 0.5, 60.0, 7)
     algorithm = goal_position.GoalPosition(
         schedule=schedule, size=3, slip=0.4, discount=0.8, target=(2, 0), width=3.0, initial_x=(0, 1)
     ).algorithm()
@@ -633,7 +633,7 @@ def test_the_two_schedules_of_the_comparison_differ_in_the_entropy_weight_alone_
 
 
 def test_every_cell_of_four_rooms_is_annealed_alike():
-    config = four_rooms.FourRooms(run=RunSettings(num_iterations=10), annealing_share=0.5)
+    config = four_rooms.FourRooms(run=RunConfig(num_iterations=10), annealing_share=0.5)
     assert len(list(config.cells())) == 9
     assert set(config.cells()) == set(four_rooms.PUBLISHED)
     for cell in config.cells():
@@ -662,15 +662,15 @@ def test_the_table_of_four_rooms_takes_each_seeds_best_start(tmp_path):
     "config",
     [
         goal_position.GoalPosition(
-            run=RunSettings(seed=5, tensorboard=True),
-            schedule=ScheduleSettings(schedule="constant-entropy", offset=1.0),
+            run=RunConfig(seed=5, tensorboard=True),
+            schedule=ScheduleConfig(schedule="constant-entropy", offset=1.0),
             walls=((1, 2), (3, 4)),
             target=(0.1, 2.5),
         ),
         goal_placement.GoalPlacement(walls=(), hazards=((0, 1),)),
         entropy_schedules.EntropySchedules(entropy_exponent=0.15),
         four_rooms.FourRooms(betas=(2.0,), anneal_from=(1.0, 4.0)),
-        ablations.Ablations("penalty", RunSettings(num_seeds=3)),
+        ablations.Ablations("penalty", RunConfig(num_seeds=3)),
         happy_tweets.HappyTweets(cache="elsewhere"),
         *(kind() for kind, _ in EXPERIMENTS.values()),
     ],

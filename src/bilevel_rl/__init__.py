@@ -6,7 +6,7 @@ fuse_small_loops()  # Before anything below compiles.
 
 from bilevel_rl import exact as exact, formulation as formulation, problems as problems  # noqa: E402
 from bilevel_rl.algorithms import (  # noqa: E402
-    Exact as Exact,
+    ExactDescent as ExactDescent,
     SingleLoopActorCritic as SingleLoopActorCritic,
     UpperSteps as UpperSteps,
     untuned as untuned,

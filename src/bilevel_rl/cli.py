@@ -30,8 +30,8 @@ from bilevel_rl.commands import (
 from bilevel_rl.comparison.workers import Workers
 from bilevel_rl.runs import diagnosis as failure_signatures, processes
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
+from bilevel_rl.studies.config import from_json, to_json
 from bilevel_rl.studies.happy_tweets.study import HappyTweets
-from bilevel_rl.studies.settings import from_json, to_json
 
 SHARED = COMPARISONS | TUNINGS
 """Made of many runs, which workers share."""

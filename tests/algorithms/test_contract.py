@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from bilevel_rl import Exact, PowerDecay, SingleLoopActorCritic, StepSizes, run
+from bilevel_rl import ExactDescent, PowerDecay, SingleLoopActorCritic, StepSizes, run
 from bilevel_rl.algorithms import (
     HPGD,
     PBRL,
@@ -43,7 +43,7 @@ ALGORITHMS = {
     "nested_loop": lambda problem: NestedLoop(problem, num_chains=4, num_inner_steps=3),
     "pbrl": lambda problem: PBRL(problem, num_chains=4, num_inner_steps=3),
     "bellman_pbrl": lambda problem: BellmanPBRL(problem, num_chains=4, num_inner_steps=3),
-    "exact": lambda problem: Exact(problem, StepSizes.constant_entropy(upper=0.1)),
+    "exact": lambda problem: ExactDescent(problem, StepSizes.constant_entropy(upper=0.1)),
     "hpgd": lambda problem: HPGD(problem, num_chains=4, num_inner_steps=3, num_rollout_steps=5),
     "planned_hpgd": lambda problem: PlannedHPGD(problem, num_chains=4, num_rollout_steps=5),
     "hpgd_tables": lambda problem: HPGD(

@@ -192,7 +192,7 @@ def flips(**options):
     ],
     ids=["endless", "truncated", "terminal"],
 )
-@pytest.mark.parametrize("window", [{}, {"num_steps": 3, "trace": 0.9}], ids=["single", "window"])
+@pytest.mark.parametrize("window", [{}, {"num_steps": 3, "gae_lambda": 0.9}], ids=["single", "window"])
 def test_a_truncated_episode_counts_what_would_have_come_and_a_terminal_one_does_not(options, expected, window):
     environment = flips(**options)
     problem = BilevelProblem(

@@ -290,7 +290,7 @@ def test_an_average_is_the_answer_where_it_is_asked_for(problem):
         step = eqx.filter_jit(algorithm.step)
         for uniforms in algorithm.draw(jax.random.key(21), 6):
             state, _ = step(uniforms, state)
-            answers.append(ravel_pytree(algorithm.answer(state))[0])
+            answers.append(ravel_pytree(algorithm.recommend(state))[0])
         return np.asarray(answers)
 
     last, averaged = path(), path(upper_steps=UpperSteps(averaging=0.0))

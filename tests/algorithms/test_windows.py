@@ -47,12 +47,12 @@ def seen():
     uniforms = jax.random.uniform(jax.random.key(2), (T, actor_critic.num_uniforms, *start.shape))
 
     @eqx.filter_jit
-    def sample(values, trace):
+    def sample(values, gae_lambda):
         followers = jnp.concatenate([jnp.asarray(logits, float), values[:, None]], axis=1)[None]
         window = live(actor_critic, followers, start, uniforms)
         rewards = problem.rewards(jnp.asarray(problem.initial_x), window.sample.states, window.sample.actions)
         δ = actor_critic.td_errors(window.sample, rewards, ENTROPY_WEIGHT)
-        return window, δ, advantages(δ, window.goes_on, trace)
+        return window, δ, advantages(δ, window.goes_on, gae_lambda)
 
     return Seen(P=P, Q=lambda V: r + γ * model.kernel @ V, π=π, γ=γ, V=exact_values, sample=sample)
 
@@ -61,27 +61,27 @@ def in_standard_errors(values, mean):
     return abs(values.mean() - mean) / (values.std(ddof=1) / len(values) ** 0.5)
 
 
-@pytest.mark.parametrize("trace", [0.0, 0.5, 1.0])
-def test_the_mean_advantage_is_the_discounted_sum_of_temporal_differences_in_the_window(seen, trace):
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.5, 1.0])
+def test_the_mean_advantage_is_the_discounted_sum_of_temporal_differences_in_the_window(seen, gae_lambda):
     δ = np.array([2.0, 1.0, 1.5])
     V = seen["V"] - np.linalg.solve(np.eye(3) - seen["γ"] * seen["P"], δ)
 
     def looking_ahead(discount):
-        M = discount * trace * seen["P"]
+        M = discount * gae_lambda * seen["P"]
         return np.linalg.solve(np.eye(3) - M, (np.eye(3) - np.linalg.matrix_power(M, T)) @ δ)
 
-    _, _, found = seen["sample"](jnp.asarray(V, float), trace)
+    _, _, found = seen["sample"](jnp.asarray(V, float), gae_lambda)
     first = np.asarray(found, np.float64)[0, : 3 * CHAINS_PER_STATE].reshape(3, -1)
     γ = seen["γ"]
     assert all(in_standard_errors(first[s], looking_ahead(γ)[s]) < 4 for s in range(3))
-    if trace:  # γ twice, or never
+    if gae_lambda:  # γ twice, or never
         for mistaken in (γ**2, 1.0):
             assert max(in_standard_errors(first[s], looking_ahead(mistaken)[s]) for s in range(3)) > 8
 
 
-@pytest.mark.parametrize("trace", [0.0, 0.5, 1.0])
-def test_with_exact_values_the_mean_advantage_of_an_action_is_exact_at_every_time(seen, trace):
-    window, _, found = seen["sample"](jnp.asarray(seen["V"], float), trace)
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.5, 1.0])
+def test_with_exact_values_the_mean_advantage_of_an_action_is_exact_at_every_time(seen, gae_lambda):
+    window, _, found = seen["sample"](jnp.asarray(seen["V"], float), gae_lambda)
     exact_advantage = seen["Q"](seen["V"]) - seen["V"][:, None]
     assert np.abs(exact_advantage).min() > 0.05
     of_times = [np.asarray(leaf).reshape(T, -1) for leaf in (window.sample.states, window.sample.actions, found)]
@@ -162,7 +162,7 @@ def test_a_functional_of_visits_counts_all_transitions_of_a_window():
 def test_with_a_trace_both_followers_learn_from_advantages_that_look_ahead():
     problem = unbounded(random_problem(seed=15, num_terminal=1))
     λ, T = 0.7, 4
-    algorithm = windowed(problem, num_steps=T, trace=λ)
+    algorithm = windowed(problem, num_steps=T, gae_lambda=λ)
     state = algorithm.init(jax.random.key(0))._replace(followers=random_followers(algorithm))
     noise = one_draw(algorithm, jax.random.key(1))
     sample, goes_on, _ = live(algorithm.actor_critic, state.followers, state.chain_states, algorithm._of_chains(noise))
@@ -189,7 +189,7 @@ def test_with_a_trace_both_followers_learn_from_advantages_that_look_ahead():
 
 
 def test_equal_followers_stay_together_through_a_window():
-    algorithm = windowed(random_problem(seed=0), num_steps=7, trace=0.9)
+    algorithm = windowed(random_problem(seed=0), num_steps=7, gae_lambda=0.9)
     state = algorithm.init(jax.random.key(0))
     table = jnp.broadcast_to(random_followers(algorithm)[:1], (2, 5, 4))
     _, info = algorithm.step(one_draw(algorithm, jax.random.key(1)), state._replace(followers=table))
@@ -201,26 +201,26 @@ def test_equal_followers_stay_together_through_a_window():
 
 
 def test_an_interrupted_run_with_windows_ends_with_the_same_bits(tmp_path):
-    algorithm = dataclasses.replace(small_algorithm(), num_steps=3, trace=0.8)
+    algorithm = dataclasses.replace(small_algorithm(), num_steps=3, gae_lambda=0.8)
     whole = small_run(algorithm, num_iterations=60, log_every=20)
     small_run(algorithm, folder=tmp_path, num_iterations=40, log_every=20)
     resumed = small_run(algorithm, folder=tmp_path, num_iterations=60, log_every=20)
     jax.tree.map(np.testing.assert_array_equal, resumed.states, whole.states)
     jax.tree.map(np.testing.assert_array_equal, resumed.metrics, whole.metrics)
     assert whole.metrics["num_transitions"][-1] == 60 * 2 * 3 * algorithm.num_chains
-    other = run(dataclasses.replace(algorithm, trace=0.0), KEY, 3, 60, 20, progress=False)
+    other = run(dataclasses.replace(algorithm, gae_lambda=0.0), KEY, 3, 60, 20, progress=False)
     assert np.any(other.states.followers != whole.states.followers)
-    with pytest.raises(RunFolderError, match=r"its trace is 0\.8, not 0\.0"):
-        small_run(dataclasses.replace(algorithm, trace=0.0), folder=tmp_path, num_iterations=60, log_every=20)
+    with pytest.raises(RunFolderError, match=r"its gae_lambda is 0\.8, not 0\.0"):
+        small_run(dataclasses.replace(algorithm, gae_lambda=0.0), folder=tmp_path, num_iterations=60, log_every=20)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
-        ({"num_steps": 4, "trace": 1.1}, r"trace must lie in \[0, 1\], got 1\.1"),
-        ({"num_steps": 4, "trace": np.nan}, "trace must lie in"),
-        ({"trace": 0.5}, r"trace must be 0 where num_steps is 1, .*, got 0\.5"),
+        ({"num_steps": 4, "gae_lambda": 1.1}, r"gae_lambda must lie in \[0, 1\], got 1\.1"),
+        ({"num_steps": 4, "gae_lambda": np.nan}, "gae_lambda must lie in"),
+        ({"gae_lambda": 0.5}, r"gae_lambda must be 0 where num_steps is 1, .*, got 0\.5"),
     ],
 )
 def test_impossible_windows_are_refused(options, message):

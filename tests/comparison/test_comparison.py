@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from bilevel_rl import SingleLoopActorCritic, exact, run
-from bilevel_rl.comparison import cells, compare as comparison, tuning
-from bilevel_rl.comparison.cells import Cell, run_cell
+from bilevel_rl.comparison import compare as comparison, tasks, tuning
 from bilevel_rl.comparison.figures import Outcome, read_outcome, read_outcomes
 from bilevel_rl.comparison.methods import FREE_ITERATIONS, METHODS, Method
 from bilevel_rl.comparison.tables import HEADER, table_rows
+from bilevel_rl.comparison.tasks import Task, run_task
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
 from bilevel_rl.runs.statistics import interquartile_mean
 from comparison.small_comparison import CONFIG, PROBLEM, RESULTS, SETTINGS, with_settings
@@ -30,14 +30,14 @@ def copied(finished_comparison, tmp_path):
 
 @pytest.fixture
 def runs(monkeypatch):
-    """Folders of the cells that are run."""
+    """Folders of the tasks that are run."""
     folders = []
 
     def note(*arguments, **options):
         folders.append("/".join(options["folder"].path.parts[-3:]))
         return run(*arguments, **options)
 
-    monkeypatch.setattr(cells, "run", note)
+    monkeypatch.setattr(tasks, "run", note)
     return folders
 
 
@@ -50,13 +50,13 @@ def final_rows(path):
     return [row for row in rows if row["num_iterations"] == rows[-1]["num_iterations"]]
 
 
-def test_every_method_gets_the_same_budget_in_every_cell(finished_comparison):
+def test_every_method_gets_the_same_budget_in_every_task(finished_comparison):
     for name in NAMES:
         paths = sorted((finished_comparison.path / "tuning" / name).iterdir())
         assert [path.name for path in paths] == ["trial-0", "trial-1", "trial-2"]
         for path in paths:
             assert [row["num_transitions"] for row in final_rows(path)] == [6_400]
-        paths = sorted((finished_comparison.path / "cells" / name).iterdir())
+        paths = sorted((finished_comparison.path / "final" / name).iterdir())
         assert [path.name for path in paths] == ["seed-0", "seed-1", "seed-2"]
         for path in paths:
             transitions = [row["num_transitions"] for row in RunFolder(path).read_rows("metrics")]
@@ -86,7 +86,7 @@ def test_reported_seeds_are_others_than_those_of_the_tuning(finished_comparison)
         return tuple(json.loads((finished_comparison.path / path / "run.json").read_text())["key"])
 
     for name in NAMES:
-        keys = [key(f"cells/{name}/seed-{seed}") for seed in range(3)]
+        keys = [key(f"final/{name}/seed-{seed}") for seed in range(3)]
         tuned = {key(f"tuning/{name}/trial-{trial}") for trial in range(3)}
         assert len(tuned) == 1
         assert len({*keys, *tuned}) == 4
@@ -95,7 +95,7 @@ def test_reported_seeds_are_others_than_those_of_the_tuning(finished_comparison)
         tuning_key = jax.random.wrap_key_data(np.array(*tuned, np.uint32))
         keys_of_seeds += [jax.random.fold_in(tuning_key, seed) for seed in range(3)]
         assert len({tuple(jax.random.key_data(k).tolist()) for k in keys_of_seeds}) == 6
-        assert keys == [key(f"cells/{NAMES[0]}/seed-{seed}") for seed in range(3)], "methods are paired"
+        assert keys == [key(f"final/{NAMES[0]}/seed-{seed}") for seed in range(3)], "methods are paired"
 
 
 def test_a_final_cell_is_a_run_with_the_chosen_parameters(finished_comparison):
@@ -104,19 +104,19 @@ def test_a_final_cell_is_a_run_with_the_chosen_parameters(finished_comparison):
     algorithm = METHODS[name].build(problem, chosen, lambda cost: 6_400 // cost)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), 2)
     metrics = run(algorithm, key, 1, 200, 50, progress=False).metrics
-    rows = RunFolder(finished_comparison.path / f"cells/{name}/seed-2").read_rows("metrics")
+    rows = RunFolder(finished_comparison.path / f"final/{name}/seed-2").read_rows("metrics")
     for column in ("upper_objective", "x0", "lower_mean_reward", "num_transitions"):
         assert [row[column] for row in rows] == metrics[column].tolist(), column
 
 
-def test_the_table_holds_the_statistics_of_the_cells(finished_comparison):
+def test_the_table_holds_the_statistics_of_the_tasks(finished_comparison):
     header, _, *lines = ((finished_comparison.path / "table.md").read_text()).splitlines()
     assert header == f"| {' | '.join(HEADER)} |"
     table = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ") for line in lines}
     optimum = PROBLEM.optimum(PROBLEM.problem(), 0.01).objective
     for name in NAMES:
         finals = [
-            final_rows(finished_comparison.path / f"cells/{name}/seed-{s}")[0]["upper_objective"] for s in range(3)
+            final_rows(finished_comparison.path / f"final/{name}/seed-{s}")[0]["upper_objective"] for s in range(3)
         ]
         assert float(table[name][1]) == pytest.approx(interquartile_mean(np.array(finals)), abs=5e-5)
         assert float(table[name][3]) == pytest.approx(interquartile_mean(np.array(finals)) - optimum, abs=5e-5)
@@ -131,7 +131,7 @@ def test_the_table_holds_the_statistics_of_the_cells(finished_comparison):
 def test_figures_and_tables_are_drawn_again_from_the_files_alone(copied, runs):
     for path in [*copied.figures().iterdir(), *(copied.path / name for name in RESULTS if name != "protocol.json")]:
         path.unlink()
-    shutil.rmtree(copied.path / "cells")
+    shutil.rmtree(copied.path / "final")
     comparison.plot(copied)
     assert runs == []
     figures = {f"{name}{suffix}" for name in ("comparison", "final_gaps") for suffix in (".png", "-print.pdf")}
@@ -140,29 +140,29 @@ def test_figures_and_tables_are_drawn_again_from_the_files_alone(copied, runs):
 
 
 def test_finished_cells_are_not_run_again_and_missing_ones_are(finished_comparison, copied, runs):
-    for cell in ("tuning/single-loop/trial-1", "cells/partial-sgd/seed-0"):
-        shutil.rmtree(copied.path / cell)
-    half = copied.path / "cells/single-loop/seed-1"
+    for task in ("tuning/single-loop/trial-1", "final/partial-sgd/seed-0"):
+        shutil.rmtree(copied.path / task)
+    half = copied.path / "final/single-loop/seed-1"
     lines = (half / "metrics.csv").read_text().splitlines(keepends=True)
     (half / "metrics.csv").write_text("".join(lines[:-1]))  # killed before the last log point
     shutil.rmtree(half / "checkpoints")
     for name in RESULTS:
         (copied.path / name).unlink()
     comparison.main(CONFIG, copied, progress=False)
-    assert sorted(runs) == ["cells/partial-sgd/seed-0", "cells/single-loop/seed-1", "tuning/single-loop/trial-1"]
+    assert sorted(runs) == ["final/partial-sgd/seed-0", "final/single-loop/seed-1", "tuning/single-loop/trial-1"]
     for name in RESULTS:
         assert (copied.path / name).read_bytes() == (finished_comparison.path / name).read_bytes(), name
 
 
 def test_cells_of_other_settings_are_refused(copied, runs):
-    shutil.rmtree(copied.path / "cells/single-loop/seed-0")
-    (copied.path / "cells/single-loop/seed-1").rename(copied.path / "cells/single-loop/seed-0")
-    with pytest.raises(RunFolderError, match="seed-0 holds a cell with other settings"):
+    shutil.rmtree(copied.path / "final/single-loop/seed-0")
+    (copied.path / "final/single-loop/seed-1").rename(copied.path / "final/single-loop/seed-0")
+    with pytest.raises(RunFolderError, match="seed-0 holds a task with other settings"):
         comparison.main(CONFIG, copied, progress=False)
     assert runs == []
 
 
-# Cells of problems and methods that are made up.
+# Tasks of problems and methods that are made up.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,17 +181,17 @@ STEADY = Method(lambda problem, step_sizes, _: SingleLoopActorCritic(problem, st
 
 
 def on_the_cliff(path, upper):
-    return Cell(path, Cliff(), STEADY, {"upper": upper}, (0, 0), 2, 800, 2, 0.01)
+    return Task(path, Cliff(), STEADY, {"upper": upper}, (0, 0), 2, 800, 2, 0.01)
 
 
 @pytest.fixture(scope="module")
 def cliff(tmp_path_factory):
-    """Cells whose x hardly moves, and whose x goes beyond the edge."""
-    cells = [on_the_cliff(tmp_path_factory.mktemp("cliff") / "cell", upper) for upper in (0.5, 1e-9)]
-    for cell in cells:
-        assert not cell.is_finished()
-        run_cell(cell)
-    return cells
+    """Tasks whose x hardly moves, and whose x goes beyond the edge."""
+    tasks = [on_the_cliff(tmp_path_factory.mktemp("cliff") / "task", upper) for upper in (0.5, 1e-9)]
+    for task in tasks:
+        assert not task.is_finished()
+        run_task(task)
+    return tasks
 
 
 def test_a_cell_that_diverged_is_finished_and_has_the_worst_score(cliff, runs, tmp_path):
@@ -199,7 +199,7 @@ def test_a_cell_that_diverged_is_finished_and_has_the_worst_score(cliff, runs, t
     assert len(RunFolder(diverged.folder).read_divergences()) == 2
     assert diverged.is_finished()
     assert steady.is_finished()
-    run_cell(diverged)
+    run_task(diverged)
     assert runs == []
     assert tuning.score(diverged) == np.inf
     assert tuning.score(steady) == np.mean([row["upper_objective"] for row in final_rows(steady.folder)])
@@ -217,12 +217,12 @@ def test_a_cell_that_diverged_is_finished_and_has_the_worst_score(cliff, runs, t
 
 def test_trials_of_a_method_share_compiled_programs(cliff, tmp_path, caplog):
     with jax.log_compiles():
-        run_cell(on_the_cliff(tmp_path / "cell", 1e-8))
+        run_task(on_the_cliff(tmp_path / "task", 1e-8))
     assert [record.message for record in caplog.records if "XLA compilation" in record.message] == []
 
 
 def test_a_seed_that_diverged_counts_as_its_start_or_as_its_end_where_that_is_worse(cliff):
-    outcome = read_outcome([RunFolder(replace(cell).folder) for cell in cliff], seconds=1.0)
+    outcome = read_outcome([RunFolder(replace(task).folder) for task in cliff], seconds=1.0)
     assert outcome.has_diverged.tolist() == [True, False]
     np.testing.assert_array_equal(outcome.transitions, [0, 400, 800])
     assert not np.isnan(outcome.objectives).any()
@@ -235,8 +235,8 @@ def test_a_seed_that_diverged_counts_as_its_start_or_as_its_end_where_that_is_wo
 
 
 def test_a_budget_is_not_exceeded_where_iterations_do_not_divide_it(tmp_path):
-    cell = on_the_cliff(tmp_path, 1e-9)
-    assert [replace(cell, budget=budget).num_iterations() for budget in (7, 8, 23, 24)] == [0, 1, 2, 3]
+    task = on_the_cliff(tmp_path, 1e-9)
+    assert [replace(task, budget=budget).num_iterations() for budget in (7, 8, 23, 24)] == [0, 1, 2, 3]
 
 
 class FreeRide(SingleLoopActorCritic):
@@ -251,8 +251,8 @@ def test_a_method_without_transitions_has_one_seed_and_is_a_line_to_compare_with
     free = Method(lambda problem, steps, _: FreeRide(problem, steps, 4), {"upper": (0.01, 0.1)}, is_deterministic=True)
     monkeypatch.setitem(METHODS, "free", free)
     comparison.main(with_settings(methods=(*NAMES, "free")), copied, progress=False)
-    assert [path.name for path in (copied.path / "cells/free").iterdir()] == ["seed-0"]
-    rows = RunFolder(copied.path / "cells/free/seed-0").read_rows("metrics")
+    assert [path.name for path in (copied.path / "final/free").iterdir()] == ["seed-0"]
+    rows = RunFolder(copied.path / "final/free/seed-0").read_rows("metrics")
     assert [row["num_iterations"] for row in rows] == [FREE_ITERATIONS * i // 4 for i in range(5)]
     outcome = read_outcomes(copied)[0]["free"]
     assert outcome.is_reference

@@ -16,10 +16,10 @@ import pytest
 
 from bilevel_rl.algorithms.step_sizes import ScheduleWarning
 from bilevel_rl.cli import main
-from bilevel_rl.comparison import cells, search, tuning
-from bilevel_rl.comparison.cells import Cell
+from bilevel_rl.comparison import search, tasks, tuning
 from bilevel_rl.comparison.methods import METHODS
-from bilevel_rl.comparison.tune import TuneGoalPlacement, TuneGoalPosition, TuneWindDesign, TuningSettings, _cell, check
+from bilevel_rl.comparison.tasks import Task
+from bilevel_rl.comparison.tune import TuneGoalPlacement, TuneGoalPosition, TuneWindDesign, TuningConfig, _task, check
 from bilevel_rl.comparison.tune_figures import Trials
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.run import RunResult, run
@@ -31,7 +31,7 @@ from comparison.small_comparison import PROBLEM
 METHOD = METHODS["nested-loop"]
 FLAGS = ["goal-position", "--size=3", "--target", "2", "0", "--initial-x", "0", "2", "--width=2"]
 FLAGS += ["--installation-cost=0.1", "--budget=6400", "--trials=5", "--batch-size=2", "--num-seeds=1"]
-CONFIG = TuneGoalPosition(PROBLEM, TuningSettings(budget=6_400.0, trials=5, batch_size=2, num_seeds=1))
+CONFIG = TuneGoalPosition(PROBLEM, TuningConfig(budget=6_400.0, trials=5, batch_size=2, num_seeds=1))
 WIND = WindDesignOptions(size=3, goal=(0, 2), target=(2, 0))
 RESULTS = ("protocol.json", "best.md", "trials.md")
 
@@ -55,25 +55,25 @@ class Killed(BaseException):
 @pytest.fixture
 def find(tmp_path, monkeypatch):
     """Searches in a file; returns the parameters of all trials. Dies before a proposal or a score if told to."""
-    monkeypatch.setattr(search, "run_cells", lambda cells, what, progress: None)
+    monkeypatch.setattr(search, "run_tasks", lambda tasks, what, progress: None)
 
     def find(name="study.log", *, num_trials=26, batch_size=4, seed=0, dies_proposing=None, dies_scoring=None):
         scored = []
 
-        def cell(number, parameters):
+        def task(number, parameters):
             if number == dies_proposing:
                 raise Killed
-            return Cell(tmp_path, PROBLEM, METHOD, parameters, (0,), 1, 1, 1, 0.01)
+            return Task(tmp_path, PROBLEM, METHOD, parameters, (0,), 1, 1, 1, 0.01)
 
-        def score(cell):
+        def score(task):
             if len(scored) == dies_scoring:
                 raise Killed
-            scored.append(cell)
-            return formula(cell.parameters)
+            scored.append(task)
+            return formula(task.parameters)
 
         monkeypatch.setattr(tuning, "score", score)
         options = {"num_trials": num_trials, "batch_size": batch_size, "seed": seed, "progress": False}
-        return [cell.parameters for cell in search.search(tmp_path / name, METHOD, cell, **options)]
+        return [task.parameters for task in search.search(tmp_path / name, METHOD, task, **options)]
 
     return find
 
@@ -148,14 +148,14 @@ def copied(finished, tmp_path):
 
 @pytest.fixture
 def runs(monkeypatch):
-    """Folders of the cells that are run."""
+    """Folders of the tasks that are run."""
     folders = []
 
     def note(*arguments, **options):
         folders.append(options["folder"].path.name)
         return run(*arguments, **options)
 
-    monkeypatch.setattr(cells, "run", note)
+    monkeypatch.setattr(tasks, "run", note)
     return folders
 
 
@@ -257,11 +257,11 @@ def test_wind_design_is_tuned_as_its_experiment_runs_it():
     check(config)
     method = METHODS["single-loop"]
     parameters = method.draw(0, 0)
-    found, ours = _cell(config, Path(), 0, parameters).algorithm(), WindDesign(**dataclasses.asdict(WIND)).algorithm()
+    found, ours = _task(config, Path(), 0, parameters).algorithm(), WindDesign(**dataclasses.asdict(WIND)).algorithm()
     assert (found.coupled, found.num_chains) == (ours.coupled, ours.num_chains) == (True, 16)
     assert found.upper_steps.averaging == ours.upper_steps.averaging == 3.0
     with pytest.raises(ValueError, match="which PBRL does not follow"):
-        check(dataclasses.replace(config, tuning=TuningSettings(method="pbrl")))
+        check(dataclasses.replace(config, tuning=TuningConfig(method="pbrl")))
 
 
 def test_the_known_optimum_of_wind_design_is_the_end_of_exact_descent(monkeypatch):
@@ -295,7 +295,7 @@ def test_the_known_optimum_of_wind_design_is_the_end_of_exact_descent(monkeypatc
 def test_settings_that_cannot_be_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         check(dataclasses.replace(CONFIG, tuning=dataclasses.replace(CONFIG.tuning, **settings)))
-    check(dataclasses.replace(CONFIG, tuning=TuningSettings(method="nested-loop", budget=2_560.0)))
+    check(dataclasses.replace(CONFIG, tuning=TuningConfig(method="nested-loop", budget=2_560.0)))
     check(TuneGoalPlacement())
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel_rl import Exact, SingleLoopActorCritic, StepSizes, exact, run
+from bilevel_rl import ExactDescent, SingleLoopActorCritic, StepSizes, exact, run
 from bilevel_rl.algorithms import HPGD, PBRL, NestedLoop, PartialSGD, SoBiRLModelBased
 from bilevel_rl.problems import wind_design
 from garnets import _flat, random_problem
@@ -182,7 +182,7 @@ def test_wind_blows_where_it_says():
 def test_a_sampled_run_comes_to_where_exact_descent_does():
     problem = wind_design(size=3, goal=(0, 2), target=(2, 0), price=0.02, width=2.0)
     best = run(
-        Exact(problem, StepSizes.constant_entropy(upper=0.1, entropy=0.1)),
+        ExactDescent(problem, StepSizes.constant_entropy(upper=0.1, entropy=0.1)),
         jax.random.key(0),
         1,
         400,

@@ -190,7 +190,7 @@ class Recorder(eqx.Module):
         x = state.x.at[state.num_iterations].set(noise)
         return Record(state.num_iterations + 1, x), Record(jnp.float32(state.num_iterations), noise[0])
 
-    def answer(self, state):
+    def recommend(self, state):
         return state.x
 
     def log_policies(self, state):

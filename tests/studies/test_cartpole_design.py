@@ -42,7 +42,7 @@ def switch(num_chains=8, **options):
 
 
 @pytest.mark.parametrize(
-    ("x", "share_on", "window"), [(1.0, 1.0, {}), (-1.0, 0.0, {}), (1.0, 1.0, {"num_steps": 4, "trace": 0.9})]
+    ("x", "share_on", "window"), [(1.0, 1.0, {}), (-1.0, 0.0, {}), (1.0, 1.0, {"num_steps": 4, "gae_lambda": 0.9})]
 )
 def test_a_follower_trained_at_a_fixed_x_answers_as_it_should(x, share_on, window):
     algorithm = switch(**window)

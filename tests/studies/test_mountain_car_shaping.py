@@ -13,13 +13,13 @@ from bilevel_rl.cli import main
 from bilevel_rl.problems import mountain_car
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.studies import mountain_car_shaping
+from bilevel_rl.studies.config import RunConfig
 from bilevel_rl.studies.followers import train
 from bilevel_rl.studies.mountain_car_shaping import LABELS, MountainCarShaping
 from bilevel_rl.studies.mountain_car_shaping_figures import animate_mountain_car
-from bilevel_rl.studies.settings import RunSettings
 
 FEW = ["--num-seeds", "2", "--num-iterations", "60", "--log-every", "30", "--width", "8", "--num-chains", "4"]
-SMALL = MountainCarShaping(width=8, run=RunSettings(num_seeds=2, num_iterations=60))
+SMALL = MountainCarShaping(width=8, run=RunConfig(num_seeds=2, num_iterations=60))
 
 
 @pytest.fixture

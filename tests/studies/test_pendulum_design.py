@@ -49,7 +49,7 @@ def test_a_run_writes_figures_and_an_animation_that_are_drawn_again_from_its_fol
     [
         ({"judging_transitions": 3.0}, "judging_transitions"),
         ({"width": 0}, "width must be at least 1"),
-        ({"num_steps": 1}, "trace must be 0 where num_steps is 1"),
+        ({"num_steps": 1}, "gae_lambda must be 0 where num_steps is 1"),
     ],
 )
 def test_bad_options_are_refused(phys2d, options, message):

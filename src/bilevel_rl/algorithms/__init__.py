@@ -2,7 +2,11 @@
 
 from bilevel_rl.algorithms.actor_critic import Info as Info
 from bilevel_rl.algorithms.algorithm import Algorithm as Algorithm
-from bilevel_rl.algorithms.exact_descent import Exact as Exact, ExactInfo as ExactInfo, ExactState as ExactState
+from bilevel_rl.algorithms.exact_descent import (
+    ExactDescent as ExactDescent,
+    ExactDescentInfo as ExactDescentInfo,
+    ExactDescentState as ExactDescentState,
+)
 from bilevel_rl.algorithms.finite_difference import FiniteDifference as FiniteDifference
 from bilevel_rl.algorithms.hpgd import HPGD as HPGD
 from bilevel_rl.algorithms.nested_loop import NestedLoop as NestedLoop

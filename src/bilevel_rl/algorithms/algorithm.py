@@ -54,7 +54,7 @@ class Algorithm(Protocol):
         """
         ...
 
-    def answer(self, state: Any) -> PyTree:
+    def recommend(self, state: Any) -> PyTree:
         """The upper variable that the method would have the leader choose now; what runs measure."""
         ...
 

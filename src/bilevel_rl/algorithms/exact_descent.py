@@ -1,4 +1,4 @@
-"""Exact: projected descent on the exact hyper-gradient of a known model. The reference line for sampled methods.
+"""ExactDescent: projected descent on the exact hyper-gradient of a known model. The reference line for sampled methods.
 
 Source: docs/method.md, section 7, equation (IG), and section 8. No samples: an iteration costs 0 transitions.
 
@@ -33,7 +33,7 @@ from bilevel_rl.formulation import BilevelProblem
 ADAM = optax.adam(1.0)
 
 
-class ExactState(NamedTuple):
+class ExactDescentState(NamedTuple):
     """What the next iteration needs."""
 
     num_iterations: Int[Array, ""]
@@ -42,13 +42,13 @@ class ExactState(NamedTuple):
     values: Float[Array, " S"]
 
 
-class ExactInfo(NamedTuple):
+class ExactDescentInfo(NamedTuple):
     """Diagnostics of one iteration. The method has one policy, which stands for both."""
 
     mean_cost: Float[Array, "2"]
 
 
-class Exact(eqx.Module):
+class ExactDescent(eqx.Module):
     """Projected descent along (IG) on a bi-level problem whose model is known.
 
     Works in the ambient precision. Double precision needs `jax.enable_x64(True)`; in single precision values are
@@ -67,7 +67,8 @@ class Exact(eqx.Module):
         ...     entropy=brl.GeometricDecay(initial=1.0, final=0.01, num_iterations=100),
         ... )
         >>> problem = brl.problems.goal_position(size=4, target=(3, 1), initial_x=(0, 2), width=2.0)
-        >>> result = brl.run(brl.Exact(problem, annealed), jax.random.key(0), 1, 150, log_every=150, progress=False)
+        >>> algorithm = brl.ExactDescent(problem, annealed)
+        >>> result = brl.run(algorithm, jax.random.key(0), 1, 150, log_every=150, progress=False)
         >>> result.x.round(1).tolist()
         [[3.0, 1.0]]
     """
@@ -91,7 +92,7 @@ class Exact(eqx.Module):
         """None: nothing is sampled."""
         return 0
 
-    def shared_by(self, axis: str, num_devices: int) -> "Exact":
+    def shared_by(self, axis: str, num_devices: int) -> "ExactDescent":
         """The same algorithm, for one device.
 
         Raises:
@@ -101,16 +102,16 @@ class Exact(eqx.Module):
             raise ValueError(f"an exact method has no chains that {num_devices} devices could share")
         return self
 
-    def init(self, key: Array) -> ExactState:
+    def init(self, key: Array) -> ExactDescentState:
         """x at the problem's start, values at 0."""
         x = self.problem.start(key)
-        return ExactState(jnp.int32(0), x, self.optimizer.init(x), jnp.zeros(self.problem.mdp.num_states))
+        return ExactDescentState(jnp.int32(0), x, self.optimizer.init(x), jnp.zeros(self.problem.mdp.num_states))
 
     def draw(self, key: Array, num_iterations: int) -> tuple[()]:
         """No randomness."""
         return ()
 
-    def step(self, noise: tuple[()], state: ExactState) -> tuple[ExactState, ExactInfo]:
+    def step(self, noise: tuple[()], state: ExactDescentState) -> tuple[ExactDescentState, ExactDescentInfo]:
         """One iteration: the follower's answer to x, the hyper-gradient there, one step of x."""
         problem, step_size = self.problem, self.step_sizes(state.num_iterations)
         answer = self._answer(state)
@@ -118,19 +119,19 @@ class Exact(eqx.Module):
         updates, optimizer_state = self.optimizer.update(gradient, state.optimizer_state, state.x)
         x = problem.project(jax.tree.map(lambda x, update: x + step_size.upper * update, state.x, updates))
         cost = objective - problem.upper.regularizer(state.x)
-        info = ExactInfo(jnp.stack([cost, cost]))
-        return ExactState(state.num_iterations + 1, x, optimizer_state, answer.values), info
+        info = ExactDescentInfo(jnp.stack([cost, cost]))
+        return ExactDescentState(state.num_iterations + 1, x, optimizer_state, answer.values), info
 
-    def answer(self, state: ExactState) -> PyTree:
+    def recommend(self, state: ExactDescentState) -> PyTree:
         """The last x."""
         return state.x
 
-    def log_policies(self, state: ExactState) -> Float[Array, "2 S A"]:
+    def log_policies(self, state: ExactDescentState) -> Float[Array, "2 S A"]:
         """log π_τ*(x), twice."""
         log_policy = self._answer(state).log_policy
         return jnp.stack([log_policy, log_policy])
 
-    def _answer(self, state: ExactState) -> SoftSolution:
+    def _answer(self, state: ExactDescentState) -> SoftSolution:
         """π_τ*(x) at the present entropy weight."""
         τ = self.step_sizes(state.num_iterations).entropy
         mdp, reward = self.problem.environment_at(state.x), reward_table(self.problem, state.x)

@@ -65,7 +65,7 @@ class SampledAlgorithm(eqx.Module):
         if not isinstance(self.problem.upper, self.upper_objectives):
             raise ValueError(
                 f"problem.upper is a {type(self.problem.upper).__name__}, which {type(self).__name__} does not sample; "
-                "use SingleLoopActorCritic or Exact"
+                "use SingleLoopActorCritic or ExactDescent"
             )
         if not (self.enters_any_environment or isinstance(self.problem.environment, TabularMDP)):
             raise ValueError(
@@ -75,7 +75,7 @@ class SampledAlgorithm(eqx.Module):
         if self.problem.outcome_probabilities is not None and not self.follows_dynamics:
             raise ValueError(
                 f"problem has outcome_probabilities, which {type(self).__name__} does not follow; use "
-                "SingleLoopActorCritic or Exact"
+                "SingleLoopActorCritic or ExactDescent"
             )
         if not self._is_traced():
             self._warn_of_overshoot()
@@ -138,7 +138,7 @@ class SampledAlgorithm(eqx.Module):
         """How the followers act and learn."""
         return ActorCritic(self.problem.environment, self.num_chains, self.chain_axis)
 
-    def answer(self, state: Any) -> PyTree:
+    def recommend(self, state: Any) -> PyTree:
         """The last x."""
         return state.x
 

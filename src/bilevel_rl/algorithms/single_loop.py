@@ -24,12 +24,12 @@ Deviations from the paper:
 4. Terminal states accrue neither reward, cost nor entropy, as in the environment.
 5. Both followers' chains are coupled unless told otherwise: the same laws, so the same means, with less noise in (U).
 6. With `num_steps` = T > 1 an iteration takes T transitions of every chain with its policies, critics and x, and then
-   one step, the mean over the T B samples. With `trace` = λ > 0, (A), (C), (AL) and (CL) have advantages that look
+   one step, the mean over the T B samples. With `gae_lambda` = λ > 0, (A), (C), (AL) and (CL) have advantages that look
    ahead, Â_t = δ_t + λ c_t Â_{t+1}, in the place of δ_t (`windows.py`). The paper's are 1 and 0.
 7. The dynamics may depend on x; each ∇_x r then has γ ∇_x log P_x(s'|s,a) V(s') beside it (docs/method.md, section 5).
 
 Options that go past the paper (docs/method.md, section 5): `coupled`, `expects_actions`, `natural`, `upper_steps`,
-`num_steps`, `trace`. The paper's algorithm is `coupled=False, num_chains=1` with step sizes of offset 1.
+`num_steps`, `gae_lambda`. The paper's algorithm is `coupled=False, num_chains=1` with step sizes of offset 1.
 """
 
 import dataclasses
@@ -80,8 +80,8 @@ class SingleLoopActorCritic(SampledAlgorithm):
             any environment. None: tables.
         num_steps: T, transitions of every chain in an iteration, whose step is the mean over all of them. 1 is the
             paper's.
-        trace: λ in [0, 1], how much of what was learned about later transitions of a window counts for earlier ones:
-            0, the paper's, believes the critic, and 1 sums rewards until a restart or the window's end.
+        gae_lambda: λ in [0, 1], how much of what was learned about later transitions of a window counts for earlier
+            ones: 0, the paper's, believes the critic, and 1 sums rewards until a restart or the window's end.
 
     The other attributes are those of `SampledAlgorithm`.
 
@@ -110,11 +110,11 @@ class SingleLoopActorCritic(SampledAlgorithm):
     upper_steps: UpperSteps = eqx.field(default_factory=UpperSteps, kw_only=True)
     policies: NeuralActorCritic | None = eqx.field(default=None, kw_only=True)
     num_steps: int = eqx.field(static=True, default=1, kw_only=True)
-    trace: float = eqx.field(static=True, default=0.0, kw_only=True)
+    gae_lambda: float = eqx.field(static=True, default=0.0, kw_only=True)
 
     def __check_init__(self):
         self._check_policies()
-        check_windows(self.num_steps, self.trace, self.problem.environment)
+        check_windows(self.num_steps, self.gae_lambda, self.problem.environment)
         if not self._is_traced():
             for violation in self.step_sizes.violations():
                 warnings.warn(f"step sizes violate {violation}", ScheduleWarning, stacklevel=4)
@@ -182,7 +182,7 @@ class SingleLoopActorCritic(SampledAlgorithm):
             uniforms: all randomness of the iteration.
             state: what it began with, but for the chains' states.
             sample: the transitions, N of every follower.
-            goes_on: which of them the chains went on from; needed where `trace` > 0.
+            goes_on: which of them the chains went on from; needed where `gae_lambda` > 0.
 
         Returns:
             The next state, its chains not restarted after the last transition, and diagnostics.
@@ -215,7 +215,7 @@ class SingleLoopActorCritic(SampledAlgorithm):
         reward_bound = problem.reward_bound + w * problem.upper.step_cost_bound
         value_bound = actor_critic.value_bound(reward_bound, τ)
         δ = actor_critic.td_errors(sample, learned_rewards, τ)
-        Â = δ if goes_on is None or self.trace == 0 else advantages(δ, goes_on, self.trace)
+        Â = δ if goes_on is None or self.gae_lambda == 0 else advantages(δ, goes_on, self.gae_lambda)
         followers = actor_critic.move(state.followers, sample, Â, step_size, value_bound)  # (A), (C), (AL), (CL)
         if f.explicit is not None:  # the part of (AL) that is no cost per step (docs/method.md, section 6)
             followers = self._descend(followers, *f.explicit, step_size.actor * w)
@@ -279,7 +279,7 @@ class SingleLoopActorCritic(SampledAlgorithm):
         log_probability = moved.log_probability(s, a, now.outcome(s, a, of_transitions))
         return now.discount * log_probability * (sample.next_values - sample.values)
 
-    def answer(self, state: State) -> PyTree:
+    def recommend(self, state: State) -> PyTree:
         """x, or the average of its iterates where `upper_steps` says so."""
         return state.x if self.upper_steps.averaging is None else state.upper_memory.average
 

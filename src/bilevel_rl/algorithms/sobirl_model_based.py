@@ -64,7 +64,9 @@ class SoBiRLModelBased(eqx.Module):
         if self.num_inner_steps < 1:
             raise ValueError(f"num_inner_steps must be at least 1, got {self.num_inner_steps}")
         if self.problem.outcome_probabilities is not None:
-            raise ValueError("problem has outcome_probabilities, which SoBiRLModelBased does not follow; use Exact")
+            raise ValueError(
+                "problem has outcome_probabilities, which SoBiRLModelBased does not follow; use ExactDescent"
+            )
 
     @property
     def num_transitions_per_iteration(self) -> int:
@@ -129,7 +131,7 @@ class SoBiRLModelBased(eqx.Module):
         info = ModelBasedInfo(jnp.full(2, jnp.sum(visits * reward)), jnp.full(2, jnp.sum(visits * cost)))
         return ModelBasedState(state.num_iterations + 1, x, values, value_gradients), info
 
-    def answer(self, state: ModelBasedState) -> PyTree:
+    def recommend(self, state: ModelBasedState) -> PyTree:
         """The last x."""
         return state.x
 

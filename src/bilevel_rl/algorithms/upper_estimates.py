@@ -111,7 +111,7 @@ def estimate_upper(upper: UpperObjective, problem: BilevelProblem, samples: Samp
     Raises:
         ValueError: the objective is of a kind that has no estimate.
     """
-    raise ValueError(f"upper is a {type(upper).__name__}, which SingleLoopActorCritic cannot sample; use Exact")
+    raise ValueError(f"upper is a {type(upper).__name__}, which SingleLoopActorCritic cannot sample; use ExactDescent")
 
 
 @estimate_upper.register

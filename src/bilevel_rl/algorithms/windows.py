@@ -58,31 +58,33 @@ def in_a_row(transitions: PyTree[Shaped[Array, "T F B ..."]]) -> PyTree[Shaped[A
     return jax.tree.map(joined, transitions)
 
 
-def advantages(δ: Float[Array, "F N"], goes_on: Bool[Array, "T F B"], trace: float) -> Float[Array, "F N"]:
-    """Â of every sample of a window from its temporal differences; `trace` is λ."""
+def advantages(δ: Float[Array, "F N"], goes_on: Bool[Array, "T F B"], gae_lambda: float) -> Float[Array, "F N"]:
+    """Â of every sample of a window from its temporal differences; `gae_lambda` is λ."""
     T, F, B = goes_on.shape
 
     def accumulate(following: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
         δ, goes_on = now
-        advantage = δ + trace * goes_on * following
+        advantage = δ + gae_lambda * goes_on * following
         return advantage, advantage
 
     backwards = jnp.moveaxis(δ.reshape(F, T, B), 1, 0), goes_on
     return in_a_row(jax.lax.scan(accumulate, jnp.zeros((F, B), δ.dtype), backwards, reverse=True)[1])
 
 
-def check_windows(num_steps: int, trace: float, environment: Environment):
+def check_windows(num_steps: int, gae_lambda: float, environment: Environment):
     """Whether there can be windows of that length with such advantages.
 
     Raises:
-        ValueError: `num_steps` < 1, `trace` lies outside of [0, 1] or is positive although `num_steps` is 1, or the
-            environment is a `HostEnvironment` and `num_steps` > 1.
+        ValueError: `num_steps` < 1, `gae_lambda` lies outside of [0, 1] or is positive although `num_steps` is 1, or
+            the environment is a `HostEnvironment` and `num_steps` > 1.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
-    if not 0 <= trace <= 1:
-        raise ValueError(f"trace must lie in [0, 1], got {trace}")
-    if trace > 0 and num_steps == 1:
-        raise ValueError(f"trace must be 0 where num_steps is 1, which leaves nothing to look ahead to, got {trace}")
+    if not 0 <= gae_lambda <= 1:
+        raise ValueError(f"gae_lambda must lie in [0, 1], got {gae_lambda}")
+    if gae_lambda > 0 and num_steps == 1:
+        raise ValueError(
+            f"gae_lambda must be 0 where num_steps is 1, which leaves nothing to look ahead to, got {gae_lambda}"
+        )
     if num_steps > 1 and isinstance(environment, HostEnvironment):
         raise ValueError(f"num_steps must be 1 in a HostEnvironment, whose loop takes one at a time, got {num_steps}")

@@ -8,22 +8,22 @@ from pathlib import Path
 import numpy as np
 
 from bilevel_rl.comparison import tuning
-from bilevel_rl.comparison.cells import Cell, seconds_of_loop
 from bilevel_rl.comparison.figures import draw_comparison, read_outcome
 from bilevel_rl.comparison.methods import METHODS
 from bilevel_rl.comparison.tables import summarize_comparison, write_tables
-from bilevel_rl.comparison.workers import run_cells
+from bilevel_rl.comparison.tasks import Task, seconds_of_loop
+from bilevel_rl.comparison.workers import run_tasks
 from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.studies.config import check_search
 from bilevel_rl.studies.goal_placement import GoalPlacementOptions
 from bilevel_rl.studies.goal_position import GoalPositionOptions
-from bilevel_rl.studies.settings import check_search
 
 TUNING, FINAL = 0, 1
 """Folded into the root key: seeds that parameters were tuned on are never those that are reported."""
 
 
 @dataclass(frozen=True)
-class ComparisonSettings:
+class ComparisonConfig:
     """What is compared, and with how much care."""
 
     methods: tuple[str, ...] = tuple(METHODS)
@@ -58,7 +58,7 @@ class CompareGoalPosition:
     """Compare methods on goal-position."""
 
     problem: GoalPositionOptions = field(default_factory=GoalPositionOptions)
-    comparison: ComparisonSettings = field(default_factory=ComparisonSettings)
+    comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class CompareGoalPlacement:
     """Compare methods on goal-placement."""
 
     problem: GoalPlacementOptions = field(default_factory=GoalPlacementOptions)
-    comparison: ComparisonSettings = field(default_factory=ComparisonSettings)
+    comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
 
 
 Comparison = CompareGoalPosition | CompareGoalPlacement
@@ -76,42 +76,42 @@ def check(config: Comparison):
     """Raises `ValueError` for bad options of the problem, of a method, or of the comparison."""
     config.comparison.check()
     for name in config.comparison.methods:
-        for cell in _tuning_cells(config, Path(), name):
-            if cell.num_iterations() < 1:
+        for task in _tuning_tasks(config, Path(), name):
+            if task.num_iterations() < 1:
                 raise ValueError(
                     f"--budget {config.comparison.budget:g} does not pay for one iteration of {name}, which takes "
-                    f"{cell.algorithm().num_transitions_per_iteration:,} transitions"
+                    f"{task.algorithm().num_transitions_per_iteration:,} transitions"
                 )
 
 
 def main(config: Comparison, folder: RunFolder, *, progress: bool = True):
     """Tunes every method, runs it with what was found, and writes protocol, tables and figures.
 
-    Cells that the folder holds already are not run again. The workers are those of `Workers.connected`.
+    Tasks that the folder holds already are not run again. The workers are those of `Workers.connected`.
     """
-    names, records, final_cells = config.comparison.methods, {}, {}
-    tuning_cells = {name: _tuning_cells(config, folder.path, name) for name in names}
-    run_cells([cell for name in names for cell in tuning_cells[name]], "tuning", progress=progress)
-    for name, cells in tuning_cells.items():
-        chosen, records[name] = tuning.choose(name, cells)
-        final_cells[name] = _final_cells(config, folder.path, name, chosen)
+    names, records, final_tasks = config.comparison.methods, {}, {}
+    tuning_tasks = {name: _tuning_tasks(config, folder.path, name) for name in names}
+    run_tasks([task for name in names for task in tuning_tasks[name]], "tuning", progress=progress)
+    for name, tasks in tuning_tasks.items():
+        chosen, records[name] = tuning.choose(name, tasks)
+        final_tasks[name] = _final_tasks(config, folder.path, name, chosen)
     folder.write_text("protocol.json", json.dumps(dataclasses.asdict(config) | {"methods": records}, indent=2) + "\n")
 
-    run_cells([cell for name in names for cell in final_cells[name]], "final runs", progress=progress)
+    run_tasks([task for name in names for task in final_tasks[name]], "final runs", progress=progress)
     optimum = config.problem.optimum(config.problem.problem(), config.comparison.evaluation_entropy_weight)
     arrays = {"methods": np.array(names), "optimal_objective": np.array(optimum.objective)}
-    for name, cells in final_cells.items():
-        outcome = read_outcome([RunFolder(cell.folder) for cell in cells], seconds_of_loop(cells[0]))
+    for name, tasks in final_tasks.items():
+        outcome = read_outcome([RunFolder(task.folder) for task in tasks], seconds_of_loop(tasks[0]))
         arrays |= {f"{name} {field}": np.asarray(value) for field, value in outcome._asdict().items()}
     folder.write_arrays("comparison", **arrays)
     plot(folder)
 
 
-def _tuning_cells(config: Comparison, path: Path, name: str) -> list[Cell]:
-    """A cell for each trial, all with the same seeds."""
+def _tuning_tasks(config: Comparison, path: Path, name: str) -> list[Task]:
+    """A task for each trial, all with the same seeds."""
     settings, method = config.comparison, METHODS[name]
     return [
-        Cell(
+        Task(
             folder=path / "tuning" / name / f"trial-{trial}",
             problem=config.problem,
             method=method,
@@ -126,13 +126,13 @@ def _tuning_cells(config: Comparison, path: Path, name: str) -> list[Cell]:
     ]
 
 
-def _final_cells(config: Comparison, path: Path, name: str, chosen: Cell) -> list[Cell]:
-    """A cell for each seed, with the parameters of the chosen trial; seed i of every method has the same key."""
+def _final_tasks(config: Comparison, path: Path, name: str, chosen: Task) -> list[Task]:
+    """A task for each seed, with the parameters of the chosen trial; seed i of every method has the same key."""
     settings = config.comparison
     return [
         replace(
             chosen,
-            folder=path / "cells" / name / f"seed-{seed}",
+            folder=path / "final" / name / f"seed-{seed}",
             key=(settings.seed, FINAL, seed),
             num_seeds=1,
             num_log_points=settings.num_log_points,

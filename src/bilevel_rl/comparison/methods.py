@@ -12,7 +12,7 @@ from bilevel_rl.algorithms import (
     PBRL,
     Algorithm,
     BellmanPBRL,
-    Exact,
+    ExactDescent,
     FiniteDifference,
     NestedLoop,
     PartialSGD,
@@ -127,10 +127,10 @@ def _estimator(parameters: Parameters) -> Literal["rollouts", "tables"]:
     return "tables" if parameters["uses_tables"] else "rollouts"
 
 
-def _exact(problem: BilevelProblem, step_sizes: StepSizes, parameters: Parameters) -> Exact:
+def _exact(problem: BilevelProblem, step_sizes: StepSizes, parameters: Parameters) -> ExactDescent:
     """Annealed to a small entropy weight in the first half: at small ones Φ_τ has many stationary points."""
     annealed = GeometricDecay(initial=parameters["entropy"], final=0.01, num_iterations=FREE_ITERATIONS / 2)
-    return Exact(problem, replace(step_sizes, entropy=annealed))
+    return ExactDescent(problem, replace(step_sizes, entropy=annealed))
 
 
 METHODS: dict[str, Method] = {

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bilevel_rl.comparison import tuning
-from bilevel_rl.comparison.cells import Cell
 from bilevel_rl.comparison.methods import Method, Parameters
-from bilevel_rl.comparison.workers import run_cells
+from bilevel_rl.comparison.tasks import Task
+from bilevel_rl.comparison.workers import run_tasks
 
 if TYPE_CHECKING:
     import optuna
@@ -35,22 +35,22 @@ def check_installed():
 def search(
     path: Path,
     method: Method,
-    cell: Callable[[int, Parameters], Cell],
+    task: Callable[[int, Parameters], Task],
     *,
     num_trials: int,
     batch_size: int,
     seed: int,
     progress: bool,
-) -> list[Cell]:
-    """Runs the trials that the study does not hold yet, in the workers of `Workers.connected`; returns all cells.
+) -> list[Task]:
+    """Runs the trials that the study does not hold yet, in the workers of `Workers.connected`; returns all tasks.
 
     Args:
         path: of the study's file; made if it does not exist.
         method: what is tuned.
-        cell: number and parameters of a trial → its cell.
+        task: number and parameters of a trial → its task.
         num_trials: in total.
         batch_size: trials that are proposed together, before any of them has run. In the file a batch ends when all of
-            its cells have.
+            its tasks have.
         seed: of the proposals.
         progress: show a bar for each batch.
 
@@ -58,15 +58,15 @@ def search(
         ModuleNotFoundError: Optuna is not installed.
     """
     check_installed()
-    study, cells = _open(path), []
+    study, tasks = _open(path), []
     for first in range(0, num_trials, batch_size):
         batch = range(first, min(first + batch_size, num_trials))
-        new = [cell(number, _parameters(study, method, seed, number)) for number in batch]
-        run_cells(new, f"trials {first}–{batch[-1]} of {num_trials}", progress=progress)
+        new = [task(number, _parameters(study, method, seed, number)) for number in batch]
+        run_tasks(new, f"trials {first}–{batch[-1]} of {num_trials}", progress=progress)
         for number, finished in zip(batch, new, strict=True):
             study.tell(number, tuning.score(finished), skip_if_finished=True)
-        cells += new
-    return cells
+        tasks += new
+    return tasks
 
 
 def _open(path: Path) -> "optuna.Study":

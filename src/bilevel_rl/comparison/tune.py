@@ -1,4 +1,4 @@
-"""Which step sizes are best? A search on seeds of its own; every trial is a cell, as in a comparison."""
+"""Which step sizes are best? A search on seeds of its own; every trial is a task, as in a comparison."""
 
 import dataclasses
 import itertools
@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from bilevel_rl.comparison import search, tuning
-from bilevel_rl.comparison.cells import Cell, ProblemOptions
 from bilevel_rl.comparison.compare import TUNING
 from bilevel_rl.comparison.methods import HOLDING_SHARE, METHODS, NUM_CHAINS, Method, Parameters
+from bilevel_rl.comparison.tasks import Task, WorkedProblem
 from bilevel_rl.comparison.tune_figures import draw_tuning, summarize_tuning, write_trials
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.studies import wind_design
+from bilevel_rl.studies.config import check_search
 from bilevel_rl.studies.goal_placement import GoalPlacementOptions
 from bilevel_rl.studies.goal_position import GoalPositionOptions
-from bilevel_rl.studies.settings import check_search
 from bilevel_rl.studies.wind_design import WindDesignOptions
 
 FLAGS = {"upper": "upper", "actor": "actor", "critic": "critic", "penalty": "penalty", "entropy": "entropy-weight"}
@@ -30,7 +30,7 @@ NUM_LOG_POINTS = 40
 
 
 @dataclass(frozen=True)
-class TuningSettings:
+class TuningConfig:
     """What is tuned, and with how much care."""
 
     method: str = "single-loop"
@@ -61,7 +61,7 @@ class TuneGoalPosition:
     """Tune a method on goal-position."""
 
     problem: GoalPositionOptions = field(default_factory=GoalPositionOptions)
-    tuning: TuningSettings = field(default_factory=TuningSettings)
+    tuning: TuningConfig = field(default_factory=TuningConfig)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class TuneGoalPlacement:
     """Tune a method on goal-placement."""
 
     problem: GoalPlacementOptions = field(default_factory=GoalPlacementOptions)
-    tuning: TuningSettings = field(default_factory=TuningSettings)
+    tuning: TuningConfig = field(default_factory=TuningConfig)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class TuneWindDesign:
     """Tune the single loop, or exact descent, on wind-design."""
 
     problem: WindDesignOptions = field(default_factory=WindDesignOptions)
-    tuning: TuningSettings = field(default_factory=lambda: TuningSettings(evaluation_entropy_weight=0.1))
+    tuning: TuningConfig = field(default_factory=lambda: TuningConfig(evaluation_entropy_weight=0.1))
 
 
 Tuning = TuneGoalPosition | TuneGoalPlacement | TuneWindDesign
@@ -97,11 +97,11 @@ def check(config: Tuning):
     method = _method(config)
     lows = {name: low for name, (low, _) in method.ranges.items()}
     for values in itertools.product(*method.choices.values()):
-        cell = _cell(config, Path(), 0, lows | dict(zip(method.choices, values, strict=True)))
-        if cell.num_iterations() < 1:
+        task = _task(config, Path(), 0, lows | dict(zip(method.choices, values, strict=True)))
+        if task.num_iterations() < 1:
             raise ValueError(
                 f"--budget {config.tuning.budget:g} does not pay for one iteration of {config.tuning.method}, which "
-                f"takes up to {cell.algorithm().num_transitions_per_iteration:,} transitions"
+                f"takes up to {task.algorithm().num_transitions_per_iteration:,} transitions"
             )
 
 
@@ -111,28 +111,28 @@ def main(config: Tuning, folder: RunFolder, *, progress: bool = True):
     Trials that the folder holds already are not run again. The workers are those of `Workers.connected`.
     """
     settings, method = config.tuning, _method(config)
-    cells = search.search(
+    tasks = search.search(
         folder.path / "study.log",
         method,
-        lambda number, parameters: _cell(config, folder.path, number, parameters),
+        lambda number, parameters: _task(config, folder.path, number, parameters),
         num_trials=settings.trials,
         batch_size=settings.batch_size,
         seed=settings.seed,
         progress=progress,
     )
-    chosen, record = tuning.choose(settings.method, cells)
+    chosen, record = tuning.choose(settings.method, tasks)
     optimum = config.problem.optimum(config.problem.problem(), settings.evaluation_entropy_weight)
-    objectives = np.array([tuning.score(cell) for cell in cells])
+    objectives = np.array([tuning.score(task) for task in tasks])
     command = _command(config, chosen) if settings.method == "single-loop" else None
     record |= {"best": tuning.score(chosen), "optimal_objective": optimum.objective, "command": command}
     folder.write_text("protocol.json", json.dumps(dataclasses.asdict(config) | {"result": record}, indent=2) + "\n")
     folder.write_arrays(
         "tuning",
         objectives=objectives,
-        transitions=np.array([_num_transitions(cell) for cell in cells]),
+        transitions=np.array([_num_transitions(task) for task in tasks]),
         optimal_objective=np.array(optimum.objective),
         names=np.array(list(chosen.parameters)),
-        parameters=np.array([[cell.parameters[name] for name in chosen.parameters] for cell in cells]),
+        parameters=np.array([[task.parameters[name] for name in chosen.parameters] for task in tasks]),
     )
     folder.write_text("best.md", _best(chosen, record))
     plot(folder)
@@ -147,10 +147,10 @@ def _method(config: Tuning) -> Method:
     return method
 
 
-def _cell(config: Tuning, path: Path, number: int, parameters: Parameters) -> Cell:
+def _task(config: Tuning, path: Path, number: int, parameters: Parameters) -> Task:
     """A trial; all have the same seeds, which are not those of `bilevel-rl run`."""
     settings, method = config.tuning, _method(config)
-    return Cell(
+    return Task(
         folder=path / "trials" / f"trial-{number}",
         problem=config.problem,
         method=method,
@@ -163,12 +163,12 @@ def _cell(config: Tuning, path: Path, number: int, parameters: Parameters) -> Ce
     )
 
 
-def _num_transitions(cell: Cell) -> int:
+def _num_transitions(task: Task) -> int:
     """What a trial is charged: all seeds to the end, also where one diverged before."""
-    return cell.num_seeds * cell.num_iterations() * cell.algorithm().num_transitions_per_iteration
+    return task.num_seeds * task.num_iterations() * task.algorithm().num_transitions_per_iteration
 
 
-def _command(config: Tuning, chosen: Cell) -> str:
+def _command(config: Tuning, chosen: Task) -> str:
     """Runs the chosen parameters on other seeds, with the same algorithm to the last digit."""
     num_iterations = chosen.num_iterations()
     options = {FLAGS[name]: value for name, value in chosen.parameters.items()}
@@ -182,7 +182,7 @@ def _command(config: Tuning, chosen: Cell) -> str:
     return " ".join(["bilevel-rl run", experiment, *_changed_options(config.problem), "--schedule decaying", *words])
 
 
-def _changed_options(problem: ProblemOptions) -> Iterator[str]:
+def _changed_options(problem: WorkedProblem) -> Iterator[str]:
     """Options of a problem that are not its defaults."""
     for option in dataclasses.fields(problem):  # pyright: ignore[reportArgumentType]
         value = getattr(problem, option.name)
@@ -191,7 +191,7 @@ def _changed_options(problem: ProblemOptions) -> Iterator[str]:
             yield " ".join([f"--{option.name.replace('_', '-')}", *map(str, numbers)])
 
 
-def _best(chosen: Cell, record: dict) -> str:
+def _best(chosen: Task, record: dict) -> str:
     """The chosen parameters, and how to use them."""
     searched = {name: f"{low:g} … {high:g}" for name, (low, high) in chosen.method.ranges.items()}
     searched |= {name: ", ".join(f"{value:g}" for value in values) for name, values in chosen.method.choices.items()}

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from bilevel_rl.comparison.cells import Cell
+from bilevel_rl.comparison.tasks import Task
 from bilevel_rl.runs.folder import RunFolder
 
 
-def score(cell: Cell) -> float:
-    """Mean over the seeds of a finished cell of the final Φ, lower is better; infinite where one of them diverged."""
-    folder, num_iterations = RunFolder(cell.folder), cell.num_iterations()
+def score(task: Task) -> float:
+    """Mean over the seeds of a finished task of the final Φ, lower is better; infinite where one of them diverged."""
+    folder, num_iterations = RunFolder(task.folder), task.num_iterations()
     if folder.read_divergences():
         return math.inf
     final = [row["upper_objective"] for row in folder.read_rows("metrics") if row["num_iterations"] == num_iterations]
@@ -20,20 +20,20 @@ def score(cell: Cell) -> float:
     return mean if math.isfinite(mean) else math.inf
 
 
-def choose(name: str, cells: Sequence[Cell]) -> tuple[Cell, dict[str, Any]]:
-    """The cell with the lowest score, the first of equals, and what the protocol says about the method.
+def choose(name: str, tasks: Sequence[Task]) -> tuple[Task, dict[str, Any]]:
+    """The task with the lowest score, the first of equals, and what the protocol says about the method.
 
     Args:
         name: of the method.
-        cells: a finished one for each trial.
+        tasks: a finished one for each trial.
 
     Raises:
         ValueError: every trial diverged.
     """
-    scores = [score(cell) for cell in cells]
+    scores = [score(task) for task in tasks]
     if not math.isfinite(min(scores)):
-        raise ValueError(f"{name} diverged in each of its {len(cells)} trials; give it more --trials or leave it out")
-    chosen = cells[int(np.argmin(scores))]
+        raise ValueError(f"{name} diverged in each of its {len(tasks)} trials; give it more --trials or leave it out")
+    chosen = tasks[int(np.argmin(scores))]
     method = chosen.method
     return chosen, {
         "transitions_per_iteration": chosen.algorithm().num_transitions_per_iteration,
@@ -44,7 +44,7 @@ def choose(name: str, cells: Sequence[Cell]) -> tuple[Cell, dict[str, Any]]:
         "chosen": dict(chosen.parameters),
         "at_edge": method.at_edge(chosen.parameters),
         "trials": [
-            {"score": value if math.isfinite(value) else "diverged", "parameters": dict(cell.parameters)}
-            for cell, value in zip(cells, scores, strict=True)
+            {"score": value if math.isfinite(value) else "diverged", "parameters": dict(task.parameters)}
+            for task, value in zip(tasks, scores, strict=True)
         ],
     }

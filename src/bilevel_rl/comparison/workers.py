@@ -1,4 +1,4 @@
-"""Who runs the cells: processes of this machine, or the workers of a Dask or Ray cluster, all through joblib."""
+"""Who runs the tasks: processes of this machine, or the workers of a Dask or Ray cluster, all through joblib."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ import joblib
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from bilevel_rl.comparison.cells import Cell, run_cell
+from bilevel_rl.comparison.tasks import Task, run_task
 
 SECONDS_TO_CONNECT = 15
 
@@ -20,7 +20,7 @@ IDLE_SECONDS = 20
 
 @dataclass(frozen=True)
 class Workers:
-    """Where the cells of a comparison run; their results do not depend on it."""
+    """Where the tasks of a comparison run; their results do not depend on it."""
 
     jobs: int | None = None
     """worker processes on this machine; by default as many as it has cores"""
@@ -44,7 +44,7 @@ class Workers:
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[None]:
-        """While it is open, `run_cells` uses these workers.
+        """While it is open, `run_tasks` uses these workers.
 
         Raises:
             ValueError: as `check`, or the backend's package is not installed, or nobody answers at the address.
@@ -94,15 +94,15 @@ def _not_installed(backend: str, package: str) -> ValueError:
     return ValueError(f"--backend {backend} needs the package {package}, which is not installed: {remedy}")
 
 
-def run_cells(cells: Sequence[Cell], what: str, *, progress: bool):
-    """Runs the cells that are not finished, each in one of the workers of the surrounding `Workers.connected`.
+def run_tasks(tasks: Sequence[Task], what: str, *, progress: bool):
+    """Runs the tasks that are not finished, each in one of the workers of the surrounding `Workers.connected`.
 
     Args:
-        cells: in the order in which they begin; they end in any order.
+        tasks: in the order in which they begin; they end in any order.
         what: they are, for the progress bar.
         progress: show it.
     """
-    left = [cell for cell in cells if not cell.is_finished()]
+    left = [task for task in tasks if not task.is_finished()]
     console = Console(stderr=True, quiet=not progress, highlight=False)
     bar = Progress(
         TextColumn("{task.description}"),
@@ -114,10 +114,10 @@ def run_cells(cells: Sequence[Cell], what: str, *, progress: bool):
         disable=not (progress and console.is_terminal),
     )
     if not console.is_terminal:
-        console.print(f"{what}: {len(cells)} cells, {len(cells) - len(left)} of them finished before")
+        console.print(f"{what}: {len(tasks)} tasks, {len(tasks) - len(left)} of them finished before")
     with bar:
-        task = bar.add_task(what, total=len(cells), completed=len(cells) - len(left))
+        task = bar.add_task(what, total=len(tasks), completed=len(tasks) - len(left))
         if left:
             work = joblib.Parallel(return_as="generator_unordered")
-            for _ in work(joblib.delayed(run_cell)(cell) for cell in left):
+            for _ in work(joblib.delayed(run_task)(task) for task in left):
                 bar.advance(task)

@@ -94,8 +94,8 @@ def run_host(
         nonlocal saved_at, logged_x
         info = jax.tree.map(lambda total: total / np.float32(num_steps), info_totals)
         columns = metric_columns(algorithm, states, info, NO_ENTROPY_WEIGHT, "sampled")
-        columns |= {"x_movement": distances(algorithm.answer(states), logged_x)}
-        logged_x = algorithm.answer(states)
+        columns |= {"x_movement": distances(algorithm.recommend(states), logged_x)}
+        logged_x = algorithm.recommend(states)
         new_rows, now = metric_rows(columns, np.array([not divergences])), time.perf_counter()
         rows.extend(new_rows)
         if folder is not None:
@@ -119,7 +119,7 @@ def run_host(
             done, progressed = checkpoint, loop.resumed(jax.tree.map(lambda leaf: leaf[0], saved["states"]))
             if saved["is_stopped"][0]:
                 divergences = [Divergence(**entry) for entry in folder.read_divergences()]
-        logged_x = algorithm.answer(_with_seed(progressed.state))
+        logged_x = algorithm.recommend(_with_seed(progressed.state))
         while done < num_iterations and not divergences:
             first, num_steps = done, min(done - done % log_every + log_every, num_iterations) - done
             if not rows:  # The first row shows the first iteration's Info.
@@ -134,7 +134,7 @@ def run_host(
             progressed = loop.cleared(progressed.state)
     states = _with_seed(progressed.state)
     metrics = {name: np.array([row[name] for row in rows]) for name in rows[-1]}
-    return RunResult(algorithm.answer(states), states, metrics, divergences)
+    return RunResult(algorithm.recommend(states), states, metrics, divergences)
 
 
 def _divergence(progressed: Progressed, num_iterations: int) -> list[Divergence]:

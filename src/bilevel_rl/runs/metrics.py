@@ -94,7 +94,7 @@ def metric_columns(
         evaluation_entropy_weight: τ_eval.
         diagnostics: how they are measured.
     """
-    is_exact, x = are_exact(diagnostics, algorithm.problem), algorithm.answer(states)
+    is_exact, x = are_exact(diagnostics, algorithm.problem), algorithm.recommend(states)
     step_sizes, prices, log_policies = jax.tree.map(np.asarray, _of_states(algorithm, states, is_exact))
     if is_exact:
         measured = measure(
@@ -139,7 +139,7 @@ def _of_states(algorithm: Algorithm, states: PyTree, with_policies: bool) -> tup
     """Of every seed: the step sizes, the price g(x), and log π of both policies."""
 
     def one_seed(state: PyTree) -> tuple[StepSizeValues, Array, Array | None]:
-        price = jnp.asarray(algorithm.problem.upper.regularizer(algorithm.answer(state)), float)
+        price = jnp.asarray(algorithm.problem.upper.regularizer(algorithm.recommend(state)), float)
         return (
             algorithm.step_sizes(state.num_iterations),
             price,

@@ -139,8 +139,8 @@ def run(
         states, totals = processes.local((point.states, point.info_totals))
         info = jax.tree.map(lambda total: total / np.float32(point.num_steps), totals)
         columns = metric_columns(algorithm, states, info, evaluation_entropy_weight, diagnostics)
-        columns = loop.gather(columns | {"x_movement": distances(algorithm.answer(states), logged_x)})
-        logged_x = algorithm.answer(states)
+        columns = loop.gather(columns | {"x_movement": distances(algorithm.recommend(states), logged_x)})
+        logged_x = algorithm.recommend(states)
         new_rows, now = metric_rows(columns, ~point.is_stopped), time.perf_counter()
         rows.extend(new_rows)
         if folder is not None:
@@ -175,7 +175,7 @@ def run(
             checkpoint = find_checkpoint(folder, identity, num_iterations)
             rows = folder.read_rows("metrics")
         point, is_logged = restored(checkpoint), bool(rows)
-        logged_x = processes.local(algorithm.answer(point.states))
+        logged_x = processes.local(algorithm.recommend(point.states))
         if not is_logged:
             # The first row shows the first iteration's Info, from a step that is taken again below.
             point = replace(point, info_totals=loop.advance(_copy(point.states), 0, 1)[1], num_steps=1)
@@ -204,7 +204,7 @@ def run(
             log(point)
         states = processes.whole(point.states)
     metrics = {name: np.array([row[name] for row in rows]) for name in rows[-1]}
-    return RunResult(algorithm.answer(states), states, metrics, point.divergences)
+    return RunResult(algorithm.recommend(states), states, metrics, point.divergences)
 
 
 def _stop_seed(loop: Loop, previous: _LogPoint, point: _LogPoint, seed: int) -> _LogPoint:

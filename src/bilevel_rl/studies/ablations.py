@@ -15,7 +15,7 @@ from bilevel_rl.problems import Grid, goal_position
 from bilevel_rl.runs import processes
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.studies.ablations_figures import Panel, draw_ablation
-from bilevel_rl.studies.settings import RunSettings
+from bilevel_rl.studies.config import RunConfig
 
 OTHER_EXPONENTS = {
     "upper": (0.6, 1.3),
@@ -51,7 +51,7 @@ class Ablations:
 
     study: StudyName = "time-scales"
     """what is varied"""
-    run: RunSettings = field(default_factory=lambda: RunSettings(num_iterations=40_000, log_every=1_000))
+    run: RunConfig = field(default_factory=lambda: RunConfig(num_iterations=40_000, log_every=1_000))
 
     def algorithms(self) -> dict[str, SingleLoopActorCritic]:
         """One algorithm for each variant; a single warning names those whose step sizes are out of order on purpose."""

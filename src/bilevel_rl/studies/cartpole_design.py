@@ -9,8 +9,8 @@ from bilevel_rl.problems.control import observe_cartpole
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.studies import reward_design
 from bilevel_rl.studies.cartpole_design_figures import animate_cartpole, draw_cartpole_design
+from bilevel_rl.studies.config import RunConfig, ScheduleConfig
 from bilevel_rl.studies.followers import single_loop
-from bilevel_rl.studies.settings import RunSettings, ScheduleSettings
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class CartpoleDesign:
     """of both hidden layers of every network"""
     judging_transitions: float = 960_000
     """for which followers are trained from scratch at the first and the last x, to judge these"""
-    run: RunSettings = field(default_factory=lambda: RunSettings(num_seeds=5, num_iterations=30_000, log_every=1_000))
-    schedule: ScheduleSettings = field(
-        default_factory=lambda: ScheduleSettings(
+    run: RunConfig = field(default_factory=lambda: RunConfig(num_seeds=5, num_iterations=30_000, log_every=1_000))
+    schedule: ScheduleConfig = field(
+        default_factory=lambda: ScheduleConfig(
             schedule="constant-entropy",
             upper=3e-4,
             actor=1e-3,

@@ -13,8 +13,8 @@ from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.problems import goal_position
 from bilevel_rl.runs import processes
 from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.studies.config import RunConfig, ScheduleConfig
 from bilevel_rl.studies.coupling_figures import draw_coupling
-from bilevel_rl.studies.settings import RunSettings, ScheduleSettings
 
 CHAINS = ("independent", "coupled")
 PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01)
@@ -26,8 +26,8 @@ ENTROPY_WEIGHTS = (0.1, 0.03)
 class Coupling:
     """Coupled against independent chains at a hard penalty that is held: noise of (U), and where x ends (a minute)."""
 
-    run: RunSettings = field(default_factory=lambda: RunSettings(num_seeds=10, num_iterations=62_500, log_every=1_250))
-    schedule: ScheduleSettings = field(default_factory=lambda: ScheduleSettings(upper=0.005, penalty=0.1))
+    run: RunConfig = field(default_factory=lambda: RunConfig(num_seeds=10, num_iterations=62_500, log_every=1_250))
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(upper=0.005, penalty=0.1))
     size: int = 10
     """cells on a side of the grid; its pairs of state and action, squared, are worked with"""
     target: tuple[float, float] = (7.0, 3.0)

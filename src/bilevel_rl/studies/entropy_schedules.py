@@ -11,7 +11,7 @@ from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.problems import goal_position
 from bilevel_rl.runs import processes
 from bilevel_rl.runs.folder import RunFolder
-from bilevel_rl.studies.settings import RunSettings
+from bilevel_rl.studies.config import RunConfig
 
 SCHEDULES = ("constant", "decaying")
 
@@ -20,7 +20,7 @@ SCHEDULES = ("constant", "decaying")
 class EntropySchedules:
     """Constant against decaying entropy weight, where the two lead to different optima (about 15 s)."""
 
-    run: RunSettings = field(default_factory=lambda: RunSettings(num_iterations=100_000, log_every=2_000))
+    run: RunConfig = field(default_factory=lambda: RunConfig(num_iterations=100_000, log_every=2_000))
     entropy_weight: float = 1.0
     """entropy weight τ at the start of both schedules; large, so that its bias shows"""
     entropy_exponent: float = 0.1

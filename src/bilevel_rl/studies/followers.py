@@ -14,7 +14,7 @@ from bilevel_rl.algorithms.actor_critic import ActorCritic
 from bilevel_rl.algorithms.windows import advantages, live
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.policies import NeuralActorCritic
-from bilevel_rl.studies.settings import ScheduleSettings
+from bilevel_rl.studies.config import ScheduleConfig
 
 
 class Watched(NamedTuple):
@@ -33,13 +33,13 @@ class Watched(NamedTuple):
 
 def single_loop(
     problem: BilevelProblem,
-    schedule: ScheduleSettings,
+    schedule: ScheduleConfig,
     *,
     width: int,
     observe: Callable[[Any], ArrayLike] | None = None,
     averaging: float = 3.0,
     num_steps: int = 1,
-    trace: float = 0.0,
+    gae_lambda: float = 0.0,
 ) -> SingleLoopActorCritic:
     """Algorithm 1 with networks for both followers and Adam on x.
 
@@ -50,7 +50,7 @@ def single_loop(
         observe: what the networks see of a state, where that is not what the environment says.
         averaging: the answer is the mean of all x_k, weighted as k to this power.
         num_steps: as in `SingleLoopActorCritic`.
-        trace: as in `SingleLoopActorCritic`.
+        gae_lambda: as in `SingleLoopActorCritic`.
 
     Raises:
         ValueError: `width` < 1, or as `SingleLoopActorCritic`.
@@ -64,7 +64,7 @@ def single_loop(
         upper_steps=UpperSteps(optax.adam(1.0), averaging=averaging),
         policies=NeuralActorCritic.mlp(problem.environment, observe, width=width),
         num_steps=num_steps,
-        trace=trace,
+        gae_lambda=gae_lambda,
     )
 
 
@@ -108,7 +108,7 @@ def _train(algorithm: SingleLoopActorCritic, x: PyTree, key: Array, num_iteratio
         rewards = problem.rewards(x, window.sample.states, window.sample.actions)
         δ = actor_critic.td_errors(window.sample, rewards, step_size.entropy)
         bound = actor_critic.value_bound(problem.reward_bound, step_size.entropy)
-        Â = advantages(δ, window.goes_on, algorithm.trace)
+        Â = advantages(δ, window.goes_on, algorithm.gae_lambda)
         return actor_critic.move(followers, window.sample, Â, step_size, bound), window.states
 
     start = actor_critic.init(1, key_of_weights), actor_critic.start(jax.random.uniform(key_of_start, shape))

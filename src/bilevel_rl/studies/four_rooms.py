@@ -10,13 +10,14 @@ import optax
 from jaxtyping import Float
 
 from bilevel_rl import exact, figures
-from bilevel_rl.algorithms import Exact
+from bilevel_rl.algorithms import ExactDescent
 from bilevel_rl.algorithms.step_sizes import GeometricDecay, StepSizes
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.problems import four_rooms
 from bilevel_rl.problems.four_rooms import FREE_CELLS, penalties
 from bilevel_rl.runs import processes
 from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.studies.config import RunConfig, from_json
 from bilevel_rl.studies.four_rooms_figures import (
     Cell,
     best_values,
@@ -24,7 +25,6 @@ from bilevel_rl.studies.four_rooms_figures import (
     draw_four_rooms_comparison,
     mean_and_error,
 )
-from bilevel_rl.studies.settings import RunSettings, from_json
 
 UNIT_STEPS = optax.chain(optax.normalize_by_update_norm(eps=1e-20), optax.scale(-1.0))
 """Against the gradient, with the length of the step size. The offset keeps a gradient of 0 from becoming NaN."""
@@ -52,7 +52,7 @@ PUBLISHED: dict[tuple[float, float], tuple[tuple[float, float | None], ...]] = {
 class FourRooms:
     """Lead a follower astray in four rooms: exact descent beside published results (about 4 min)."""
 
-    run: RunSettings = field(default_factory=lambda: RunSettings(num_seeds=10, num_iterations=300, log_every=100))
+    run: RunConfig = field(default_factory=lambda: RunConfig(num_seeds=10, num_iterations=300, log_every=100))
     entropy_weights: tuple[float, ...] = (0.001, 0.003, 0.005)
     """the follower's entropy weights λ; each is its own evaluation entropy weight, whatever the option of that name"""
     betas: tuple[float, ...] = (1.0, 3.0, 5.0)
@@ -70,7 +70,7 @@ class FourRooms:
         """Every pair (λ, β)."""
         return (Cell(weight, beta) for weight in self.entropy_weights for beta in self.betas)
 
-    def algorithm(self) -> Exact:
+    def algorithm(self) -> ExactDescent:
         """That of the first cell and the first start; building it checks every option."""
         for name in ("entropy_weights", "betas", "anneal_from"):
             if not getattr(self, name):
@@ -84,7 +84,7 @@ class FourRooms:
         every = [self.algorithm_of(four_rooms(*cell), start) for start in self.anneal_from for cell in self.cells()]
         return every[0]
 
-    def algorithm_of(self, problem: BilevelProblem, start: float) -> Exact:
+    def algorithm_of(self, problem: BilevelProblem, start: float) -> ExactDescent:
         """Exact descent on one cell's problem, annealed from `start` times λ."""
         weight, num_iterations = float(problem.entropy_weight or np.nan), self.run.num_iterations
         step_sizes = dataclasses.replace(
@@ -92,7 +92,7 @@ class FourRooms:
             upper=GeometricDecay(self.first_step, self.last_step, num_iterations),
             entropy=GeometricDecay(start * weight, weight, self.annealing_share * num_iterations),
         )
-        return Exact(problem, step_sizes, UNIT_STEPS)
+        return ExactDescent(problem, step_sizes, UNIT_STEPS)
 
 
 def main(config: FourRooms, folder: RunFolder, *, progress: bool = True):

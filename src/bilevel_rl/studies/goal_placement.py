@@ -13,7 +13,7 @@ from bilevel_rl.problems import goal_placement
 from bilevel_rl.problems.goal_placement import HAZARDS, WALLS
 from bilevel_rl.runs import processes
 from bilevel_rl.runs.folder import RunFolder
-from bilevel_rl.studies.settings import RunSettings, ScheduleSettings
+from bilevel_rl.studies.config import RunConfig, ScheduleConfig
 
 Cell = tuple[int, int]
 
@@ -67,8 +67,8 @@ class GoalPlacementOptions:
 class GoalPlacement(GoalPlacementOptions):
     """Spread a reward over the cells of a walled, hazardous grid, and pay for the ground (about 15 s)."""
 
-    run: RunSettings = field(default_factory=RunSettings)
-    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    run: RunConfig = field(default_factory=RunConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     coupled: bool = True
     """both policies' chains share their random numbers; without it they are the paper's"""
 

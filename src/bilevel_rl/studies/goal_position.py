@@ -13,7 +13,7 @@ from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.problems import goal_position
 from bilevel_rl.runs import processes
 from bilevel_rl.runs.folder import RunFolder
-from bilevel_rl.studies.settings import RunSettings, ScheduleSettings
+from bilevel_rl.studies.config import RunConfig, ScheduleConfig
 
 LANDSCAPE_RESOLUTION = 25
 """Points along each axis of the grid on which Φ is measured for the contour figure."""
@@ -84,8 +84,8 @@ class Landscape(NamedTuple):
 class GoalPosition(GoalPositionOptions):
     """Move a goal across a slippery grid so that the follower ends up at the target (about 10 s)."""
 
-    run: RunSettings = field(default_factory=RunSettings)
-    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    run: RunConfig = field(default_factory=RunConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     coupled: bool = True
     """both policies' chains share their random numbers; without it they are the paper's"""
 

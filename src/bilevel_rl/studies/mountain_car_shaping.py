@@ -20,9 +20,9 @@ from bilevel_rl.runs.compiled import key_of_start
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.run import RunResult
 from bilevel_rl.runs.statistics import bootstrap_interval, interquartile_mean
+from bilevel_rl.studies.config import RunConfig, ScheduleConfig
 from bilevel_rl.studies.followers import lower, single_loop, train, watch
 from bilevel_rl.studies.mountain_car_shaping_figures import animate_mountain_car, draw_mountain_car_shaping
-from bilevel_rl.studies.settings import RunSettings, ScheduleSettings
 
 NUM_EPISODES, NUM_STEPS = 256, 200
 """By which a follower is judged; the steps are those of Gymnasium's MountainCar-v0."""
@@ -83,9 +83,9 @@ class MountainCarShaping:
     """discount factor"""
     width: int = 64
     """of both hidden layers of every network"""
-    run: RunSettings = field(default_factory=lambda: RunSettings(num_seeds=5, num_iterations=30_000, log_every=1_000))
-    schedule: ScheduleSettings = field(
-        default_factory=lambda: ScheduleSettings(
+    run: RunConfig = field(default_factory=lambda: RunConfig(num_seeds=5, num_iterations=30_000, log_every=1_000))
+    schedule: ScheduleConfig = field(
+        default_factory=lambda: ScheduleConfig(
             schedule="constant-entropy",
             upper=1e-3,
             actor=1e-3,

@@ -8,9 +8,9 @@ from bilevel_rl.problems import pendulum_design
 from bilevel_rl.problems.control import observe_pendulum
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.studies import reward_design
+from bilevel_rl.studies.config import RunConfig, ScheduleConfig
 from bilevel_rl.studies.followers import single_loop
 from bilevel_rl.studies.pendulum_design_figures import animate_pendulum, draw_pendulum_design
-from bilevel_rl.studies.settings import RunSettings, ScheduleSettings
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,15 @@ class PendulumDesign:
     """of both hidden layers of every network"""
     num_steps: int = 16
     """transitions of every chain in an iteration"""
-    trace: float = 0.95
+    gae_lambda: float = 0.95
     """how far advantages look ahead, from 0 to 1"""
     averaging: float = 3.0
     """the answer is the mean of all x_k, weighted as k to this power"""
     judging_transitions: float = 3_072_000
     """of followers trained from scratch at the first and the last x, to judge these; the run's own has as many"""
-    run: RunSettings = field(default_factory=lambda: RunSettings(num_seeds=5, num_iterations=6_000, log_every=200))
-    schedule: ScheduleSettings = field(
-        default_factory=lambda: ScheduleSettings(
+    run: RunConfig = field(default_factory=lambda: RunConfig(num_seeds=5, num_iterations=6_000, log_every=200))
+    schedule: ScheduleConfig = field(
+        default_factory=lambda: ScheduleConfig(
             schedule="constant-entropy",
             upper=1e-3,
             actor=1e-3,
@@ -63,7 +63,7 @@ class PendulumDesign:
             observe=observe_pendulum,
             averaging=self.averaging,
             num_steps=self.num_steps,
-            trace=self.trace,
+            gae_lambda=self.gae_lambda,
         )
 
 

@@ -12,7 +12,7 @@ from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.problems import goal_position
 from bilevel_rl.runs import processes
 from bilevel_rl.runs.folder import RunFolder
-from bilevel_rl.studies.settings import RunSettings
+from bilevel_rl.studies.config import RunConfig
 
 DECAYING: tuple[str, ...] = ("decaying", "decaying, coupled", "decaying, coupled, recursive")
 CONSTANT: tuple[str, ...] = ("constant entropy", "constant entropy, coupled, recursive", "nested loop")
@@ -33,9 +33,7 @@ NUM_RESAMPLES = 1_000
 class Rates:
     """Fit the rate at which the exact hyper-gradient shrinks: Algorithm 1, coupled, recursive, and a nested loop."""
 
-    run: RunSettings = field(
-        default_factory=lambda: RunSettings(num_seeds=16, num_iterations=1_000_000, log_every=5_000)
-    )
+    run: RunConfig = field(default_factory=lambda: RunConfig(num_seeds=16, num_iterations=1_000_000, log_every=5_000))
     upper: float = 0.03
     """initial step size ζ of the upper variable, single loop"""
     nested_upper: float = 0.3

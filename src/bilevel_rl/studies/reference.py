@@ -4,7 +4,7 @@ import warnings
 
 import jax
 
-from bilevel_rl.algorithms import Exact
+from bilevel_rl.algorithms import ExactDescent
 from bilevel_rl.algorithms.step_sizes import ScheduleWarning, StepSizes
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.runs.run import RunResult, run
@@ -19,7 +19,7 @@ def exact_descent(
     """
     with warnings.catch_warnings(action="ignore", category=ScheduleWarning):
         return run(
-            Exact(problem, StepSizes.constant_entropy(upper=upper, entropy=entropy_weight)),
+            ExactDescent(problem, StepSizes.constant_entropy(upper=upper, entropy=entropy_weight)),
             jax.random.key(0),
             1,
             num_iterations,

@@ -10,8 +10,8 @@ from bilevel_rl import figures
 from bilevel_rl.algorithms import SingleLoopActorCritic
 from bilevel_rl.runs import processes
 from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.studies.config import RunConfig, ScheduleConfig
 from bilevel_rl.studies.followers import Watched, lower, train, watch
-from bilevel_rl.studies.settings import RunSettings, ScheduleSettings
 
 NUM_EPISODES, NUM_STEPS = 256, 800
 """By which a follower is judged at the end; 0.99^800 = 0.0003 of the time is later."""
@@ -25,12 +25,12 @@ class RewardDesign(Protocol):
     """The config of such an experiment."""
 
     @property
-    def run(self) -> RunSettings:
+    def run(self) -> RunConfig:
         """How it is run."""
         ...
 
     @property
-    def schedule(self) -> ScheduleSettings:
+    def schedule(self) -> ScheduleConfig:
         """Step sizes and chains."""
         ...
 

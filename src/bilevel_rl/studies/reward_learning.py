@@ -22,9 +22,9 @@ from bilevel_rl.problems import inverse_rl, preference_learning, target_visitati
 from bilevel_rl.problems.grid import Cell, Grid
 from bilevel_rl.runs import processes
 from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.studies.config import RunConfig, ScheduleConfig
 from bilevel_rl.studies.reference import exact_descent
 from bilevel_rl.studies.reward_learning_figures import draw_reward_learning
-from bilevel_rl.studies.settings import RunSettings, ScheduleSettings
 
 EXACT_ITERATIONS = 600
 """Of the reference, with Adam."""
@@ -34,11 +34,11 @@ EXACT_ITERATIONS = 600
 class RewardLearning(abc.ABC):
     """What the three experiments have in common."""
 
-    run: RunSettings = field(
-        default_factory=lambda: RunSettings(num_iterations=60_000, log_every=3_000, evaluation_entropy_weight=0.1)
+    run: RunConfig = field(
+        default_factory=lambda: RunConfig(num_iterations=60_000, log_every=3_000, evaluation_entropy_weight=0.1)
     )
-    schedule: ScheduleSettings = field(
-        default_factory=lambda: ScheduleSettings(schedule="constant-entropy", upper=3e-5, penalty=0.05)
+    schedule: ScheduleConfig = field(
+        default_factory=lambda: ScheduleConfig(schedule="constant-entropy", upper=3e-5, penalty=0.05)
     )
 
     @abc.abstractmethod
@@ -72,8 +72,8 @@ class RewardLearning(abc.ABC):
 class TargetVisitation(RewardLearning):
     """Write a reward that makes the follower spend its time as a map says (half a minute)."""
 
-    schedule: ScheduleSettings = field(
-        default_factory=lambda: ScheduleSettings(schedule="constant-entropy", upper=3e-5, penalty=0.1)
+    schedule: ScheduleConfig = field(
+        default_factory=lambda: ScheduleConfig(schedule="constant-entropy", upper=3e-5, penalty=0.1)
     )
     size: int = 6
     """cells along a side of the grid"""
@@ -166,13 +166,11 @@ class InverseRL(RewardLearning):
 class Preferences(RewardLearning):
     """Learn a reward from preferences between the follower's own trajectories (a minute)."""
 
-    run: RunSettings = field(
-        default_factory=lambda: RunSettings(num_iterations=15_000, log_every=1_500, evaluation_entropy_weight=0.3)
+    run: RunConfig = field(
+        default_factory=lambda: RunConfig(num_iterations=15_000, log_every=1_500, evaluation_entropy_weight=0.3)
     )
-    schedule: ScheduleSettings = field(
-        default_factory=lambda: ScheduleSettings(
-            schedule="constant-entropy", upper=3e-3, penalty=0.3, entropy_weight=0.3
-        )
+    schedule: ScheduleConfig = field(
+        default_factory=lambda: ScheduleConfig(schedule="constant-entropy", upper=3e-3, penalty=0.3, entropy_weight=0.3)
     )
     size: int = 4
     """cells along a side of the grid"""

@@ -14,8 +14,8 @@ from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.problems import wind_design
 from bilevel_rl.runs import processes
 from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.studies.config import RunConfig, ScheduleConfig
 from bilevel_rl.studies.reference import exact_descent
-from bilevel_rl.studies.settings import RunSettings, ScheduleSettings
 from bilevel_rl.studies.wind_design_figures import draw_wind_design
 
 Cell = tuple[int, int]
@@ -76,11 +76,11 @@ class WindDesignOptions:
 class WindDesign(WindDesignOptions):
     """Blow a follower off its way to where the leader wants it, and pay for the energy (a minute)."""
 
-    run: RunSettings = field(
-        default_factory=lambda: RunSettings(num_iterations=100_000, log_every=2_500, evaluation_entropy_weight=0.1)
+    run: RunConfig = field(
+        default_factory=lambda: RunConfig(num_iterations=100_000, log_every=2_500, evaluation_entropy_weight=0.1)
     )
-    schedule: ScheduleSettings = field(
-        default_factory=lambda: ScheduleSettings(schedule="constant-entropy", upper=0.02, penalty=0.2)
+    schedule: ScheduleConfig = field(
+        default_factory=lambda: ScheduleConfig(schedule="constant-entropy", upper=0.02, penalty=0.2)
     )
 
     def algorithm(self) -> SingleLoopActorCritic:

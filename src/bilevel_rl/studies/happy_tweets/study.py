@@ -31,7 +31,7 @@ NUM_SHOWN = 12
 
 
 @dataclass(frozen=True)
-class TweetRunSettings:
+class TweetRunConfig:
     """How long, and from which seed."""
 
     num_iterations: int = 100
@@ -55,7 +55,7 @@ class TweetRunSettings:
 class HappyTweets:
     """Move a reward so that the tweets that it induces are liked: a language model, real ratings (half an hour)."""
 
-    run: TweetRunSettings = field(default_factory=TweetRunSettings)
+    run: TweetRunConfig = field(default_factory=TweetRunConfig)
     size: Literal["smollm2", "tiny"] = "smollm2"
     """smollm2: SmolLM2-135M; tiny: a model of 0.9 M parameters, for a run of three minutes"""
     method: Method = "bilevel"

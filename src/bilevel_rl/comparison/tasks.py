@@ -1,6 +1,6 @@
-"""A cell: the smallest piece of work of a comparison, one `run` in a folder of its own.
+"""A task: the smallest piece of work of a comparison, one `run` in a folder of its own.
 
-What a cell computes depends on its description alone, not on the worker or on its neighbours.
+What a task computes depends on its description alone, not on the worker or on its neighbours.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from bilevel_rl.runs.run import run
 
 
 @runtime_checkable
-class ProblemOptions(Protocol):
+class WorkedProblem(Protocol):
     """A frozen dataclass from which every worker builds the same problem."""
 
     def problem(self) -> BilevelProblem:
@@ -42,11 +42,11 @@ class ProblemOptions(Protocol):
 
 
 @dataclass(frozen=True)
-class Cell:
+class Task:
     """What one run of a comparison is.
 
     Attributes:
-        folder: run folder, which other cells do not use.
+        folder: run folder, which other tasks do not use.
         problem: what is solved.
         method: which method solves it.
         parameters: its parameters.
@@ -58,7 +58,7 @@ class Cell:
     """
 
     folder: Path
-    problem: ProblemOptions
+    problem: WorkedProblem
     method: Method
     parameters: Parameters
     key: tuple[int, ...]
@@ -85,53 +85,53 @@ class Cell:
         options = dataclasses.asdict(self.problem) | {"kind": type(self.problem).__name__}  # pyright: ignore
         settings = {name: getattr(self, name) for name in ("key", "num_seeds", "budget", "num_log_points")}
         settings |= {"evaluation_entropy_weight": self.evaluation_entropy_weight}
-        return {"experiment": "cell", "problem": options, "parameters": dict(self.parameters), **settings}
+        return {"experiment": "task", "problem": options, "parameters": dict(self.parameters), **settings}
 
     def is_finished(self) -> bool:
         """Whether every seed has come to the end, or has diverged.
 
         Raises:
-            RunFolderError: the folder holds another cell.
+            RunFolderError: the folder holds another task.
         """
         if not (self.folder / "config.json").is_file():
             return False
         folder, num_iterations = RunFolder(self.folder), self.num_iterations()
         if folder.config() != json.loads(json.dumps(self.description())):
-            raise RunFolderError(f"{self.folder} holds a cell with other settings or parameters; use another folder")
+            raise RunFolderError(f"{self.folder} holds a task with other settings or parameters; use another folder")
         arrived = sum(row["num_iterations"] == num_iterations for row in folder.read_rows("metrics"))
         return arrived + len(folder.read_divergences()) == self.num_seeds
 
 
-def run_cell(cell: Cell):
-    """Runs a cell in this process, or what is left of it. Two workers at the same cell take turns."""
+def run_task(task: Task):
+    """Runs a task in this process, or what is left of it. Two workers at the same task take turns."""
     _prepare_process()
-    folder = RunFolder(cell.folder)
-    with _alone_in(cell.folder), warnings.catch_warnings():
+    folder = RunFolder(task.folder)
+    with _alone_in(task.folder), warnings.catch_warnings():
         # Divergences are in the folder; a worker's terminal is not the place for them.
         warnings.simplefilter("ignore", RuntimeWarning)
-        if cell.is_finished():
+        if task.is_finished():
             return
-        folder.write_config(cell.description())
-        num_iterations = cell.num_iterations()
+        folder.write_config(task.description())
+        num_iterations = task.num_iterations()
         run(
-            cell.algorithm(),
-            _key(cell.key),
-            cell.num_seeds,
+            task.algorithm(),
+            _key(task.key),
+            task.num_seeds,
             num_iterations,
-            log_every=math.ceil(num_iterations / cell.num_log_points),
+            log_every=math.ceil(num_iterations / task.num_log_points),
             folder=folder,
-            evaluation_entropy_weight=cell.evaluation_entropy_weight,
+            evaluation_entropy_weight=task.evaluation_entropy_weight,
             diagnostics="exact",
             seeds_per_group=1,
             progress=False,
         )
 
 
-def seconds_of_loop(cell: Cell) -> float:
+def seconds_of_loop(task: Task) -> float:
     """Wall-clock time of all iterations of one seed in this process, without compilation, diagnostics and files."""
     _prepare_process()
-    algorithm, num_iterations = cell.algorithm(), cell.num_iterations()
-    loop = Loop(algorithm, _key(cell.key), Layout.plan(algorithm, num_seeds=1, seeds_per_group=1))
+    algorithm, num_iterations = task.algorithm(), task.num_iterations()
+    loop = Loop(algorithm, _key(task.key), Layout.plan(algorithm, num_seeds=1, seeds_per_group=1))
     jax.block_until_ready(loop.advance(loop.start(), 0, 1))
     states = jax.block_until_ready(loop.start())
     started = time.perf_counter()
@@ -145,7 +145,7 @@ def _prepare_process():
 
 
 @functools.cache
-def _problem(options: ProblemOptions) -> BilevelProblem:
+def _problem(options: WorkedProblem) -> BilevelProblem:
     """One object a process: programs are compiled again for functions that are not the same object."""
     return options.problem()
 

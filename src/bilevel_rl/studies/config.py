@@ -18,7 +18,7 @@ Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
-class RunSettings:
+class RunConfig:
     """How long, how often, and from which seed."""
 
     num_seeds: int = 8
@@ -68,7 +68,7 @@ class RunSettings:
 
 
 @dataclass(frozen=True)
-class ScheduleSettings:
+class ScheduleConfig:
     """The five step-size sequences of the single-loop method, and its batch."""
 
     schedule: Literal["decaying", "constant-entropy"] = "decaying"

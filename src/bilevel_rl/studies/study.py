@@ -1,0 +1,67 @@
+"""What an experiment is: a frozen dataclass whose fields are the flags of `bilevel-rl`, and four things it can do."""
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, TypeVar
+
+from bilevel_rl.runs.folder import RunFolder
+
+Sharing = Literal["devices", "workers", "nothing"]
+"""Who can share the work of a study: the devices and processes of a JAX job, the workers of a comparison, or nobody."""
+
+AnyStudy = TypeVar("AnyStudy", bound="Study")
+
+
+class Study(abc.ABC):
+    """An experiment with all of its options. Subclasses are frozen dataclasses; their docstring says what it shows.
+
+    A subclass in a module of `bilevel_rl.studies` is found by itself (`studies.registry`): the command line, `list`,
+    `resume` and `plot` need no other mention of it.
+    """
+
+    name: ClassVar[str]
+    """on the command line and in `config.json`"""
+
+    shared_by: ClassVar[Sharing] = "devices"
+    """who can share its work"""
+
+    @abc.abstractmethod
+    def check(self):
+        """Raises `ValueError` for options that cannot be run with, before a folder is made or anything is computed."""
+
+    @abc.abstractmethod
+    def main(self, folder: RunFolder, *, progress: bool = True):
+        """Runs it, or what the folder does not hold yet, and draws the figures."""
+
+    @abc.abstractmethod
+    def plot(self, folder: RunFolder):
+        """Draws the figures from the files of a folder."""
+
+    @abc.abstractmethod
+    def summarize(self, folder: RunFolder) -> str:
+        """One line about the outcome, from the files; `RunFolderError` where the run has not come that far."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What `config.json` holds."""
+        return {"experiment": self.name, "options": dataclasses.asdict(self)}  # pyright: ignore[reportArgumentType]
+
+    @classmethod
+    def from_json(cls: type[AnyStudy], options: Mapping[str, Any]) -> AnyStudy:
+        """The study whose `to_json` was written."""
+        return from_json(cls, options)
+
+
+Config = TypeVar("Config")
+
+
+def from_json(kind: type[Config], options: Mapping[str, Any]) -> Config:
+    """The dataclass whose fields were written as JSON: lists back to tuples, objects back to dataclasses."""
+    fields = {field.name: field.type for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+    return kind(**{name: _from_json(fields[name], value) for name, value in options.items()})
+
+
+def _from_json(kind: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return from_json(kind, value)
+    return tuple(_from_json(None, entry) for entry in value) if isinstance(value, list) else value
