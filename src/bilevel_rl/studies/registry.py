@@ -1,4 +1,4 @@
-"""Every study of this package, found by itself: a class in a module of its own is all that an experiment takes."""
+"""Every study, found by itself: a class in a module of its own is all that an experiment takes."""
 
 import functools
 import importlib
@@ -7,17 +7,18 @@ import pkgutil
 from collections.abc import Iterator
 from types import MappingProxyType
 
-from bilevel_rl import studies
+from bilevel_rl import comparison, studies
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
-from bilevel_rl.studies.study import Study
+from bilevel_rl.runs.study import Study
 
 
 @functools.cache
 def find_studies() -> MappingProxyType[str, type[Study]]:
     """Name to class, in the order of the names."""
-    for module in pkgutil.walk_packages(studies.__path__, f"{studies.__name__}."):
-        if not _needs_an_extra(module.name):
-            importlib.import_module(module.name)
+    for package in (studies, comparison):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not _needs_an_extra(module.name):
+                importlib.import_module(module.name)
     return MappingProxyType({kind.name: kind for kind in sorted(_concrete(Study), key=lambda kind: kind.name)})
 
 
