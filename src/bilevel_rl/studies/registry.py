@@ -40,7 +40,7 @@ def open_study(folder: RunFolder) -> Study:
         RunFolderError: this version does not know it.
     """
     config = folder.config()
-    name = config.get("experiment")
+    name = str(config.get("experiment"))
     kind = find_studies().get(name)
     if kind is None:
         raise RunFolderError(f"{folder.path} holds a run of {name!r}, which this version does not know")
