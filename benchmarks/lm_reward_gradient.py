@@ -54,8 +54,8 @@ from transformers import (
 from bilevel_rl.algorithms.step_sizes import ScheduleWarning
 from bilevel_rl.lm import BilevelRLHFConfig, BilevelRLHFTrainer, HumanScore, RewardHead, estimators
 from bilevel_rl.lm.batches import Batch, Batches
-from bilevel_rl.lm.checkpoints import Checkpoints
 from bilevel_rl.lm.learning import Regularization
+from bilevel_rl.runs.folder import RunFolder
 
 Sampling = Literal["independent", "coupled"]
 Weights = Literal["plain", "balance"]
@@ -88,8 +88,8 @@ def restored(run: Path, model: str | None, batch_size: int | None, output_dir: s
         SystemExit: the folder is not that of a bi-level run of language models with a checkpoint.
     """
     identity = json.loads((run / "run.json").read_text()) if (run / "run.json").is_file() else {}
-    checkpoints = Checkpoints(run / "checkpoints")
-    latest = checkpoints.latest()
+    folder = RunFolder(run)
+    latest = folder.latest_checkpoint()
     if identity.pop("method", None) != BilevelRLHFTrainer.__name__ or latest is None:
         sys.exit(f"{run} holds no checkpoint of a bi-level run of a language model")
     names = {field.name for field in dataclasses.fields(BilevelRLHFConfig)}
@@ -97,14 +97,14 @@ def restored(run: Path, model: str | None, batch_size: int | None, output_dir: s
     # All completions of an iteration in one pass.
     rows = batch_size or args.per_device_train_batch_size * args.gradient_accumulation_steps
     args = dataclasses.replace(args, per_device_train_batch_size=rows, gradient_accumulation_steps=1)
-    tensors, counters = checkpoints.load(latest)
+    arrays = folder.restore_checkpoint(latest)
+    tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
     path = model or fine_tuned_model()
     loaded = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16 if args.bf16 else torch.float32)
     hidden_layer = tensors.get("reward.score.0.weight")
     head = RewardHead(loaded.config.hidden_size, hidden_size=None if hidden_layer is None else len(hidden_layer))
     trainer = trainer_of(loaded, AutoTokenizer.from_pretrained(path), head, args, form_of_adapters(run))
-    trainer._restore(tensors, counters)
-    trainer.num_iterations = latest
+    trainer.restore(tensors, folder.restore_notes(latest))
     print(f"{run}: {latest} iterations, {args.per_device_train_batch_size} completions of each policy a batch")
     return trainer
 

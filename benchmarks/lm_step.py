@@ -43,7 +43,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, T
 
 from bilevel_rl.algorithms.step_sizes import ScheduleWarning
 from bilevel_rl.lm import BilevelRLHFConfig, BilevelRLHFTrainer, HumanScore, RewardHead, batches
-from bilevel_rl.lm.rows import StepSizeNumbers
 
 Opponent = Literal["rloo", "grpo"]
 OPPONENTS: tuple[Opponent, ...] = ("rloo", "grpo")
@@ -121,10 +120,7 @@ class Ours:
         """One iteration: seconds, seconds of sampling, tokens; each per policy."""
         trainer = self.trainer
         before, begin, begin_cpu = trainer.num_transitions, time.perf_counter(), time.process_time()
-        k = trainer.num_iterations
-        columns = trainer._iterate(k, StepSizeNumbers(*(float(value) for value in trainer._step_sizes(k))))
-        trainer._check(columns)
-        trainer.num_iterations += 1
+        trainer.iterate(trainer.num_iterations)
         numbers = {
             "seconds": time.perf_counter() - begin,
             "cpu": time.process_time() - begin_cpu,

@@ -563,7 +563,7 @@ def test_defaults_of_the_schedule_are_those_of_the_step_sizes(build):
 
 
 def test_defaults_of_the_settings_are_those_of_run():
-    expected = defaults_of(importlib.import_module("bilevel_rl.run").run)
+    expected = defaults_of(importlib.import_module("bilevel_rl.runs.run").run)
     for name in ("checkpoint_every", "evaluation_entropy_weight", "diagnostics"):
         assert getattr(RunConfig(), name) == expected[name]
 

@@ -8,7 +8,8 @@ import pytest
 from bilevel_rl.lm import BilevelRLHFConfig
 
 OUT_OF_RANGE = [
-    *[(name, value) for name in ("max_steps", "save_steps", "logging_steps") for value in (0, -3)],
+    *[(name, value) for name in ("max_steps", "logging_steps") for value in (0, -3)],
+    *[("checkpoint_every", value) for value in (-1.0, math.nan)],
     *[(name, 0) for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "max_completion_length")],
     ("seed", -1),
     ("seed", 2**32),
@@ -71,7 +72,7 @@ def test_schedules_decay_as_they_say():
 
 
 def test_the_identity_is_json_and_holds_what_decides_the_numbers(tmp_path):
-    one = BilevelRLHFConfig(tmp_path / "a", max_steps=5, save_steps=2, report_to="tensorboard").identity()
+    one = BilevelRLHFConfig(tmp_path / "a", max_steps=5, checkpoint_every=2.0, report_to="tensorboard").identity()
     assert one == json.loads(json.dumps(one)) == BilevelRLHFConfig("b").identity()
     for name, value in {"seed": 1, "penalty": 0.3, "coupled": False, "logging_steps": 2, "bf16": True}.items():
         assert BilevelRLHFConfig("b", **{name: value}).identity() != one, name

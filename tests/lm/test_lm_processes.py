@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bilevel_rl.runs.folder import RunFolder
 from lm.two_processes import SETTINGS, train
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +70,7 @@ def test_two_processes_make_the_updates_of_one_with_twice_the_batch(job, setting
     built, rows, asked = train(setting, tmp_path, 1)
     found, found_rows, found_asked = results(job, setting, 0)
     assert [row["num_transitions"] for row in found_rows] == [row["num_transitions"] for row in rows]
-    expected = built._tensors()
+    expected = built.tensors()
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-6)
@@ -90,7 +91,7 @@ def test_people_are_asked_once_by_the_first_process_about_the_texts_of_both(job,
 
 
 def test_iterated_processes_know_each_others_answers(job):
-    counters = json.loads((job / "iterated/checkpoints/3/counters.json").read_text())
+    counters = RunFolder(job / "iterated").restore_notes(3)
     _, _, asked = results(job, "iterated", 0)
     kept = [text for _, texts, _ in counters["answers"] for text in texts]
     assert sorted(kept) == sorted(text for texts, _ in asked for text in texts)

@@ -16,7 +16,6 @@ from bilevel_rl.lm.followers import REFERENCE
 from bilevel_rl.lm.objectives import UpperEstimate
 from bilevel_rl.lm.rewards import RewardInputs
 from bilevel_rl.lm.rows import StepSizeNumbers
-from bilevel_rl.lm.training import DivergedError
 from bilevel_rl.runs.folder import RunFolderError
 from lm.tiny_models import all_completions, llama, log_probs, prefix_table, token_log_policies, token_logits, tokenizer
 from lm.tiny_trainers import PREFERENCES, TextTable, score, text_number, trainer
@@ -199,11 +198,11 @@ def test_a_preference_loss_asks_about_neighbouring_rows_with_its_seed():
 
 
 def tensors_of(built):
-    return {name: tensor.clone() for name, tensor in built._tensors().items()}
+    return {name: tensor.clone() for name, tensor in built.tensors().items()}
 
 
 def train(built):
-    rows = built.train(progress=False)
+    rows = built.train(progress=False).rows
     return tensors_of(built), rows
 
 
@@ -277,7 +276,7 @@ EVERYTHING = {
     "preferences": PREFERENCES,
     "preference_batch_size": 2,
     "gradient_accumulation_steps": 2,
-    "save_steps": 2,
+    "checkpoint_every": 0.0,
     "learning_rate": 0.01,
     "critic_learning_rate": 0.05,
     "upper_learning_rate": 0.02,
@@ -293,7 +292,7 @@ def test_a_run_that_was_stopped_or_killed_in_an_iteration_goes_on_as_if_it_had_n
     train(trainer(tmp_path / "stopped", judges={"j": Bomb()}, max_steps=3, **options))
     killed = trainer(tmp_path / "killed", judges={"j": Bomb(explodes_at=8)}, max_steps=6, **options)
     with pytest.raises(KeyboardInterrupt):
-        killed.train(progress=False)  # in the second pass of the fourth iteration; two iterations are saved
+        killed.train(progress=False)  # in the second pass of the fourth iteration; three iterations are saved
     assert (tmp_path / "killed/metrics.csv").read_text().count("\n") == 4
     for folder in ("stopped", "killed"):
         # Started anew at other numbers, as a new process would.
@@ -302,7 +301,7 @@ def test_a_run_that_was_stopped_or_killed_in_an_iteration_goes_on_as_if_it_had_n
         assert_same_bits(found, expected)
         assert found_rows == rows
         assert (tmp_path / folder / "metrics.csv").read_bytes() == (tmp_path / "whole/metrics.csv").read_bytes()
-        assert sorted(path.name for path in (tmp_path / folder / "checkpoints").iterdir()) == ["4", "6"]
+        assert sorted(path.name for path in (tmp_path / folder / "checkpoints").iterdir()) == ["5", "6"]
         assert (resumed.num_transitions, resumed.num_answers) == (whole.num_transitions, whole.num_answers)
 
 
@@ -310,7 +309,7 @@ def test_a_trainer_that_was_interrupted_is_not_gone_on_with(tmp_path):
     built = trainer(tmp_path, judges={"j": Bomb(explodes_at=4)}, gradient_accumulation_steps=2)
     with pytest.raises(KeyboardInterrupt):
         built.train(progress=False)
-    with pytest.raises(RuntimeError, match=r"an iteration of this trainer was interrupted.*build the trainer again"):
+    with pytest.raises(RuntimeError, match=r"this trainer was interrupted.*build the trainer again"):
         built.train(progress=False)
 
 
@@ -360,9 +359,11 @@ def test_building_and_training_leave_the_callers_random_numbers_alone(tmp_path):
 
 def test_a_folder_with_a_run_of_other_options_is_refused(tmp_path):
     trainer(tmp_path, max_steps=1).train(progress=False)
-    with pytest.raises(RunFolderError, match=r"options \(there, here\): \{'penalty': \(0.5, 0.4\)\}; name another"):
+    with pytest.raises(RunFolderError, match=r"its penalty is 0\.5, not 0\.4; use another"):
         trainer(tmp_path, max_steps=2, penalty=0.4).train(progress=False)
-    assert len(trainer(tmp_path, max_steps=2, save_steps=7).train(progress=False)) == 2, "these do not change numbers"
+    assert len(trainer(tmp_path, max_steps=2, checkpoint_every=7.0).train(progress=False).rows) == 2, (
+        "these do not change numbers"
+    )
 
 
 class OtherReward(TextTable):
@@ -381,11 +382,11 @@ class OtherReward(TextTable):
 def test_a_folder_with_a_run_on_other_data_or_weights_is_refused(tmp_path, name, other):
     usual = {"prompts": ("", "b"), "preferences": PREFERENCES}
     trainer(tmp_path, max_steps=1, **usual).train(progress=False)
-    with pytest.raises(RunFolderError, match=rf"options \(there, here\): \{{'{name}': [^:]*; name another"):
+    with pytest.raises(RunFolderError, match=rf"another run: its {name} is \w+, not \w+; use another"):
         trainer(tmp_path, max_steps=2, **(usual | other)).train(progress=False)
 
 
-def test_a_reward_that_is_no_number_stops_the_run_and_names_it(tmp_path):
+def test_a_reward_that_is_not_a_number_ends_the_run_at_the_last_finite_state(tmp_path):
     class Spoiled(TextTable):
         calls = 0
 
@@ -393,12 +394,23 @@ def test_a_reward_that_is_no_number_stops_the_run_and_names_it(tmp_path):
             self.calls += 1
             return super().forward(inputs) * (math.nan if self.calls == 3 else 1.0)
 
-    built = trainer(tmp_path, reward_model=Spoiled(), save_steps=1)
-    with pytest.raises(DivergedError, match=r"lower_mean_reward is nan at iteration 2: .*checkpoints"):
-        built.train(progress=False)
-    assert len(built.folder.read_rows("metrics")) == 2
-    good = load_file(tmp_path / "checkpoints/2/state.safetensors")
-    assert all(bool(torch.isfinite(tensor).all()) for tensor in good.values())
+    whole, states = trainer(tmp_path / "whole", max_steps=2), []
+    whole.train(progress=False)
+    built = trainer(tmp_path / "spoiled", reward_model=Spoiled(), checkpoint_every=0.0, max_steps=5)
+    with pytest.warns(RuntimeWarning, match=r"seed 0 diverged: .*lower_mean_reward.* is not finite after iteration 2"):
+        result = built.train(progress=False)
+    (divergence,) = result.divergences
+    assert (divergence.seed, divergence.num_iterations) == (0, 2)
+    assert "lower_mean_reward" in divergence.quantity
+    assert "lower learning_rate" in divergence.likely_cause
+    assert len(built.folder.read_rows("metrics")) == len(result.rows) == 2
+    assert built.folder.read_divergences()[0]["num_iterations"] == 2
+    assert_same_bits(tensors_of(built), tensors_of(whole))
+    assert np.isfinite(result.x["table"]).all()
+    states.append(tensors_of(built))
+    again = trainer(tmp_path / "spoiled", reward_model=Spoiled(), max_steps=5, starts_at=0.1)
+    assert again.train(progress=False).divergences == (divergence,), "a run that has diverged is over"
+    assert_same_bits(tensors_of(again), states[0])
 
 
 def test_invalid_step_sizes_are_warned_of(tmp_path):
@@ -433,7 +445,7 @@ def test_people_are_asked_about_the_penalized_policys_texts_with_a_seed_of_the_q
             return super().forward(inputs)
 
     built = trainer(tmp_path, upper_objective=HumanScore(ask), reward_model=Reward(), gradient_accumulation_steps=2)
-    rows = built.train(progress=False)
+    rows = built.train(progress=False).rows
     assert [texts for texts, _ in asked] == written
     assert len({seed for _, seed in asked}) == len(asked) == 6
     assert [row["num_answers"] for row in rows] == [8, 16, 24]
@@ -471,7 +483,7 @@ def test_every_prompt_comes_once_an_epoch_in_an_order_of_the_epochs_own(tmp_path
     assert len({tuple(epoch) for epoch in epochs}) > 1
 
 
-def test_metric_rows_say_what_happened(tmp_path):
+def test_metric_rows_say_what_happened_since_the_last_one(tmp_path):
     seen = []
 
     class Reward(TextTable):
@@ -481,24 +493,28 @@ def test_metric_rows_say_what_happened(tmp_path):
             return rewards
 
     built = trainer(tmp_path, reward_model=Reward(), judges={"j": lambda texts: score(texts)}, logging_steps=2)
-    rows = built.train(progress=False)
-    assert [row["num_iterations"] for row in rows] == [2]
-    (inputs, rewards), row = seen[1], rows[0]
-    mask, ids = inputs.completions.mask, inputs.completions.ids
-    for policy, part in (("lower", slice(0, 4)), ("penalized", slice(4, 8))):
-        assert row[f"{policy}_mean_reward"] == pytest.approx(float(rewards[part].mean()))
-        assert row[f"{policy}_mean_length"] == float(mask[part].sum(dim=1).float().mean())
-        assert row[f"{policy}_judge_j"] == pytest.approx(np.mean(score(inputs.texts[part])))
-    assert row["coupling_rate"] == float((ids[:4] == ids[4:]).all(dim=1).float().mean())
-    assert row["num_transitions"] == sum(inputs.completions.num_tokens for inputs, _ in seen[:2])
-    assert row["seed"] == 0
-    names = ("upper_step", "actor_step", "critic_step", "penalty", "entropy_weight")
-    assert [row[name] for name in names] == pytest.approx([float(value) for value in built.args.step_sizes()(1)])
-    assert math.isnan(row["preference_loss"])
+    rows = built.train(progress=False).rows
+    assert [row["num_iterations"] for row in rows] == [2, 3]
+    for row, since, last in ((rows[0], seen[:2], 1), (rows[1], seen[2:], 2)):
+        for policy, part in (("lower", slice(0, 4)), ("penalized", slice(4, 8))):
+            lengths = [float(inputs.completions.mask[part].sum(dim=1).float().mean()) for inputs, _ in since]
+            judged = [np.mean(score(inputs.texts[part])) for inputs, _ in since]
+            expected = np.mean([float(rewards[part].mean()) for _, rewards in since])
+            assert row[f"{policy}_mean_reward"] == pytest.approx(expected)
+            assert row[f"{policy}_mean_length"] == pytest.approx(np.mean(lengths))
+            assert row[f"{policy}_judge_j"] == pytest.approx(np.mean(judged))
+        ids = [inputs.completions.ids for inputs, _ in since]
+        same = [float((i[:4] == i[4:]).all(dim=1).float().mean()) for i in ids]
+        assert row["coupling_rate"] == pytest.approx(np.mean(same))
+        assert row["num_transitions"] == sum(inputs.completions.num_tokens for inputs, _ in seen[: last + 1])
+        assert row["seed"] == 0
+        names = ("upper_step", "actor_step", "critic_step", "penalty", "entropy_weight")
+        assert [row[name] for name in names] == pytest.approx([float(value) for value in built.args.step_sizes()(last)])
+        assert math.isnan(row["preference_loss"])
 
 
 def test_policies_start_at_the_reference_where_nothing_pulls(tmp_path):
-    rows = trainer(tmp_path, starts_at=0, max_steps=1).train(progress=False)
+    rows = trainer(tmp_path, starts_at=0, max_steps=1).train(progress=False).rows
     assert rows[0]["lower_mean_divergence"] == rows[0]["penalized_mean_divergence"] == 0.0
     assert rows[0]["coupling_rate"] == 1.0
     assert rows[0]["reward_difference"] == 0.0
@@ -507,7 +523,9 @@ def test_policies_start_at_the_reference_where_nothing_pulls(tmp_path):
 def test_equal_policies_write_the_same_only_where_they_are_coupled(tmp_path):
     options = {"starts_at": 0, "max_steps": 1, "per_device_train_batch_size": 32}
     rates = {
-        coupled: trainer(tmp_path / str(coupled), coupled=coupled, **options).train(progress=False)[0]["coupling_rate"]
+        coupled: trainer(tmp_path / str(coupled), coupled=coupled, **options)
+        .train(progress=False)
+        .rows[0]["coupling_rate"]
         for coupled in (True, False)
     }
     assert rates[True] == 1.0
@@ -520,7 +538,7 @@ def test_in_bfloat16_only_the_frozen_model_is_coarse(tmp_path):
     assert {w.dtype for w in frozen} == {torch.bfloat16}
     rest = [w for w in [*built.followers.parameters(), *built.reward_model.parameters()] if w.requires_grad]
     assert {w.dtype for w in rest} == {torch.float32}
-    rows = built.train(progress=False)
+    rows = built.train(progress=False).rows
     assert rows[0]["lower_mean_divergence"] == 0.0
     assert rows[0]["reward_difference"] == 0.0
     assert all(math.isfinite(value) for name, value in rows[-1].items() if name != "preference_loss")
@@ -622,7 +640,7 @@ def test_progress_shows_iterations_rewards_and_texts(tmp_path, monkeypatch, caps
     monkeypatch.setenv("COLUMNS", "200")
     trainer(tmp_path).train(progress=True)
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
-    assert ("3/3" if is_terminal else "3 of 3 iterations") in shown
+    assert ("100%" if is_terminal else "3 of 3 iterations") in shown
     assert "reward" in shown
     assert any(f"  {text}\n" in shown for text in ("b", "b b", "b b b"))
     trainer(tmp_path / "silent").train(progress=False)

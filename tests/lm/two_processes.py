@@ -59,7 +59,7 @@ def train(setting, folder, num_processes):
         method_options=method_options,
         **options,
     )
-    rows = built.train(progress=False)
+    rows = built.train(progress=False).rows
     return built, rows, asked
 
 
@@ -79,7 +79,7 @@ if __name__ == "__main__":
     for setting in SETTINGS:
         built, rows, asked = train(setting, root / setting, num_processes)
         assert built._processes.num_processes == num_processes
-        tensors = {name: tensor.contiguous().clone() for name, tensor in built._tensors().items()}
+        tensors = {name: tensor.contiguous().clone() for name, tensor in built.tensors().items()}
         save_file(tensors, root / f"{setting}-{rank}.safetensors")
         (root / f"{setting}-{rank}.json").write_text(json.dumps([rows, asked]))
     try:

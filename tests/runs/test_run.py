@@ -372,7 +372,7 @@ def test_states_too_large_to_be_copied_at_every_log_point_end_with_the_same_bits
     one_stopped, whole, log_every, tmp_path, monkeypatch
 ):
     # Nothing to go back to but the start or the checkpoint, from which the last finite states are computed again.
-    monkeypatch.setattr(importlib.import_module("bilevel_rl.run"), "SNAPSHOT_BYTES", 0)
+    monkeypatch.setattr(importlib.import_module("bilevel_rl.runs.run"), "SNAPSHOT_BYTES", 0)
     undisturbed = small_run(log_every=log_every)
     small_run(small_algorithm(slope_edge=SLOPE_EDGE), num_iterations=50, log_every=log_every, folder=tmp_path)
     for folder in (None, tmp_path):

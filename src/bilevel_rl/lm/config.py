@@ -71,17 +71,19 @@ class BilevelRLHFConfig:
     """longer gradients of a policy or of x are shortened to this length"""
 
     logging_steps: int = 1
-    """iterations between metric rows"""
-    save_steps: int = 10
-    """iterations between checkpoints"""
+    """iterations between metric rows, each the mean over these iterations"""
+    checkpoint_every: float = 60.0
+    """seconds between two checkpoints; 0 saves one at every metric row"""
     report_to: Literal["none", "tensorboard"] = "none"
     """where metric rows go besides metrics.csv"""
 
     def __post_init__(self):
         sizes = ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "max_completion_length")
-        for name in (*sizes, "logging_steps", "save_steps"):
+        for name in (*sizes, "logging_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.checkpoint_every >= 0:
+            raise ValueError(f"checkpoint_every must be a number of seconds, got {self.checkpoint_every}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must lie in 0..{2**32 - 1}, got {self.seed}")
         steps = ("upper_learning_rate", "learning_rate", "critic_learning_rate")
@@ -124,5 +126,5 @@ class BilevelRLHFConfig:
 
     def identity(self) -> dict[str, Any]:
         """The options that decide a run's numbers, as JSON."""
-        free = ("output_dir", "max_steps", "save_steps", "report_to")
+        free = ("output_dir", "max_steps", "checkpoint_every", "report_to")
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in free}

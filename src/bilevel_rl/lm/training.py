@@ -5,10 +5,7 @@ rivals in `rivals`).
 """
 
 import abc
-import hashlib
-import json
 import math
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -24,28 +21,22 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from bilevel_rl.algorithms.step_sizes import ScheduleWarning
 from bilevel_rl.lm.batches import ANSWERS, PAIRS, Batch, Batches
-from bilevel_rl.lm.checkpoints import Checkpoints
 from bilevel_rl.lm.config import BilevelRLHFConfig
+from bilevel_rl.lm.engine import TrainerEngine, digest
 from bilevel_rl.lm.followers import Followers
 from bilevel_rl.lm.learning import Regularization
 from bilevel_rl.lm.objectives import UpperEstimate, UpperObjective
-from bilevel_rl.lm.progress import LiveProgress
 from bilevel_rl.lm.rewards import Encoder, Preferences, RewardInputs, prior
 from bilevel_rl.lm.rows import STEP_SIZE_COLUMNS, Ascent, StepSizeNumbers, policy_columns
 from bilevel_rl.lm.sampling import stream
 from bilevel_rl.lm.steps import Steps
 from bilevel_rl.lm.tokens import Completions
-from bilevel_rl.runs.folder import Row, RunFolder, RunFolderError
+from bilevel_rl.runs.folder import Row, RunFolder
+from bilevel_rl.runs.loop import follow
+from bilevel_rl.runs.run import RunResult, columns_of
 
 Scorer = Callable[[list[str]], Sequence[float] | np.ndarray]
 """Texts → one number each. Judges are scorers: they are logged, and nothing learns from them."""
-
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
-"""Whose versions are noted with a run."""
-
-
-class DivergedError(RuntimeError):
-    """A number left the finite range; checkpoints up to then stay."""
 
 
 class RLHFTrainer(abc.ABC):
@@ -121,54 +112,40 @@ class RLHFTrainer(abc.ABC):
             never_shortened=["critic"],
         )
         self.num_iterations = self.num_transitions = self.num_answers = 0
-        self._is_in_an_iteration = False
+        self._has_moved = False
+        self.shown_texts: list[str] = []
+        """examples of what the policies wrote in the last iteration"""
         self.folder = RunFolder(args.output_dir, tensorboard=args.report_to == "tensorboard")
-        self._checkpoints = Checkpoints(self.folder.path / "checkpoints")
 
     @abc.abstractmethod
     def _iterate(self, k: int, step_size: StepSizeNumbers) -> dict[str, float]:
         """One iteration, all from iteration k's values; returns columns of its metric row."""
 
-    def train(self, *, progress: bool = True) -> list[dict[str, float]]:
-        """Runs, or continues what `output_dir` holds, up to `max_steps` iterations; returns all metric rows.
+    def train(self, *, progress: bool = True) -> RunResult:
+        """Runs, or continues what `output_dir` holds, up to `max_steps` iterations.
+
+        Returns:
+            As `bilevel_rl.run`, of one seed: x are the reward's tensors, and the trainer itself is the state. Where a
+            number left the finite range the run has stopped, `divergences` says why, and the trainer holds the last
+            finite state.
 
         Raises:
-            DivergedError: a number left the finite range.
             RunFolderError: the folder holds a run with other options.
-            RuntimeError: this trainer was stopped in the middle of an iteration before.
+            RuntimeError: this trainer was interrupted before its folder held a checkpoint.
         """
-        if self._is_in_an_iteration:
-            raise RuntimeError(
-                "an iteration of this trainer was interrupted, so its state is that of no iteration: load the model "
-                f"and build the trainer again, and it goes on from the last checkpoint in {self._checkpoints.path}"
-            )
-        self._continue()
-        args, is_main = self.args, self._processes.is_main_process
-        started, elapsed = time.perf_counter(), 0.0
-        with LiveProgress(args.max_steps, is_shown=progress and is_main) as shown:
-            while self.num_iterations < args.max_steps:
-                k = self.num_iterations
-                step_size = StepSizeNumbers(*(float(value) for value in self._step_sizes(k)))
-                self._is_in_an_iteration = True
-                columns = self._averaged(self._iterate(k, step_size))
-                self._check(columns)
-                self.num_iterations += 1
-                self._is_in_an_iteration = False
-                elapsed = time.perf_counter() - started
-                if not is_main:
-                    continue
-                row = self._row(step_size, columns)
-                if self.num_iterations % args.logging_steps == 0:
-                    self.folder.append_rows("metrics", [row])
-                    timing = {"seed": args.seed, "num_iterations": self.num_iterations, "seconds": elapsed}
-                    self.folder.append_rows("timing", [timing])
-                shown.update(row, self._shown_texts)
-                if self.num_iterations % args.save_steps == 0 or self.num_iterations == args.max_steps:
-                    self._checkpoints.save(self.num_iterations, self._tensors(), self._counters())
-        if is_main:
+        point, rows = follow(
+            TrainerEngine(self),
+            self.args.max_steps,
+            self.args.logging_steps,
+            folder=self.folder,
+            checkpoint_every=self.args.checkpoint_every,
+            progress=progress,
+        )
+        if self._processes.is_main_process:
             self.save_model()
         self._processes.wait_for_everyone()
-        return self.folder.read_rows("metrics")
+        x = {name: tensor.cpu().numpy()[None] for name, tensor in self._reward_tensors().items()}
+        return RunResult(x, None, columns_of(rows) if rows else {}, point.divergences)
 
     def save_model(self):
         """Writes the adapters in peft's form and the reward's parameters into `output_dir`."""
@@ -193,7 +170,7 @@ class RLHFTrainer(abc.ABC):
     def _batches(self, k: int, *, num_rows: int, compares: bool) -> Iterator[Batch]:
         """This process's completions of iteration k; arguments as for `Batches.collect`."""
         for batch in self.batches.collect(k, num_rows=num_rows, compares=compares):
-            self._shown_texts = batch.inputs.texts[:: max(1, len(batch.inputs.texts) // 6)][:3]
+            self.shown_texts = batch.inputs.texts[:: max(1, len(batch.inputs.texts) // 6)][:3]
             self.num_transitions += int(reduce(batch.completions.mask.sum(), "sum"))  # pyright: ignore
             yield batch
 
@@ -253,45 +230,50 @@ class RLHFTrainer(abc.ABC):
         args = self.args
         return args.per_device_train_batch_size * args.gradient_accumulation_steps * self._processes.num_processes
 
-    # Rows, checkpoints.
+    # What the run loop asks for (`engine.TrainerEngine`).
 
-    def _averaged(self, columns: dict[str, float]) -> dict[str, float]:
-        if self._processes.num_processes == 1:
-            return columns
-        values = reduce(torch.tensor(list(columns.values()), dtype=torch.float64), "mean")
-        return dict(zip(columns, values.tolist(), strict=True))  # pyright: ignore
+    @property
+    def has_moved(self) -> bool:
+        """Whether an iteration was begun."""
+        return self._has_moved
 
-    def _check(self, columns: Mapping[str, float]):
-        for name, value in columns.items():
-            if not math.isfinite(value) and not (name == "preference_loss" and self.preferences is None):
-                raise DivergedError(
-                    f"{name} is {value} at iteration {self.num_iterations}: lower learning_rate or "
-                    f"upper_learning_rate, or raise penalty; the last good state is in {self._checkpoints.path}"
-                )
+    def iterate(self, k: int) -> dict[str, float]:
+        """Iteration k, of all processes together; returns columns of its metric row."""
+        self._has_moved = True
+        self._step_size = StepSizeNumbers(*(float(value) for value in self._step_sizes(k)))
+        columns = self._averaged(self._iterate(k, self._step_size))
+        self.num_iterations = k + 1
+        return columns
 
-    def _row(self, step_size: StepSizeNumbers, columns: Mapping[str, float]) -> Row:
+    def parts_not_finite(self) -> tuple[str, ...]:
+        """Parts of the state that hold a number that is not finite: "reward", "followers" or "optimizer"."""
+        spoiled = (name for name, tensor in self.tensors().items() if not bool(torch.isfinite(tensor).all()))
+        return tuple(dict.fromkeys(name.partition(".")[0] for name in spoiled))
+
+    def row(self, columns: Mapping[str, float]) -> Row:
+        """The metric row of the present iteration, with the mean columns since the last row."""
         counts = {"seed": self.args.seed, "num_iterations": self.num_iterations}
         counts |= {"num_transitions": self.num_transitions, "num_answers": self.num_answers}
-        return counts | dict(zip(STEP_SIZE_COLUMNS, step_size, strict=True)) | dict(columns)
+        return counts | dict(zip(STEP_SIZE_COLUMNS, self._step_size, strict=True)) | dict(columns)
 
-    def _reward_tensors(self) -> dict[str, Tensor]:
-        return dict(self.reward_model.state_dict())
-
-    def _tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         """All that a resumed run needs, by name."""
         tensors = {f"reward.{name}": tensor for name, tensor in self._reward_tensors().items()}
         for path, weight in self.followers.named_parameters():
             if weight.requires_grad:
                 tensors[f"followers.{path}"] = weight.detach()
-        tensors |= {f"optimizer.{path}": tensor for path, tensor in self.steps.tensors().items()}
-        return tensors
+        return tensors | {f"optimizer.{path}": tensor for path, tensor in self.steps.tensors().items()}
 
-    def _counters(self) -> dict[str, Any]:
+    def counters(self) -> dict[str, Any]:
         """All that a resumed run needs besides tensors, as JSON."""
-        return {"num_transitions": self.num_transitions, "num_answers": self.num_answers}
+        names = ("num_iterations", "num_transitions", "num_answers")
+        return {name: getattr(self, name) for name in names}
 
-    def _restore(self, tensors: dict[str, Tensor], counters: dict[str, Any]):
-        self.num_transitions, self.num_answers = counters["num_transitions"], counters["num_answers"]
+    def restore(self, tensors: Mapping[str, Tensor], counters: Mapping[str, Any]):
+        """Gives back what `tensors` and `counters` gave."""
+        for name in ("num_iterations", "num_transitions", "num_answers"):
+            setattr(self, name, counters[name])
+        self._has_moved = True
         self.reward_model.load_state_dict(_below("reward.", tensors))
         with torch.no_grad():
             for path, weight in self.followers.named_parameters():
@@ -299,43 +281,27 @@ class RLHFTrainer(abc.ABC):
                     weight.copy_(tensors[f"followers.{path}"])
         self.steps.restore(_below("optimizer.", tensors))
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """What decides a run's numbers, as JSON; a run with another identity is not continued."""
         weights = {path: list(weight.shape) for path, weight in self.followers.named_parameters()}
         reward = {path: list(tensor.shape) for path, tensor in self._reward_tensors().items()}
         return {
             "method": type(self).__name__,
             **self.args.identity(),
-            "model_and_adapters": _digest(weights),
-            "reward_model": _digest([type(self.reward_model).__name__, reward]),
-            "prompts": _digest(self._data[0]),
-            "preference_dataset": _digest(self._data[1]),
+            "model_and_adapters": digest(weights),
+            "reward_model": digest([type(self.reward_model).__name__, reward]),
+            "prompts": digest(self._data[0]),
+            "preference_dataset": digest(self._data[1]),
         }
 
-    def _continue(self):
-        identity = self._identity()
-        if self._processes.is_main_process:
-            known = self.folder.note_identity(identity, PACKAGES)
-            changed = {name: (known.get(name), value) for name, value in identity.items() if known.get(name) != value}
-            if changed:
-                raise RunFolderError(
-                    f"output_dir: {self.folder.path} holds a run with other options (there, here): {changed}; "
-                    "name another folder"
-                )
-            for name, (then, now) in self.folder.changed_versions().items():
-                warnings.warn(f"{name} is now {now}, was {then}: results may differ in the last bits", stacklevel=3)
-        latest = self._checkpoints.latest()
-        if latest is not None and latest > self.num_iterations:
-            self._restore(*self._checkpoints.load(latest))
-            self.num_iterations = latest
-        if self._processes.is_main_process:
-            for table in ("metrics", "timing"):
-                self.folder.truncate_rows(table, self.num_iterations)
-        self._processes.wait_for_everyone()
+    def _averaged(self, columns: dict[str, float]) -> dict[str, float]:
+        if self._processes.num_processes == 1:
+            return columns
+        values = reduce(torch.tensor(list(columns.values()), dtype=torch.float64), "mean")
+        return dict(zip(columns, values.tolist(), strict=True))  # pyright: ignore
 
-
-def _digest(data: Any) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+    def _reward_tensors(self) -> dict[str, Tensor]:
+        return dict(self.reward_model.state_dict())
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -168,12 +168,13 @@ class RunFolder:
         with np.load(path) as file:
             return dict(file)
 
-    def save_checkpoint(self, num_iterations: int, tree: PyTree):
-        """Saves a pytree of arrays; atomic: a kill leaves either the whole checkpoint or none."""
+    def save_checkpoint(self, num_iterations: int, tree: PyTree, notes: Mapping[str, Any] | None = None):
+        """Saves a pytree of arrays and some JSON; atomic: a kill leaves either the whole checkpoint or none."""
         import orbax.checkpoint as ocp
 
+        parts = ocp.args.Composite(arrays=ocp.args.StandardSave(tree), notes=ocp.args.JsonSave(dict(notes or {})))
         with self._checkpoint_manager() as manager:
-            manager.save(num_iterations, args=ocp.args.StandardSave(tree))
+            manager.save(num_iterations, args=parts)
 
     def latest_checkpoint(self) -> int | None:
         """Iteration of the newest complete checkpoint."""
@@ -182,23 +183,32 @@ class RunFolder:
         with self._checkpoint_manager() as manager:
             return manager.latest_step()
 
-    def restore_checkpoint(self, num_iterations: int, like: PyTree) -> PyTree:
-        """Restores a checkpoint into the structure, shapes and types of `like`.
+    def restore_checkpoint(self, num_iterations: int, like: PyTree = None) -> PyTree:
+        """Restores the arrays of a checkpoint into the structure, shapes and types of `like`; None: as NumPy arrays.
 
         Raises:
             RunFolderError: the checkpoint has another structure.
         """
         import orbax.checkpoint as ocp
 
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        abstract = None if like is None else jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         try:
             with self._checkpoint_manager() as manager:
-                restored = manager.restore(num_iterations, args=ocp.args.StandardRestore(abstract))
+                parts = manager.restore(
+                    num_iterations, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(abstract))
+                )
         except (ValueError, KeyError) as error:
             raise RunFolderError(
                 f"the checkpoint in {self.path} is that of another problem or algorithm: {error}"
             ) from error
-        return restored
+        return parts["arrays"]
+
+    def restore_notes(self, num_iterations: int) -> dict[str, Any]:
+        """The JSON of a checkpoint."""
+        import orbax.checkpoint as ocp
+
+        with self._checkpoint_manager() as manager:
+            return manager.restore(num_iterations, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
 
     def figures(self) -> Path:
         """The folder of the figures; made if it does not exist."""

@@ -1,8 +1,7 @@
 """Runs the single loop in a Gymnasium vector environment: metric rows, checkpoints and divergence as in `run`."""
 
-import time
 import warnings
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,13 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from bilevel_rl.algorithms import SingleLoopActorCritic
-from bilevel_rl.runs.metrics import distances, metric_columns, metric_rows
 from bilevel_rl.runs.divergence import Divergence, explain
-from bilevel_rl.runs.host_loop import HostLoop, Progressed
-from bilevel_rl.runs.progress import Progress
-from bilevel_rl.runs.folder import RunFolder
-from bilevel_rl.runs.identity import find_checkpoint, identity_of
-from bilevel_rl.runs.run import RunResult
+from bilevel_rl.runs.folder import Row, RunFolder
+from bilevel_rl.runs.host_loop import HostLoop
+from bilevel_rl.runs.identity import identity_of
+from bilevel_rl.runs.loop import Engine, Point, follow
+from bilevel_rl.runs.metrics import Meter
+from bilevel_rl.runs.run import RunResult, check_checkpoint_every, check_run_arguments, columns_of
 
 NO_ENTROPY_WEIGHT = 1.0
 """Metric rows are sampled, so the weight at which exact ones would be measured is not used."""
@@ -78,82 +77,103 @@ def run_host(
         >>> result.metrics["num_transitions"].tolist()
         [0, 80, 160]
     """
-    for name, count in (("num_iterations", num_iterations), ("log_every", log_every)):
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
-    if not checkpoint_every >= 0:
-        raise ValueError(f"checkpoint_every must be a number of seconds, got {checkpoint_every}")
-    loop = HostLoop(algorithm, key, envs)
-    folder = RunFolder(folder) if isinstance(folder, Path | str) else folder
-    started = saved_at = time.perf_counter()
-    rows: list[dict[str, float]] = []
-    divergences: list[Divergence] = []
-    done = 0
-
-    def log(states: PyTree, info_totals: PyTree, num_steps: int):
-        nonlocal saved_at, logged_x
-        info = jax.tree.map(lambda total: total / np.float32(num_steps), info_totals)
-        columns = metric_columns(algorithm, states, info, NO_ENTROPY_WEIGHT, "sampled")
-        columns |= {"x_movement": distances(algorithm.recommend(states), logged_x)}
-        logged_x = algorithm.recommend(states)
-        new_rows, now = metric_rows(columns, np.array([not divergences])), time.perf_counter()
-        rows.extend(new_rows)
-        if folder is not None:
-            folder.append_rows("metrics", new_rows)
-            folder.append_rows("timing", [{"num_iterations": done, "seconds": now - started}])
-            folder.write_divergences([asdict(divergence) for divergence in divergences])
-            if now - saved_at >= checkpoint_every or divergences or done == num_iterations:
-                folder.save_checkpoint(done, _checkpoint(states, divergences))
-                saved_at = time.perf_counter()
-        bar.update(done, done * algorithm.num_transitions_per_iteration, new_rows)
-
-    with Progress(num_iterations, is_shown=progress) as bar:
-        progressed = loop.start()
-        checkpoint = None
-        if folder is not None:
-            identity = identity_of(algorithm, key, log_every) | {"environment": _name(envs)}
-            checkpoint = find_checkpoint(folder, identity, num_iterations)
-            rows = folder.read_rows("metrics")
-        if folder is not None and checkpoint is not None:
-            saved = folder.restore_checkpoint(checkpoint, _checkpoint(_with_seed(progressed.state), divergences))
-            done, progressed = checkpoint, loop.resumed(jax.tree.map(lambda leaf: leaf[0], saved["states"]))
-            if saved["is_stopped"][0]:
-                divergences = [Divergence(**entry) for entry in folder.read_divergences()]
-        logged_x = algorithm.recommend(_with_seed(progressed.state))
-        while done < num_iterations and not divergences:
-            first, num_steps = done, min(done - done % log_every + log_every, num_iterations) - done
-            if not rows:  # The first row shows the first iteration's Info.
-                states = _with_seed(progressed.state)
-                progressed = loop.advance(progressed, 0, 1)
-                log(states, _with_seed(progressed.info_totals), 1)
-                first = 1
-            done += num_steps
-            progressed = loop.advance(progressed, first, done)
-            divergences += _divergence(progressed, done)
-            log(_with_seed(progressed.state), _with_seed(progressed.info_totals), num_steps)
-            progressed = loop.cleared(progressed.state)
-    states = _with_seed(progressed.state)
-    metrics = {name: np.array([row[name] for row in rows]) for name in rows[-1]}
-    return RunResult(algorithm.recommend(states), states, metrics, divergences)
+    check_run_arguments(1, num_iterations, log_every, NO_ENTROPY_WEIGHT)
+    check_checkpoint_every(checkpoint_every)
+    engine = HostEngine(
+        HostLoop(algorithm, key, envs),
+        Meter(algorithm, NO_ENTROPY_WEIGHT, "sampled"),
+        identity_of(algorithm, key, log_every) | {"environment": _name(envs)},
+    )
+    point, rows = follow(
+        engine,
+        num_iterations,
+        log_every,
+        folder=RunFolder(folder) if isinstance(folder, Path | str) else folder,
+        checkpoint_every=checkpoint_every,
+        progress=progress,
+    )
+    return RunResult(algorithm.recommend(point.states), point.states, columns_of(rows), point.divergences)
 
 
-def _divergence(progressed: Progressed, num_iterations: int) -> list[Divergence]:
-    """Why the run has stopped before an iteration; nothing where it has not."""
-    last = int(progressed.state.num_iterations)
-    if last == num_iterations:
-        return []
-    divergence = explain(_with_seed(progressed.is_finite), 0, last)
-    warnings.warn(str(divergence), RuntimeWarning, stacklevel=3)
-    return [divergence]
+class HostEngine(Engine):
+    """One seed of an algorithm in a vector environment. States have an axis in front, as those of several seeds.
+
+    Environments cannot be copied, so iterations are never taken again: the loop stops by itself at the last finite
+    state, and the first one, whose Info the first row shows, is the one that the run goes on from.
+
+    Args:
+        loop: of the iterations.
+        meter: of the metric rows.
+        identity: of the run.
+    """
+
+    def __init__(self, loop: HostLoop, meter: Meter, identity: dict[str, Any]):
+        self._loop, self._meter, self._identity = loop, meter, identity
+
+    def identity(self) -> dict[str, Any]:
+        """As `Engine.identity`."""
+        return self._identity
+
+    def start(self) -> Point:
+        """As `Engine.start`."""
+        progressed = self._loop.start()
+        states = _with_seed(progressed.state)
+        self._progressed, self._num_taken = self._loop.advance(progressed, 0, 1), 1
+        return Point(0, states, np.zeros(1, bool), info_totals=_with_seed(self._progressed.info_totals), num_steps=1)
+
+    def begin(self, point: Point):
+        """As `Engine.begin`."""
+        self._meter.begin(point.states)
+
+    def advances_in_place(self, point: Point) -> bool:
+        """Always: the environments go on."""
+        return True
+
+    def advance(self, point: Point, last: int) -> int:
+        """The iteration reached."""
+        self._progressed = self._loop.advance(self._progressed, self._num_taken, last)
+        self._num_taken = last
+        return last
+
+    def settle(self, point: Point, advanced: int, saved: Callable[[], Point]) -> Point:
+        """As `Engine.settle`."""
+        progressed = self._progressed
+        states, info_totals = _with_seed(progressed.state), _with_seed(progressed.info_totals)
+        self._progressed = self._loop.cleared(progressed.state)
+        divergences, last_finite = point.divergences, int(states.num_iterations[0])
+        if last_finite < advanced:
+            divergences = (*divergences, explain(_with_seed(progressed.is_finite), 0, last_finite))
+            warnings.warn(str(divergences[-1]), RuntimeWarning, stacklevel=4)
+        is_stopped, num_steps = np.array([bool(divergences)]), advanced - point.num_iterations
+        return Point(advanced, states, is_stopped, divergences, info_totals, num_steps)
+
+    def rows(self, point: Point) -> list[Row]:
+        """As `Engine.rows`."""
+        info = jax.tree.map(lambda total: total / np.float32(point.num_steps), point.info_totals)
+        return self._meter.rows(point.states, info, ~point.is_stopped)
+
+    def checkpoint(self, point: Point) -> PyTree:
+        """As `Engine.checkpoint`."""
+        return {"states": point.states, "is_stopped": point.is_stopped}
+
+    def restored(self, folder: RunFolder, num_iterations: int) -> Point:
+        """As `Engine.restored`, in new episodes."""
+        like = {"states": _with_seed(self._loop.start().state), "is_stopped": np.zeros(1, bool)}
+        saved = folder.restore_checkpoint(num_iterations, like)
+        self._progressed = self._loop.resumed(jax.tree.map(lambda leaf: leaf[0], saved["states"]))
+        self._num_taken = num_iterations
+        divergences = [Divergence(**entry) for entry in folder.read_divergences()] if saved["is_stopped"][0] else []
+        states = _with_seed(self._progressed.state)
+        return Point(num_iterations, states, np.array(saved["is_stopped"]), tuple(divergences))
+
+    def num_transitions(self, point: Point) -> int:
+        """As `Engine.num_transitions`."""
+        return point.num_iterations * self._meter.num_transitions_per_iteration
 
 
 def _with_seed(tree: PyTree) -> PyTree:
     """As of many seeds: with an axis in front, on the host."""
     return jax.tree.map(lambda leaf: np.array(leaf)[None], tree)
-
-
-def _checkpoint(states: PyTree, divergences: list[Divergence]) -> dict[str, PyTree]:
-    return {"states": states, "is_stopped": np.array([bool(divergences)])}
 
 
 def _name(envs: Any) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import equinox as eqx
@@ -10,7 +11,6 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from bilevel_rl.runs import processes
 from bilevel_rl.algorithms import Algorithm
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
 
@@ -42,33 +42,44 @@ def _options(algorithm: Algorithm) -> dict[str, Any]:
     return {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
 
 
-def find_checkpoint(folder: RunFolder, identity: dict[str, Any], num_iterations: int) -> int | None:
+def find_checkpoint(
+    folder: RunFolder, identity: Mapping[str, Any], num_iterations: int, crew: Any, packages: Sequence[str] = ()
+) -> int | None:
     """Iteration to continue from; files are cut back to it. None for a new run, whose identity is noted.
+
+    Args:
+        folder: of the run.
+        identity: what decides the run's numbers.
+        num_iterations: to which the run shall go.
+        crew: the processes that run it together, a `loop.Crew`; the writer looks, and all learn what it found.
+        packages: whose versions are noted besides those of the core.
 
     Raises:
         RunFolderError: the folder holds another run, or one that has gone further.
     """
-    if not processes.is_writer():
-        checkpoint = processes.agree(NO_CHECKPOINT)
+    if not crew.is_writer:
+        checkpoint = crew.agree(NO_CHECKPOINT)
         if checkpoint == REFUSED:
             raise RunFolderError(f"process 0 cannot continue {folder.path}; it says why")
         return None if checkpoint == NO_CHECKPOINT else checkpoint
     try:
-        checkpoint = _cut_back(folder, identity, num_iterations)
+        checkpoint = _cut_back(folder, identity, num_iterations, packages)
     except RunFolderError:
-        processes.agree(REFUSED)
+        crew.agree(REFUSED)
         raise
-    processes.agree(NO_CHECKPOINT if checkpoint is None else checkpoint)
+    crew.agree(NO_CHECKPOINT if checkpoint is None else checkpoint)
     return checkpoint
 
 
-def _cut_back(folder: RunFolder, identity: dict[str, Any], num_iterations: int) -> int | None:
-    noted = folder.note_identity(identity)
-    for name, value in identity.items():
-        if noted.get(name) != value:
-            raise RunFolderError(
-                f"{folder.path} holds another run: its {name} is {noted.get(name)}, not {value}; use another folder"
-            )
+def _cut_back(
+    folder: RunFolder, identity: Mapping[str, Any], num_iterations: int, packages: Sequence[str]
+) -> int | None:
+    noted = folder.note_identity(identity, packages)
+    differences = [
+        f"its {name} is {noted.get(name)}, not {value}" for name, value in identity.items() if noted.get(name) != value
+    ]
+    if differences:
+        raise RunFolderError(f"{folder.path} holds another run: {', '.join(differences)}; use another folder")
     checkpoint = folder.latest_checkpoint()
     if checkpoint is not None and checkpoint > num_iterations:
         raise RunFolderError(f"{folder.path} has already done {checkpoint} iterations, more than {num_iterations}")

@@ -5,6 +5,7 @@ that the algorithm takes anyway, since an exact Φ would take longer than the ru
 """
 
 import warnings
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import equinox as eqx
@@ -15,6 +16,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from bilevel_rl.algorithms import Algorithm
+from bilevel_rl.algorithms.step_sizes import StepSizeValues
 from bilevel_rl.environments import TabularMDP
 from bilevel_rl.exact.evaluation import DENSE_LIMIT, occupancy, start_mean
 from bilevel_rl.exact.objectives import implicit_gradient
@@ -23,7 +25,7 @@ from bilevel_rl.exact.soft_mdp import entropy, soft_optimal, soft_values
 from bilevel_rl.exact.tables import linear_cost, reward_table
 from bilevel_rl.exact.upper_noise import upper_noise
 from bilevel_rl.formulation import BilevelProblem
-from bilevel_rl.algorithms.step_sizes import StepSizeValues
+from bilevel_rl.runs.folder import Row
 
 
 class Measurement(NamedTuple):
@@ -161,7 +163,51 @@ def distances(x: PyTree, others: PyTree) -> Float[np.ndarray, " seeds"]:
     return np.sqrt(sum(jax.tree.leaves(squares)))
 
 
-def metric_rows(columns: dict[str, np.ndarray], is_running: Bool[np.ndarray, " seeds"]) -> list[dict[str, float]]:
+class Meter:
+    """Measures log point after log point of a run.
+
+    Args:
+        algorithm: what runs.
+        evaluation_entropy_weight: τ at which Φ is measured.
+        diagnostics: how.
+    """
+
+    def __init__(self, algorithm: Algorithm, evaluation_entropy_weight: float, diagnostics: Diagnostics):
+        self._algorithm, self._weight = algorithm, evaluation_entropy_weight
+        self._diagnostics: Diagnostics = diagnostics
+
+    @property
+    def num_transitions_per_iteration(self) -> int:
+        """Of one seed."""
+        return self._algorithm.num_transitions_per_iteration
+
+    def begin(self, states: PyTree):
+        """The states that the next log point's movement of x is measured from; leading axis the seeds."""
+        self._last_x = self._algorithm.recommend(states)
+
+    def rows(
+        self,
+        states: PyTree,
+        info: PyTree,
+        is_running: Bool[np.ndarray, " seeds"],
+        gather: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda columns: columns,
+    ) -> list[Row]:
+        """One metric row a running seed.
+
+        Args:
+            states: NumPy arrays of this process's seeds, leading axis the seeds.
+            info: mean of the algorithm's Info since the last log point, likewise.
+            is_running: of all seeds.
+            gather: from columns of this process's seeds to those of all.
+        """
+        columns = metric_columns(self._algorithm, states, info, self._weight, self._diagnostics)
+        x = self._algorithm.recommend(states)
+        columns = gather(columns | {"x_movement": distances(x, self._last_x)})
+        self._last_x = x
+        return metric_rows(columns, is_running)
+
+
+def metric_rows(columns: dict[str, np.ndarray], is_running: Bool[np.ndarray, " seeds"]) -> list[Row]:
     """One row a running seed."""
     for name, column in columns.items():
         if np.any(np.isnan(column[is_running])):

@@ -105,6 +105,25 @@ def stop_together(saved_in: Any) -> Iterator[None]:
         ) from error
 
 
+class JaxProcesses:
+    """The processes of a JAX job, as the run loop asks for them (`loop.Crew`). Each saves its part of a checkpoint."""
+
+    saves_together = True
+
+    @property
+    def is_writer(self) -> bool:
+        """As the function `is_writer`."""
+        return is_writer()
+
+    def agree(self, value: int) -> int:
+        """As the function `agree`."""
+        return agree(value)
+
+    def stop_together(self, saved_in: Any) -> contextlib.AbstractContextManager[None]:
+        """As the function `stop_together`."""
+        return stop_together(saved_in)
+
+
 def leave(status: int):
     """Ends this process with an exit status; at once where it belongs to a job, whose other processes may be gone."""
     if jax.distributed.is_initialized():

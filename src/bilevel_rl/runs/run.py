@@ -1,10 +1,8 @@
-"""Runs an algorithm: metric rows, checkpoints, exact resume, divergence as a result. The iterations are in `loop`."""
+"""Runs an algorithm whose iterations are compiled: metric rows, checkpoints, exact resume, divergence as a result."""
 
-import time
 import warnings
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
-from bilevel_rl.runs import processes
 from bilevel_rl.algorithms import Algorithm
-from bilevel_rl.runs.metrics import Diagnostics, are_exact, distances, metric_columns, metric_rows
-from bilevel_rl.runs.divergence import Divergence, locate
+from bilevel_rl.runs import processes
 from bilevel_rl.runs.compiled import Layout, Loop, choose
-from bilevel_rl.runs.progress import Progress
-from bilevel_rl.runs.folder import RunFolder
-from bilevel_rl.runs.identity import find_checkpoint, identity_of
+from bilevel_rl.runs.divergence import Divergence, locate
+from bilevel_rl.runs.folder import Row, RunFolder
+from bilevel_rl.runs.identity import identity_of
+from bilevel_rl.runs.loop import Engine, Point, follow
+from bilevel_rl.runs.metrics import Diagnostics, Meter, are_exact
 
 SNAPSHOT_BYTES = 2**26
 """States that take less are copied at every log point, so that a divergence is found without going far back."""
@@ -43,34 +41,11 @@ class RunResult:
     metrics: dict[str, np.ndarray]
     divergences: Sequence[Divergence]
 
-
-@dataclass(frozen=True)
-class _LogPoint:
-    """All seeds between two chunks of iterations. Stopped ones stay what they were when they stopped."""
-
-    num_iterations: int
-    states: PyTree
-    info_totals: PyTree
-    num_steps: int
-    is_stopped: Bool[np.ndarray, " seeds"]
-    divergences: tuple[Divergence, ...]
-
-    def is_last(self, num_iterations: int) -> bool:
-        return self.num_iterations >= num_iterations or bool(self.is_stopped.all())
-
-    def next(self, states: PyTree, info_totals: PyTree, num_iterations: int) -> "_LogPoint":
-        if self.is_stopped.any():
-            states = choose(self.is_stopped, self.states, states)
-        num_steps = num_iterations - self.num_iterations
-        return replace(self, num_iterations=num_iterations, states=states, info_totals=info_totals, num_steps=num_steps)
-
-    def checkpoint(self) -> dict[str, PyTree]:
-        return {"states": self.states, "is_stopped": self.is_stopped}
-
-    def restored(self, folder: RunFolder, num_iterations: int) -> "_LogPoint":
-        saved = folder.restore_checkpoint(num_iterations, self.checkpoint())
-        divergences = [Divergence(**e) for e in folder.read_divergences() if e["num_iterations"] < num_iterations]
-        return _LogPoint(num_iterations, saved["states"], None, 0, np.array(saved["is_stopped"]), tuple(divergences))
+    @property
+    def rows(self) -> list[dict[str, float]]:
+        """The metrics, one row a seed and log point."""
+        lines = zip(*(column.tolist() for column in self.metrics.values()), strict=True)
+        return [dict(zip(self.metrics, line, strict=True)) for line in lines]
 
 
 def run(
@@ -123,106 +98,150 @@ def run(
         ((2, 2), [0, 0, 100, 100, 200, 200])
     """
     check_run_arguments(num_seeds, num_iterations, log_every, evaluation_entropy_weight)
-    if not checkpoint_every >= 0:
-        raise ValueError(f"checkpoint_every must be a number of seconds, got {checkpoint_every}")
+    check_checkpoint_every(checkpoint_every)
     if diagnostics not in get_args(Diagnostics):
         raise ValueError(f"diagnostics must be one of {', '.join(get_args(Diagnostics))}, got {diagnostics!r}")
     are_exact(diagnostics, algorithm.problem)
-    layout = Layout.plan(algorithm, num_seeds, seeds_per_group)
-    loop = Loop(algorithm, key, layout)
-    folder = RunFolder(folder) if isinstance(folder, Path | str) else folder
-    started = saved_at = time.perf_counter()
-    rows: list[dict[str, float]] = []
+    engine = CompiledEngine(
+        Loop(algorithm, key, Layout.plan(algorithm, num_seeds, seeds_per_group)),
+        Meter(algorithm, evaluation_entropy_weight, diagnostics),
+        {
+            **identity_of(algorithm, key, log_every),
+            "evaluation_entropy_weight": evaluation_entropy_weight,
+            "diagnostics": diagnostics,
+        },
+    )
+    point, rows = follow(
+        engine,
+        num_iterations,
+        log_every,
+        folder=RunFolder(folder) if isinstance(folder, Path | str) else folder,
+        checkpoint_every=checkpoint_every,
+        progress=progress,
+    )
+    states = processes.whole(point.states)
+    return RunResult(algorithm.recommend(states), states, columns_of(rows), point.divergences)
 
-    def log(point: _LogPoint):
-        nonlocal saved_at, logged_x
+
+class CompiledEngine(Engine):
+    """Seeds of an algorithm on the devices of a layout.
+
+    Args:
+        loop: the compiled iterations.
+        meter: of the metric rows.
+        identity: of the run, but for its layout.
+    """
+
+    def __init__(self, loop: Loop, meter: Meter, identity: dict[str, Any]):
+        self._loop, self._meter = loop, meter
+        layout = loop.layout
+        self._identity = identity | {
+            "num_seeds": layout.num_seeds,
+            "seeds_per_group": layout.seeds_per_group,
+            "iterations_per_block": layout.iterations_per_block,
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """As `Engine.identity`."""
+        return self._identity
+
+    def start(self) -> Point:
+        """As `Engine.start`; the first iteration, whose Info it has, is taken again by `advance`."""
+        num_seeds, states = self._loop.layout.num_seeds, self._loop.start()
+        info_totals = self._loop.advance(_copy(states), 0, 1)[1]
+        return Point(0, states, np.zeros(num_seeds, bool), info_totals=info_totals, num_steps=1)
+
+    def begin(self, point: Point):
+        """As `Engine.begin`."""
+        self._meter.begin(processes.local(point.states))
+
+    def advances_in_place(self, point: Point) -> bool:
+        """Large states are not copied, unless a stopped seed's have to be kept."""
+        return _num_bytes(point.states) > SNAPSHOT_BYTES and not point.is_stopped.any()
+
+    def advance(self, point: Point, last: int) -> tuple[int, PyTree, PyTree, PyTree]:
+        """The iteration reached, states, sums of Infos, and which leaves of whose states are finite."""
+        states = point.states if self.advances_in_place(point) else _copy(point.states)
+        return last, *jax.block_until_ready(self._loop.advance(states, point.num_iterations, last))
+
+    def settle(self, point: Point, advanced: tuple[int, PyTree, PyTree, PyTree], saved: Callable[[], Point]) -> Point:
+        """As `Engine.settle`."""
+        last, states, info_totals, is_finite = advanced
+        is_bad = ~_all_finite(is_finite) & ~point.is_stopped
+        if is_bad.any() and self.advances_in_place(point):
+            origin = saved()
+            states_again, *_ = self._loop.advance(origin.states, origin.num_iterations, point.num_iterations)
+            point = replace(point, states=states_again)
+        if point.is_stopped.any():
+            states = choose(point.is_stopped, point.states, states)
+        settled = replace(
+            point, num_iterations=last, states=states, info_totals=info_totals, num_steps=last - point.num_iterations
+        )
+        for seed in np.flatnonzero(is_bad):
+            settled = self._stop(int(seed), point, settled)
+        return settled
+
+    def rows(self, point: Point) -> list[Row]:
+        """As `Engine.rows`."""
         states, totals = processes.local((point.states, point.info_totals))
         info = jax.tree.map(lambda total: total / np.float32(point.num_steps), totals)
-        columns = metric_columns(algorithm, states, info, evaluation_entropy_weight, diagnostics)
-        columns = loop.gather(columns | {"x_movement": distances(algorithm.recommend(states), logged_x)})
-        logged_x = algorithm.recommend(states)
-        new_rows, now = metric_rows(columns, ~point.is_stopped), time.perf_counter()
-        rows.extend(new_rows)
-        if folder is not None:
-            if processes.is_writer():
-                folder.append_rows("metrics", new_rows)
-                folder.append_rows("timing", [{"num_iterations": point.num_iterations, "seconds": now - started}])
-                folder.write_divergences([asdict(divergence) for divergence in point.divergences])
-            if processes.agree(now - saved_at >= checkpoint_every) or point.is_last(num_iterations):
-                folder.save_checkpoint(point.num_iterations, point.checkpoint())
-                saved_at = time.perf_counter()
-        num_transitions = point.num_iterations * algorithm.num_transitions_per_iteration * num_seeds
-        bar.update(point.num_iterations, num_transitions, new_rows)
+        return self._meter.rows(states, info, ~point.is_stopped, self._loop.gather)
 
-    def restored(checkpoint: int | None) -> _LogPoint:
-        point = _LogPoint(0, loop.start(), None, 0, np.zeros(num_seeds, bool), ())
-        return point if folder is None or checkpoint is None else point.restored(folder, checkpoint)
+    def checkpoint(self, point: Point) -> PyTree:
+        """As `Engine.checkpoint`."""
+        return {"states": point.states, "is_stopped": point.is_stopped}
 
-    with (
-        Progress(num_iterations, is_shown=progress and processes.is_writer()) as bar,
-        ThreadPoolExecutor(max_workers=1) as background,
-        processes.stop_together(folder),
-    ):
-        checkpoint = None
-        if folder is not None:
-            identity = identity_of(algorithm, key, log_every) | {
-                "num_seeds": layout.num_seeds,
-                "seeds_per_group": layout.seeds_per_group,
-                "iterations_per_block": layout.iterations_per_block,
-                "evaluation_entropy_weight": evaluation_entropy_weight,
-                "diagnostics": diagnostics,
-            }
-            checkpoint = find_checkpoint(folder, identity, num_iterations)
-            rows = folder.read_rows("metrics")
-        point, is_logged = restored(checkpoint), bool(rows)
-        logged_x = processes.local(algorithm.recommend(point.states))
-        if not is_logged:
-            # The first row shows the first iteration's Info, from a step that is taken again below.
-            point = replace(point, info_totals=loop.advance(_copy(point.states), 0, 1)[1], num_steps=1)
-        while not point.is_last(num_iterations):
-            first = point.num_iterations
-            last = min(first - first % log_every + log_every, num_iterations)
-            is_kept = _num_bytes(point.states) <= SNAPSHOT_BYTES or bool(point.is_stopped.any())
-            if not is_kept and not is_logged:
-                log(point)
-            taken = _copy(point.states) if is_kept else point.states
-            future = background.submit(loop.advance, taken, first, last)
-            if layout.exchanges:
-                jax.block_until_ready(future.result())  # Two exchanges at a time could be mistaken for each other.
-            if is_kept and not is_logged:
-                log(point)  # While the devices are at work.
-            states, info_totals, is_finite = future.result()
-            is_bad = ~_all_finite(is_finite) & ~point.is_stopped
-            if is_bad.any() and not is_kept:
-                origin = restored(checkpoint)
-                point = replace(point, states=loop.advance(origin.states, origin.num_iterations, first)[0])
-            previous, is_logged = point, False
-            point = previous.next(states, info_totals, last)
-            for seed in np.flatnonzero(is_bad):
-                point = _stop_seed(loop, previous, point, int(seed))
-        if not is_logged:
-            log(point)
-        states = processes.whole(point.states)
-    metrics = {name: np.array([row[name] for row in rows]) for name in rows[-1]}
-    return RunResult(algorithm.recommend(states), states, metrics, point.divergences)
+    def restored(self, folder: RunFolder, num_iterations: int) -> Point:
+        """As `Engine.restored`."""
+        like = {"states": self._loop.start(), "is_stopped": np.zeros(self._loop.layout.num_seeds, bool)}
+        saved = folder.restore_checkpoint(num_iterations, like)
+        divergences = [Divergence(**e) for e in folder.read_divergences() if e["num_iterations"] < num_iterations]
+        return Point(num_iterations, saved["states"], np.array(saved["is_stopped"]), tuple(divergences))
+
+    def num_transitions(self, point: Point) -> int:
+        """As `Engine.num_transitions`."""
+        return point.num_iterations * self._meter.num_transitions_per_iteration * self._loop.layout.num_seeds
+
+    def _stop(self, seed: int, previous: Point, point: Point) -> Point:
+        """The point with a seed, which left the finite numbers since the previous one, as it was just before."""
+
+        def advanced(num_iterations: int) -> tuple[PyTree, PyTree]:
+            first = previous.num_iterations
+            states, _, is_finite = self._loop.advance(_copy(previous.states), first, num_iterations)
+            return states, processes.whole(is_finite)
+
+        divergence = locate(lambda k: advanced(k)[1], seed, previous.num_iterations, point.num_iterations)
+        warnings.warn(str(divergence), RuntimeWarning, stacklevel=5)
+        is_seed = np.arange(len(point.is_stopped)) == seed
+        return replace(
+            point,
+            states=choose(is_seed, advanced(divergence.num_iterations)[0], point.states),
+            is_stopped=point.is_stopped | is_seed,
+            divergences=(*point.divergences, divergence),
+        )
 
 
-def _stop_seed(loop: Loop, previous: _LogPoint, point: _LogPoint, seed: int) -> _LogPoint:
-    """The log point with a seed, which left the finite numbers since the previous one, as it was just before."""
+def columns_of(rows: Sequence[Row]) -> dict[str, np.ndarray]:
+    """Metric rows as columns."""
+    return {name: np.array([row[name] for row in rows]) for name in rows[-1]}
 
-    def advanced(num_iterations: int) -> tuple[PyTree, PyTree]:
-        states, _, is_finite = loop.advance(_copy(previous.states), previous.num_iterations, num_iterations)
-        return states, processes.whole(is_finite)
 
-    divergence = locate(lambda k: advanced(k)[1], seed, previous.num_iterations, point.num_iterations)
-    warnings.warn(str(divergence), RuntimeWarning, stacklevel=3)
-    is_seed = np.arange(len(point.is_stopped)) == seed
-    return replace(
-        point,
-        states=choose(is_seed, advanced(divergence.num_iterations)[0], point.states),
-        is_stopped=point.is_stopped | is_seed,
-        divergences=(*point.divergences, divergence),
-    )
+def check_run_arguments(num_seeds: int, num_iterations: int, log_every: int, evaluation_entropy_weight: float):
+    """Raises `ValueError` for numbers that `run` cannot work with."""
+    for name, count in (("num_seeds", num_seeds), ("num_iterations", num_iterations), ("log_every", log_every)):
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
+    if not 0 < evaluation_entropy_weight < float("inf"):
+        raise ValueError(
+            f"evaluation_entropy_weight must be finite and positive, got {evaluation_entropy_weight}; use 0.01 to be "
+            "close to the unregularized objective"
+        )
+
+
+def check_checkpoint_every(seconds: float):
+    """Raises `ValueError` unless it is a number of seconds."""
+    if not seconds >= 0:
+        raise ValueError(f"checkpoint_every must be a number of seconds, got {seconds}")
 
 
 def _all_finite(is_finite: PyTree[Bool[Array, " seeds"]]) -> Bool[np.ndarray, " seeds"]:
@@ -236,15 +255,3 @@ def _copy(states: PyTree) -> PyTree:
 
 def _num_bytes(states: PyTree) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(states))
-
-
-def check_run_arguments(num_seeds: int, num_iterations: int, log_every: int, evaluation_entropy_weight: float):
-    """Raises `ValueError` for numbers that `run` cannot work with."""
-    for name, count in (("num_seeds", num_seeds), ("num_iterations", num_iterations), ("log_every", log_every)):
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
-    if not 0 < evaluation_entropy_weight < float("inf"):
-        raise ValueError(
-            f"evaluation_entropy_weight must be finite and positive, got {evaluation_entropy_weight}; use 0.01 to be "
-            "close to the unregularized objective"
-        )

@@ -5,6 +5,7 @@ completions with different scores. The reward then minimizes the mean negative l
 answer counts as much as an offline preference.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -91,12 +92,15 @@ class IteratedRLHFTrainer(RLHFTrainer):
             start += len(texts)
         return torch.cat(pairs, dim=1)
 
-    def _identity(self) -> dict[str, Any]:
-        return super()._identity() | {"refit_every": self._refit_every, "num_fit_steps": self._num_fit_steps}
+    def identity(self) -> dict[str, Any]:
+        """As `RLHFTrainer.identity`, and the baseline's own options."""
+        return super().identity() | {"refit_every": self._refit_every, "num_fit_steps": self._num_fit_steps}
 
-    def _counters(self) -> dict[str, Any]:
-        return super()._counters() | {"answers": self._answers}
+    def counters(self) -> dict[str, Any]:
+        """As `RLHFTrainer.counters`, and all answers."""
+        return super().counters() | {"answers": self._answers}
 
-    def _restore(self, tensors: dict[str, Tensor], counters: dict[str, Any]):
-        super()._restore(tensors, counters)
+    def restore(self, tensors: Mapping[str, Tensor], counters: Mapping[str, Any]):
+        """As `RLHFTrainer.restore`."""
+        super().restore(tensors, counters)
         self._answers = [(prompts, texts, scores) for prompts, texts, scores in counters["answers"]]

@@ -3,6 +3,7 @@
 The completions of the later half of the T steps, when the policies have had time to answer, are what x learns from.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -52,15 +53,18 @@ class NestedLoopRLHFTrainer(TwoPolicyTrainer):
         self.steps.move("critic", step_size.critic)  # (C), (CL)
         return columns
 
-    def _identity(self) -> dict[str, Any]:
-        return super()._identity() | {"num_inner_steps": self._num_inner_steps}
+    def identity(self) -> dict[str, Any]:
+        """As `RLHFTrainer.identity`, and the baseline's own options."""
+        return super().identity() | {"num_inner_steps": self._num_inner_steps}
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
+        """As `RLHFTrainer.tensors`, and the gradient of x that inner steps have added up."""
         weights = self.reward_model.named_parameters()
         gradients = {f"gradient.{name}": weight.grad for name, weight in weights if weight.grad is not None}
-        return super()._tensors() | gradients
+        return super().tensors() | gradients
 
-    def _restore(self, tensors: dict[str, Tensor], counters: dict[str, Any]):
-        super()._restore(tensors, counters)
+    def restore(self, tensors: Mapping[str, Tensor], counters: Mapping[str, Any]):
+        """As `RLHFTrainer.restore`."""
+        super().restore(tensors, counters)
         for name, weight in self.reward_model.named_parameters():
             weight.grad = tensors.get(f"gradient.{name}")

@@ -1,0 +1,242 @@
+"""The one run loop: log points, metric rows, checkpoints, resume, divergence and progress.
+
+What runs is an `Engine`: seeds of a compiled algorithm (`run`), an algorithm whose environment is stepped on the host
+(`host`), or a trainer of a language model (`bilevel_rl.lm`). Engines differ in how iterations are done and in what is
+measured of them, and in nothing else.
+"""
+
+import abc
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, PyTree
+
+from bilevel_rl.runs import processes
+from bilevel_rl.runs.divergence import Divergence
+from bilevel_rl.runs.folder import Row, RunFolder
+from bilevel_rl.runs.identity import find_checkpoint
+from bilevel_rl.runs.progress import Progress
+
+
+@dataclass(frozen=True)
+class Point:
+    """All seeds between two stretches of iterations. Stopped ones stay what they were when they stopped.
+
+    Attributes:
+        num_iterations: done by every seed that is running.
+        states: whatever the engine goes on from.
+        is_stopped: which seeds have diverged.
+        divergences: why.
+        info_totals: sums of what the iterations since the last log point said of themselves.
+        num_steps: how many iterations these were.
+    """
+
+    num_iterations: int
+    states: PyTree
+    is_stopped: Bool[np.ndarray, " seeds"]
+    divergences: tuple[Divergence, ...] = ()
+    info_totals: PyTree = None
+    num_steps: int = 0
+
+    def is_last(self, num_iterations: int) -> bool:
+        """Whether a run of so many iterations is over."""
+        return self.num_iterations >= num_iterations or bool(self.is_stopped.all())
+
+
+@runtime_checkable
+class Crew(Protocol):
+    """The processes of one job."""
+
+    @property
+    def is_writer(self) -> bool:
+        """Whether this process writes the folder and speaks on the terminal."""
+        ...
+
+    @property
+    def saves_together(self) -> bool:
+        """Whether every process saves its part of a checkpoint; otherwise the writer saves all of it."""
+        ...
+
+    def agree(self, value: int) -> int:
+        """The writer's value, on every process."""
+        ...
+
+    def stop_together(self, saved_in: RunFolder | None) -> contextlib.AbstractContextManager[None]:
+        """What turns the loss of another process into an error that says how to go on."""
+        ...
+
+
+class Engine(abc.ABC):
+    """How iterations are done, and what is measured of them."""
+
+    packages: ClassVar[Sequence[str]] = ()
+    """whose versions are noted with a run, besides those of the core"""
+
+    shows_start: ClassVar[bool] = True
+    """whether there is a metric row of iteration 0, which shows the first iteration's Info"""
+
+    @property
+    def crew(self) -> Crew:
+        """The processes that run it together."""
+        return processes.JaxProcesses()
+
+    @abc.abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What must not change between the parts of an interrupted run, as JSON."""
+
+    @abc.abstractmethod
+    def start(self) -> Point:
+        """Iteration 0, with the first iteration's Info where `shows_start`."""
+
+    @abc.abstractmethod
+    def begin(self, point: Point):
+        """Called once, with the point that the run goes on from."""
+
+    @abc.abstractmethod
+    def advances_in_place(self, point: Point) -> bool:
+        """Whether `advance` takes the point's states, so that all that is to be known of them must be known before."""
+
+    @abc.abstractmethod
+    def advance(self, point: Point, last: int) -> Any:
+        """Does the iterations up to `last`; may run in a thread beside `rows`, and must not exchange data."""
+
+    @abc.abstractmethod
+    def settle(self, point: Point, advanced: Any, saved: Callable[[], Point]) -> Point:
+        """The next point: seeds that left the finite numbers are stopped at their last finite state.
+
+        Args:
+            point: the one before.
+            advanced: what `advance` made of it.
+            saved: an earlier point, from the newest checkpoint or the start.
+        """
+
+    @abc.abstractmethod
+    def rows(self, point: Point) -> list[Row]:
+        """The metric rows of a point's running seeds."""
+
+    @abc.abstractmethod
+    def checkpoint(self, point: Point) -> PyTree:
+        """The arrays from which `restored` makes the point again."""
+
+    @abc.abstractmethod
+    def restored(self, folder: RunFolder, num_iterations: int) -> Point:
+        """The point of a checkpoint, without what the iterations before it said of themselves."""
+
+    @abc.abstractmethod
+    def num_transitions(self, point: Point) -> int:
+        """Environment transitions of all seeds so far."""
+
+    def notes(self) -> dict[str, Any]:
+        """What a checkpoint needs besides arrays, as JSON."""
+        return {}
+
+    def texts(self) -> Sequence[str]:
+        """Examples of what policies write at the moment, for the progress bar."""
+        return ()
+
+
+class _Record:
+    """The rows of a run, and its files."""
+
+    def __init__(self, engine: Engine, folder: RunFolder | None, checkpoint_every: float):
+        self._engine, self._folder, self._checkpoint_every = engine, folder, checkpoint_every
+        self._started = self._saved_at = time.perf_counter()
+        self._checkpoint: int | None = None
+        self._logged = -1 if engine.shows_start else 0
+        self.rows: list[Row] = []
+
+    def begin(self, num_iterations: int) -> Point:
+        """Where the run goes on from, or starts."""
+        if self._folder is not None:
+            engine = self._engine
+            self._checkpoint = find_checkpoint(
+                self._folder, engine.identity(), num_iterations, engine.crew, engine.packages
+            )
+            self.rows = list(self._folder.read_rows("metrics"))
+            if self._checkpoint is not None:
+                self._logged = self._checkpoint
+        return self.saved()
+
+    def saved(self) -> Point:
+        """The point of the checkpoint that the run began from, or the start."""
+        if self._folder is None or self._checkpoint is None:
+            return self._engine.start()
+        return self._engine.restored(self._folder, self._checkpoint)
+
+    def log(self, point: Point, *, is_last: bool) -> list[Row] | None:
+        """Measures a point, writes what is known of it, and returns its rows; None where that was done before."""
+        if point.num_iterations <= self._logged:
+            return None
+        self._logged = point.num_iterations
+        engine, folder = self._engine, self._folder
+        rows, now = engine.rows(point), time.perf_counter()
+        self.rows.extend(rows)
+        if folder is not None:
+            if engine.crew.is_writer:
+                folder.append_rows("metrics", rows)
+                timing = {"num_iterations": point.num_iterations, "seconds": now - self._started}
+                folder.append_rows("timing", [timing])
+                folder.write_divergences([asdict(divergence) for divergence in point.divergences])
+            if engine.crew.agree(now - self._saved_at >= self._checkpoint_every) or is_last:
+                if engine.crew.is_writer or engine.crew.saves_together:
+                    folder.save_checkpoint(point.num_iterations, engine.checkpoint(point), engine.notes())
+                self._saved_at = time.perf_counter()
+        return rows
+
+
+def follow(
+    engine: Engine,
+    num_iterations: int,
+    log_every: int,
+    *,
+    folder: RunFolder | None,
+    checkpoint_every: float,
+    progress: bool,
+) -> tuple[Point, list[Row]]:
+    """Runs an engine to an iteration, from its start or from what the folder holds.
+
+    Args:
+        engine: what runs.
+        num_iterations: iterations of every seed.
+        log_every: iterations between two log points.
+        folder: where rows and checkpoints are kept; None for nowhere.
+        checkpoint_every: seconds between two checkpoints; 0 saves one at every log point.
+        progress: show a progress bar.
+
+    Returns:
+        The last point, and all metric rows.
+
+    Raises:
+        RunFolderError: the folder holds another run, or one that has gone further.
+    """
+    record = _Record(engine, folder, checkpoint_every)
+    with (
+        Progress(num_iterations, is_shown=progress and engine.crew.is_writer) as bar,
+        ThreadPoolExecutor(max_workers=1) as background,
+        engine.crew.stop_together(folder),
+    ):
+
+        def log(point: Point):
+            rows = record.log(point, is_last=point.is_last(num_iterations))
+            if rows is not None:
+                bar.update(point.num_iterations, engine.num_transitions(point), rows, engine.texts())
+
+        point = record.begin(num_iterations)
+        engine.begin(point)
+        while not point.is_last(num_iterations):
+            last = min(point.num_iterations - point.num_iterations % log_every + log_every, num_iterations)
+            if engine.advances_in_place(point):
+                log(point)
+                advanced = engine.advance(point, last)
+            else:
+                future = background.submit(engine.advance, point, last)
+                log(point)  # While the devices are at work.
+                advanced = future.result()
+            point = engine.settle(point, advanced, record.saved)
+        log(point)
+    return point, record.rows
