@@ -54,6 +54,7 @@ from transformers import (
 from bilevel_rl.algorithms.step_sizes import ScheduleWarning
 from bilevel_rl.lm import BilevelRLHFConfig, BilevelRLHFTrainer, HumanScore, RewardHead, estimators
 from bilevel_rl.lm.batches import Batch, Batches
+from bilevel_rl.lm.engine import read_checkpoint
 from bilevel_rl.lm.learning import Regularization
 from bilevel_rl.runs.folder import RunFolder
 
@@ -97,14 +98,13 @@ def restored(run: Path, model: str | None, batch_size: int | None, output_dir: s
     # All completions of an iteration in one pass.
     rows = batch_size or args.per_device_train_batch_size * args.gradient_accumulation_steps
     args = dataclasses.replace(args, per_device_train_batch_size=rows, gradient_accumulation_steps=1)
-    arrays = folder.restore_checkpoint(latest)
-    tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    tensors, counters = read_checkpoint(folder, latest)
     path = model or fine_tuned_model()
     loaded = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16 if args.bf16 else torch.float32)
     hidden_layer = tensors.get("reward.score.0.weight")
     head = RewardHead(loaded.config.hidden_size, hidden_size=None if hidden_layer is None else len(hidden_layer))
     trainer = trainer_of(loaded, AutoTokenizer.from_pretrained(path), head, args, form_of_adapters(run))
-    trainer.restore(tensors, folder.restore_notes(latest))
+    trainer.restore(tensors, counters)
     print(f"{run}: {latest} iterations, {args.per_device_train_batch_size} completions of each policy a batch")
     return trainer
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bilevel_rl.lm.engine import read_checkpoint
 from bilevel_rl.runs.folder import RunFolder
 from lm.two_processes import SETTINGS, train
 
@@ -91,7 +92,7 @@ def test_people_are_asked_once_by_the_first_process_about_the_texts_of_both(job,
 
 
 def test_iterated_processes_know_each_others_answers(job):
-    counters = RunFolder(job / "iterated").restore_notes(3)
+    _, counters = read_checkpoint(RunFolder(job / "iterated"), 3)
     _, _, asked = results(job, "iterated", 0)
     kept = [text for _, texts, _ in counters["answers"] for text in texts]
     assert sorted(kept) == sorted(text for texts, _ in asked for text in texts)

@@ -209,7 +209,7 @@ def test_a_checkpoint_is_saved_when_its_time_has_come_and_at_the_end(
         clock.now -= 1.0
 
     monkeypatch.setattr(RunFolder, "save_checkpoint", instantly)
-    monkeypatch.setattr(importlib.import_module("bilevel_rl.runs.run"), "time", clock)
+    monkeypatch.setattr(importlib.import_module("bilevel_rl.runs.loop"), "time", clock)
     result = small_run(folder=tmp_path, checkpoint_every=checkpoint_every)
 
     assert saved == expected

@@ -104,8 +104,11 @@ class TrainerEngine(Engine):
         """Always: the trainer's weights are the state."""
         return True
 
-    def advance(self, point: Point, last: int) -> Stretch:
+    def advance(self, point: Point, last: int) -> Callable[[], Stretch]:
         """As `Engine.advance`; ends before the first iteration that would leave the finite numbers."""
+        return lambda: self._advanced(point, last)
+
+    def _advanced(self, point: Point, last: int) -> Stretch:
         rows: list[dict[str, float]] = []
         for k in range(point.num_iterations, last):
             columns = self._trainer.iterate(k)
@@ -132,18 +135,14 @@ class TrainerEngine(Engine):
         return [] if point.is_stopped[0] else [self._trainer.row(point.info_totals)]
 
     def checkpoint(self, point: Point) -> PyTree:
-        """As `Engine.checkpoint`."""
-        return {name: tensor.cpu().numpy() for name, tensor in self._trainer.tensors().items()}
-
-    def notes(self) -> dict[str, Any]:
-        """As `Engine.notes`."""
-        return self._trainer.counters()
+        """As `Engine.checkpoint`; counters are JSON, as bytes."""
+        counters = np.frombuffer(json.dumps(self._trainer.counters()).encode(), np.uint8)
+        tensors = {name: tensor.cpu().numpy() for name, tensor in self._trainer.tensors().items()}
+        return {"tensors": tensors, "counters": counters}
 
     def restored(self, folder: RunFolder, num_iterations: int) -> Point:
         """As `Engine.restored`."""
-        arrays = folder.restore_checkpoint(num_iterations)
-        tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
-        self._trainer.restore(tensors, folder.restore_notes(num_iterations))
+        self._trainer.restore(*read_checkpoint(folder, num_iterations))
         divergences = tuple(Divergence(**entry) for entry in folder.read_divergences())
         return Point(num_iterations, None, np.array([bool(divergences)]), divergences)
 
@@ -157,6 +156,13 @@ class TrainerEngine(Engine):
 
     def _snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {name: tensor.clone() for name, tensor in self._trainer.tensors().items()}, self._trainer.counters()
+
+
+def read_checkpoint(folder: RunFolder, num_iterations: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A trainer's tensors and counters, from a checkpoint."""
+    saved = folder.restore_checkpoint(num_iterations)
+    tensors = {name: torch.from_numpy(np.array(array)) for name, array in saved["tensors"].items()}
+    return tensors, json.loads(np.asarray(saved["counters"]).tobytes())
 
 
 def digest(data: Any) -> str:

@@ -168,13 +168,12 @@ class RunFolder:
         with np.load(path) as file:
             return dict(file)
 
-    def save_checkpoint(self, num_iterations: int, tree: PyTree, notes: Mapping[str, Any] | None = None):
-        """Saves a pytree of arrays and some JSON; atomic: a kill leaves either the whole checkpoint or none."""
+    def save_checkpoint(self, num_iterations: int, tree: PyTree):
+        """Saves a pytree of arrays; atomic: a kill leaves either the whole checkpoint or none."""
         import orbax.checkpoint as ocp
 
-        parts = ocp.args.Composite(arrays=ocp.args.StandardSave(tree), notes=ocp.args.JsonSave(dict(notes or {})))
         with self._checkpoint_manager() as manager:
-            manager.save(num_iterations, args=parts)
+            manager.save(num_iterations, args=ocp.args.StandardSave(tree))
 
     def latest_checkpoint(self) -> int | None:
         """Iteration of the newest complete checkpoint."""
@@ -194,21 +193,12 @@ class RunFolder:
         abstract = None if like is None else jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         try:
             with self._checkpoint_manager() as manager:
-                parts = manager.restore(
-                    num_iterations, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(abstract))
-                )
+                restored = manager.restore(num_iterations, args=ocp.args.StandardRestore(abstract))
         except (ValueError, KeyError) as error:
             raise RunFolderError(
                 f"the checkpoint in {self.path} is that of another problem or algorithm: {error}"
             ) from error
-        return parts["arrays"]
-
-    def restore_notes(self, num_iterations: int) -> dict[str, Any]:
-        """The JSON of a checkpoint."""
-        import orbax.checkpoint as ocp
-
-        with self._checkpoint_manager() as manager:
-            return manager.restore(num_iterations, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
+        return restored
 
     def figures(self) -> Path:
         """The folder of the figures; made if it does not exist."""

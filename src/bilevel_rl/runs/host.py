@@ -129,11 +129,15 @@ class HostEngine(Engine):
         """Always: the environments go on."""
         return True
 
-    def advance(self, point: Point, last: int) -> int:
-        """The iteration reached."""
-        self._progressed = self._loop.advance(self._progressed, self._num_taken, last)
-        self._num_taken = last
-        return last
+    def advance(self, point: Point, last: int) -> Callable[[], int]:
+        """Gives the iteration reached."""
+
+        def work() -> int:
+            self._progressed = self._loop.advance(self._progressed, self._num_taken, last)
+            self._num_taken = last
+            return last
+
+        return work
 
     def settle(self, point: Point, advanced: int, saved: Callable[[], Point]) -> Point:
         """As `Engine.settle`."""

@@ -102,8 +102,8 @@ class Engine(abc.ABC):
         """Whether `advance` takes the point's states, so that all that is to be known of them must be known before."""
 
     @abc.abstractmethod
-    def advance(self, point: Point, last: int) -> Any:
-        """Does the iterations up to `last`; may run in a thread beside `rows`, and must not exchange data."""
+    def advance(self, point: Point, last: int) -> Callable[[], Any]:
+        """The work of the iterations up to `last`, to be called once; a thread may do it beside `rows`."""
 
     @abc.abstractmethod
     def settle(self, point: Point, advanced: Any, saved: Callable[[], Point]) -> Point:
@@ -130,10 +130,6 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def num_transitions(self, point: Point) -> int:
         """Environment transitions of all seeds so far."""
-
-    def notes(self) -> dict[str, Any]:
-        """What a checkpoint needs besides arrays, as JSON."""
-        return {}
 
     def texts(self) -> Sequence[str]:
         """Examples of what policies write at the moment, for the progress bar."""
@@ -184,7 +180,7 @@ class _Record:
                 folder.write_divergences([asdict(divergence) for divergence in point.divergences])
             if engine.crew.agree(now - self._saved_at >= self._checkpoint_every) or is_last:
                 if engine.crew.is_writer or engine.crew.saves_together:
-                    folder.save_checkpoint(point.num_iterations, engine.checkpoint(point), engine.notes())
+                    folder.save_checkpoint(point.num_iterations, engine.checkpoint(point))
                 self._saved_at = time.perf_counter()
         return rows
 
@@ -232,9 +228,9 @@ def follow(
             last = min(point.num_iterations - point.num_iterations % log_every + log_every, num_iterations)
             if engine.advances_in_place(point):
                 log(point)
-                advanced = engine.advance(point, last)
+                advanced = engine.advance(point, last)()
             else:
-                future = background.submit(engine.advance, point, last)
+                future = background.submit(engine.advance(point, last))
                 log(point)  # While the devices are at work.
                 advanced = future.result()
             point = engine.settle(point, advanced, record.saved)

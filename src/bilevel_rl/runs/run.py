@@ -159,10 +159,11 @@ class CompiledEngine(Engine):
         """Large states are not copied, unless a stopped seed's have to be kept."""
         return _num_bytes(point.states) > SNAPSHOT_BYTES and not point.is_stopped.any()
 
-    def advance(self, point: Point, last: int) -> tuple[int, PyTree, PyTree, PyTree]:
-        """The iteration reached, states, sums of Infos, and which leaves of whose states are finite."""
+    def advance(self, point: Point, last: int) -> Callable[[], tuple[int, PyTree, PyTree, PyTree]]:
+        """Gives the iteration reached, states, sums of Infos, and which leaves of whose states are finite."""
+        # Copied here, since programs of several processes must be launched in one order.
         states = point.states if self.advances_in_place(point) else _copy(point.states)
-        return last, *jax.block_until_ready(self._loop.advance(states, point.num_iterations, last))
+        return lambda: (last, *self._loop.advance(states, point.num_iterations, last))
 
     def settle(self, point: Point, advanced: tuple[int, PyTree, PyTree, PyTree], saved: Callable[[], Point]) -> Point:
         """As `Engine.settle`."""
