@@ -21,8 +21,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, ArrayLike, Bool, PyTree
 
-from bilevel_rl.runs import processes
 from bilevel_rl.algorithms import Algorithm
+from bilevel_rl.runs import processes
 from bilevel_rl.runs.compiler import loop_options
 
 TRANSITIONS_PER_GROUP = 64

@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from bilevel_rl.algorithms import SingleLoopActorCritic
-from bilevel_rl.runs.metrics import distances, metric_columns, metric_rows
 from bilevel_rl.runs.divergence import Divergence, explain
-from bilevel_rl.runs.host_loop import HostLoop, Progressed
-from bilevel_rl.runs.progress import Progress
 from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.runs.host_loop import HostLoop, Progressed
 from bilevel_rl.runs.identity import find_checkpoint, identity_of
+from bilevel_rl.runs.metrics import distances, metric_columns, metric_rows
+from bilevel_rl.runs.progress import Progress
 from bilevel_rl.runs.run import RunResult
 
 NO_ENTROPY_WEIGHT = 1.0

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from bilevel_rl.runs import processes
 from bilevel_rl.algorithms import Algorithm
+from bilevel_rl.runs import processes
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
 
 NO_CHECKPOINT, REFUSED = -1, -2

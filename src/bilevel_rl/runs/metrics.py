@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from bilevel_rl.algorithms import Algorithm
+from bilevel_rl.algorithms.step_sizes import StepSizeValues
 from bilevel_rl.environments import TabularMDP
 from bilevel_rl.exact.evaluation import DENSE_LIMIT, occupancy, start_mean
 from bilevel_rl.exact.objectives import implicit_gradient
@@ -23,7 +24,6 @@ from bilevel_rl.exact.soft_mdp import entropy, soft_optimal, soft_values
 from bilevel_rl.exact.tables import linear_cost, reward_table
 from bilevel_rl.exact.upper_noise import upper_noise
 from bilevel_rl.formulation import BilevelProblem
-from bilevel_rl.algorithms.step_sizes import StepSizeValues
 
 
 class Measurement(NamedTuple):

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
-from bilevel_rl.runs import processes
 from bilevel_rl.algorithms import Algorithm
-from bilevel_rl.runs.metrics import Diagnostics, are_exact, distances, metric_columns, metric_rows
-from bilevel_rl.runs.divergence import Divergence, locate
+from bilevel_rl.runs import processes
 from bilevel_rl.runs.compiled import Layout, Loop, choose
-from bilevel_rl.runs.progress import Progress
+from bilevel_rl.runs.divergence import Divergence, locate
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.identity import find_checkpoint, identity_of
+from bilevel_rl.runs.metrics import Diagnostics, are_exact, distances, metric_columns, metric_rows
+from bilevel_rl.runs.progress import Progress
 
 SNAPSHOT_BYTES = 2**26
 """States that take less are copied at every log point, so that a divergence is found without going far back."""
