@@ -2,37 +2,49 @@
 
     python -m benchmarks.happy_tweets_study --folder runs/happy-tweets-study
 
-Runs every method at every β and seed into a folder of its own, continues what a killed study left, and prints the table
-of docs/language_models.md; `--report` prints what there is and runs nothing. A run of 100 iterations of
-2 × 8 tweets takes 20 minutes on one core.
+Runs every method at every β and seed into a folder of its own, and continues what a killed study left. Then condenses
+the run folders into curves.csv, scores.csv and provenance.json (`benchmarks.tidy`), prints the tables of
+docs/language_models.md and draws their figure, both from these files alone. `--report` runs nothing. Runs that the
+files hold are finished, whether their folders are still there or not. A run of 100 iterations of 2 × 8 tweets takes 20
+minutes on one core.
 """
 
 import dataclasses
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import numpy as np
 import scipy.stats
 import tyro
 
+from benchmarks import tidy
+from benchmarks.tidy import Row, TidyStudy
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.studies.config import to_json
 from bilevel_rl.studies.happy_tweets import study as happy_tweets
-from bilevel_rl.studies.happy_tweets.figures import draw_happy_tweets_study, read_evaluation
-from bilevel_rl.studies.happy_tweets.study import HappyTweets, Method, TweetRunConfig
+from bilevel_rl.studies.happy_tweets.figures import WINDOW, StudyCurves, draw_happy_tweets_study
+from bilevel_rl.studies.happy_tweets.study import HUMAN_MAXIMUM, HappyTweets, Method, TweetRunConfig
 
-COLUMNS = (
-    "score",
-    "reward",
-    "gap",
-    "vader",
-    "nade",
-    "divergence",
-    "distinct_1",
-    "distinct_2",
-    "perplexity",
-    "above_maximum",
+COLUMNS = {
+    "score": "judge",
+    "vader": "VADER",
+    "nade": "NADE",
+    "reward": "reward r_x",
+    "gap": "reward − judge",
+    "divergence": "KL (nats)",
+    "distinct_1": "distinct-1",
+    "distinct_2": "distinct-2",
+    "perplexity": "perplexity",
+    "above_maximum": f"above {HUMAN_MAXIMUM}",
+}
+"""Scores of a policy, and what the tables of docs/language_models.md call them."""
+
+MADE_BY = (
+    "benchmarks.happy_tweets_study, from a folder METHOD-beta-BETA-seed-SEED of every run. curves.csv: means of its "
+    f"metrics.csv over {WINDOW} iterations, eight digits. scores.csv: its evaluation.csv. Here: the date of that file, "
+    "seconds of its timing.csv; options, trainer and environment of its config.json, run.json and environment.json."
 )
 
 
@@ -63,24 +75,46 @@ class Study:
         return self.folder / f"{method}-beta-{beta:g}-seed-{seed}"
 
 
-def run(study: Study):
+def run(study: Study, finished: TidyStudy):
     """All runs that are not finished, seeds outermost: an unfinished study compares all methods."""
+    done = {tidy.key(run) for run in finished.runs}
     for seed in study.seeds:
         for beta in study.betas:
             for method in study.methods:
-                path = study.path(method, beta, seed)
-                if (path / "evaluation.csv").is_file():
+                if (method, beta, seed) in done:
                     continue
+                path = study.path(method, beta, seed)
                 config, folder = study.config(method, beta, seed), RunFolder(path)
                 folder.write_config(to_json("happy-tweets", config))
                 happy_tweets.main(config, folder)
                 print(f"{path.name}: {happy_tweets.summarize(folder)}", flush=True)
 
 
-def measures(folder: RunFolder) -> dict[str, float]:
-    """The follower's row of a finished run."""
-    row: dict[str, Any] = next(row for row in read_evaluation(folder) if row["policy"] == "lower")
-    return row | {"gap": row["reward"] - row["score"]}
+def condense(path: Path) -> TidyStudy:
+    """What the study's files hold, once the finished runs whose folders are there are condensed into them."""
+    kept = TidyStudy.read(path)
+    folders = [RunFolder.open(evaluation.parent) for evaluation in sorted(path.glob("*/evaluation.csv"))]
+    if not folders:
+        return kept
+    study = kept.updated([tidy.condense(folder, WINDOW) for folder in folders])
+    study.write(path, MADE_BY)
+    return study
+
+
+def measures(row: Row) -> dict[str, float]:
+    """A row of the scores as numbers."""
+    numbers = {name: float(value) for name, value in row.items() if name not in ("method", "policy") and value}
+    return numbers | {"gap": numbers["reward"] - numbers["score"]}
+
+
+def curves(rows: list[Row]) -> StudyCurves:
+    """One method's rows at one β as arrays, a line a seed."""
+    lines = [list(line) for _, line in itertools.groupby(rows, tidy.key)]
+    judge, reward, divergence = (
+        np.array([[float(row[f"lower_{name}"]) for row in line] for line in lines])
+        for name in ("judge_score", "mean_reward", "mean_divergence")
+    )
+    return StudyCurves(np.array([int(row["iteration"]) for row in lines[0]]), judge, reward, divergence)
 
 
 def interval(values: list[float]) -> str:
@@ -92,29 +126,37 @@ def interval(values: list[float]) -> str:
     return f"{mean:.2f} ± {half:.2f}"
 
 
-def report(study: Study):
-    """Prints the table as Markdown and draws the figure."""
-    groups: dict[str, dict[str, list[RunFolder]]] = {}
-    for beta in study.betas:
-        print(f"\nβ = {beta:g}\n\n| method | seeds | {' | '.join(COLUMNS)} |\n|---|---|{'---|' * len(COLUMNS)}")
-        methods: dict[str, list[RunFolder]] = {}
-        for method in study.methods:
-            paths = [study.path(method, beta, seed) for seed in study.seeds]
-            finished = [RunFolder.open(path) for path in paths if (path / "evaluation.csv").is_file()]
-            if not finished:
-                continue
-            methods[method] = finished
-            rows = [measures(folder) for folder in finished]
-            cells = [interval([row[name] for row in rows]) if name in rows[0] else "–" for name in COLUMNS]
-            print(f"| {method} | {len(rows)} | {' | '.join(cells)} |")
-        if methods:
-            groups[f"β = {beta:g}"] = methods
+def line(title: str, rows: list[Row], without: tuple[str, ...] = ()) -> str:
+    """A row of the table, a mean over seeds in each cell."""
+    numbers = [measures(row) for row in rows]
+    cells = ["" if name in without else interval([row[name] for row in numbers]) for name in COLUMNS]
+    return f"| {title} | {len(rows)} | {' | '.join(cells)} |"
+
+
+def report(study: TidyStudy, path: Path):
+    """Prints a table for every β as Markdown, the model before training first, and draws the figure into the folder."""
+    groups: dict[str, dict[str, StudyCurves]] = {}
+    for beta in sorted({float(row["beta"]) for row in study.scores}):
+        scores, points = ([row for row in rows if float(row["beta"]) == beta] for rows in (study.scores, study.curves))
+        print(f"\nβ = {beta:g}\n\n| | seeds | {' | '.join(COLUMNS.values())} |\n|---|---|{'---|' * len(COLUMNS)}")
+        # All methods start from one model; their rewards differ, as their offline preferences do.
+        before = {row["seed"]: row for row in scores if row["policy"] == "before"}
+        print(line("fine-tuned model", list(before.values()), without=("reward", "gap")))
+        groups[f"β = {beta:g}"] = methods = {}
+        for method in get_args(Method):
+            if rows := [row for row in scores if (row["method"], row["policy"]) == (method, "lower")]:
+                print(line(method, rows))
+                methods[method] = curves([row for row in points if row["method"] == method])
     if groups:
-        draw_happy_tweets_study(RunFolder(study.folder), groups)
+        draw_happy_tweets_study(RunFolder(path), groups)
+
+
+def main(study: Study):
+    """Runs what is missing, unless only a report is asked for, and reports."""
+    if not study.report:
+        run(study, condense(study.folder))
+    report(condense(study.folder), study.folder)
 
 
 if __name__ == "__main__":
-    arguments = tyro.cli(Study, description=__doc__)
-    if not arguments.report:
-        run(arguments)
-    report(arguments)
+    main(tyro.cli(Study, description=__doc__))

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from peft import LoraConfig
 
+from benchmarks.happy_tweets_study import condense, curves
 from bilevel_rl.cli import main
 from bilevel_rl.figures.style import LIGHT
 from bilevel_rl.runs.folder import RunFolder
-from bilevel_rl.studies.happy_tweets import setting, study as happy_tweets
+from bilevel_rl.studies.happy_tweets import figures as tweet_figures, setting, study as happy_tweets
 from bilevel_rl.studies.happy_tweets.assets import AssetError
 from bilevel_rl.studies.happy_tweets.figures import draw_happy_tweets_study, read_evaluation
 from lm.tiny_models import llama, tokenizer
@@ -104,11 +105,11 @@ def test_the_studys_figure_has_a_line_and_its_seeds_shade_for_every_method(tmp_p
             rows = RunFolder.open(path).read_rows("metrics")
             judge_of[method, seed] = np.mean([row["lower_judge_score"] for row in rows])
     figures = []
-    monkeypatch.setattr(figures.happy_tweets, "save_figure", lambda folder, name, draw: figures.append(draw(LIGHT)))
+    monkeypatch.setattr(tweet_figures, "save_figure", lambda folder, name, draw: figures.append(draw(LIGHT)))
+    rows = condense(tmp_path).curves
     groups = {
         "β = 0.1": {
-            method: [RunFolder.open(tmp_path / f"{method}-{seed}") for seed in (0, 1)]
-            for method in ("bilevel", "two-stage")
+            method: curves([row for row in rows if row["method"] == method]) for method in ("bilevel", "two-stage")
         }
     }
     draw_happy_tweets_study(RunFolder(tmp_path / "study"), groups)

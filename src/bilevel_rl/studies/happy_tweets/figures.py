@@ -1,11 +1,11 @@
 """Happy tweets: what judge and reward say of the tweets, against iterations and distance; several runs together."""
 
 import csv
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
 from bilevel_rl.figures.style import Style, save_figure
@@ -67,26 +67,34 @@ def draw_happy_tweets(folder: RunFolder):
     save_figure(folder, "happy_tweets", draw)
 
 
-def draw_happy_tweets_study(folder: RunFolder, groups: Mapping[str, Mapping[str, Sequence[RunFolder]]]):
+class StudyCurves(NamedTuple):
+    """Runs of one method, all of one length: means over `WINDOW` iterations."""
+
+    iterations: Int[np.ndarray, " points"]
+    """the last iteration of each window"""
+    judge: Float[np.ndarray, "seeds points"]
+    """mean score that the judge gives the follower's tweets"""
+    reward: Float[np.ndarray, "seeds points"]
+    """mean r_x of the follower's tweets"""
+    divergence: Float[np.ndarray, "seeds points"]
+    """KL from the fine-tuned model, nats"""
+
+
+def draw_happy_tweets_study(folder: RunFolder, groups: Mapping[str, Mapping[str, StudyCurves]]):
     """Runs of several methods: for every weight β the judge and the reward over iterations and against the distance.
 
     Lines are means over the seeds; the shade is from the lowest to the highest seed's judge.
 
     Args:
         folder: where the figure goes.
-        groups: title of a column → method → its runs, all of one length.
+        groups: title of a column → method → its runs.
     """
 
     def draw(style: Style) -> Figure:
         figure = Figure(figsize=(6.2 * len(groups), 8.2))
         columns = figure.subplots(2, len(groups), squeeze=False).T
         for (above, below), (title, methods) in zip(columns, groups.items(), strict=True):
-            for method, runs in methods.items():
-                judge, reward, divergence = (
-                    np.array([smoothed(read_curves(run, f"lower_{name}").values[0]) for run in runs])
-                    for name in ("judge_score", "mean_reward", "mean_divergence")
-                )
-                iterations = np.arange(judge.shape[1]) + WINDOW
+            for method, (iterations, judge, reward, divergence) in methods.items():
                 (line,) = above.plot(iterations, judge.mean(axis=0), label=method)
                 colour = line.get_color()
                 above.fill_between(iterations, judge.min(axis=0), judge.max(axis=0), color=colour, alpha=0.12, lw=0)
