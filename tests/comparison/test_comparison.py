@@ -174,7 +174,7 @@ class Cliff:
         return small_algorithm(cost_edge=start + 0.01).problem
 
     def optimum(self, problem, entropy_weight):
-        return exact.Solution(problem.initial_x, 0.0, 0.0, 0)
+        return exact.Solution(problem.initial_x, 0.0, 0.0, 0, status="converged")
 
 
 STEADY = Method(lambda problem, step_sizes, _: SingleLoopActorCritic(problem, step_sizes, 4), {"upper": (1e-9, 1.0)})
