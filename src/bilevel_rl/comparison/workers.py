@@ -47,7 +47,8 @@ class Workers:
         """While it is open, `run_tasks` uses these workers.
 
         Raises:
-            ValueError: as `check`, or the package of --backend dask is not installed, or nobody answers at the address.
+            ValueError: options exclude each other, the package of --backend dask is not installed, or no scheduler
+                answers at the address.
         """
         self.check()
         if self.backend == "loky":
