@@ -89,10 +89,9 @@ def draw_trials(folder: RunFolder):
         axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
         if not is_free:
             _draw_history(axes[1], spent, trials, style)
+            label_transitions(axes[1])
             axes[1].set(xlabel="environment transitions spent, all trials and seeds", title="The same against its cost")
             axes[1].set_xlim(left=0)
-            axes[1].xaxis.set_major_locator(MaxNLocator(5))
-            axes[1].xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g} M" if value >= 1e5 else f"{value:g}")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
         return figure
 
