@@ -65,7 +65,7 @@ class Candidate(NamedTuple):
 
     def draw(self, trial: int) -> Parameters:
         """Parameters of a trial; candidates that share a parameter try the same place in its range."""
-        return Method(lambda *_: None, self.ranges).draw(0, trial)  # pyright: ignore[reportArgumentType]
+        return Method("", brl.SingleLoopActorCritic, self.ranges).draw(0, trial)
 
 
 # A single chain's steps are those of one sample, not the sum of sixteen.

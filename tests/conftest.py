@@ -32,14 +32,12 @@ def _programs_are_unloaded():
 @pytest.fixture(scope="session")
 def finished_comparison(tmp_path_factory):
     """Run in this process alone, without interruption. To be copied, not to be changed."""
-    from bilevel_rl.comparison import compare as comparison
     from bilevel_rl.runs.folder import RunFolder
-    from bilevel_rl.studies.config import to_json
     from comparison.small_comparison import CONFIG
 
     folder = RunFolder(tmp_path_factory.mktemp("comparison") / "run")
-    folder.write_config(to_json("compare-goal-position", CONFIG))
-    comparison.main(CONFIG, folder, progress=False)
+    folder.write_config(CONFIG.to_json())
+    CONFIG.main(folder, progress=False)
     return folder
 
 

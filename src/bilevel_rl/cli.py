@@ -5,7 +5,7 @@ import datetime
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import tyro
@@ -30,6 +30,7 @@ from bilevel_rl.commands import (
 from bilevel_rl.comparison.workers import Workers
 from bilevel_rl.runs import diagnosis as failure_signatures, processes
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
+from bilevel_rl.runs.study import Study
 from bilevel_rl.studies.config import from_json, to_json
 from bilevel_rl.studies.happy_tweets.study import HappyTweets
 
@@ -91,14 +92,13 @@ def _run(command: Run, console: Console):
 
 
 def _share(command: Compare | Tune, console: Console):
-    config = command.experiment
-    name, module = _named(config, SHARED)
-    module.check(config)
-    path = _new_path(command.folder, name)
+    study = command.experiment
+    study.check()
+    path = _new_path(command.folder, study.name)
     with _at_work(command.workers, path):
         folder = RunFolder(path)
-        folder.write_config(to_json(name, config))
-        _finish(name, module, config, folder, console, progress=command.progress)
+        folder.write_config(study.to_json())
+        _finish(study.name, _as_module(study), study, folder, console, progress=command.progress)
 
 
 def _resume(command: Resume, console: Console):
@@ -138,17 +138,28 @@ def _new_path(path: Path | None, name: str, *, is_checked: bool = True) -> Path:
     return path
 
 
-def _open(folder: RunFolder) -> tuple[str, Any, ModuleType]:
+def _open(folder: RunFolder) -> tuple[str, Any, Any]:
     config = folder.config()
     name = config.get("experiment")
-    known = EXPERIMENTS | SHARED
-    if name not in known:
+    if name in SHARED:
+        study = SHARED[name].from_json(config["options"])
+        return name, study, _as_module(study)
+    if name not in EXPERIMENTS:
         raise RunFolderError(f"{folder.path} holds a run of {name!r}, which this version does not know")
-    kind, module = known[name]
+    kind, module = EXPERIMENTS[name]
     return name, from_json(kind, config["options"]), module
 
 
-def _finish(name: str, module: ModuleType, config: Any, folder: RunFolder, console: Console, *, progress: bool):
+def _as_module(study: Study) -> Any:
+    """A study with the functions of the modules of the experiments."""
+    return SimpleNamespace(
+        main=lambda _, folder, progress: study.main(folder, progress=progress),
+        plot=study.plot,
+        summarize=study.summarize,
+    )
+
+
+def _finish(name: str, module: Any, config: Any, folder: RunFolder, console: Console, *, progress: bool):
     if not processes.is_writer():
         console.quiet = True
     console.print(f"{name} → {_shown(folder.path)}")

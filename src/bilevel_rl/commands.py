@@ -10,6 +10,7 @@ import tyro
 from bilevel_rl.comparison import compare as comparison, tune as tuning
 from bilevel_rl.comparison.workers import Workers
 from bilevel_rl.runs import compiler, processes
+from bilevel_rl.runs.study import Study
 from bilevel_rl.studies import (
     ablations,
     cartpole_design,
@@ -44,15 +45,12 @@ EXPERIMENTS: dict[str, tuple[type, ModuleType]] = {
     "happy-tweets": (happy_tweets.HappyTweets, happy_tweets),
 }
 
-COMPARISONS: dict[str, tuple[type, ModuleType]] = {
-    "compare-goal-position": (comparison.CompareGoalPosition, comparison),
-    "compare-goal-placement": (comparison.CompareGoalPlacement, comparison),
+COMPARISONS: dict[str, type[Study]] = {
+    kind.name: kind for kind in (comparison.CompareGoalPosition, comparison.CompareGoalPlacement)
 }
 
-TUNINGS: dict[str, tuple[type, ModuleType]] = {
-    "tune-goal-position": (tuning.TuneGoalPosition, tuning),
-    "tune-goal-placement": (tuning.TuneGoalPlacement, tuning),
-    "tune-wind-design": (tuning.TuneWindDesign, tuning),
+TUNINGS: dict[str, type[Study]] = {
+    kind.name: kind for kind in (tuning.TuneGoalPosition, tuning.TuneGoalPlacement, tuning.TuneWindDesign)
 }
 
 AnyExperiment = (

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from bilevel_rl import SingleLoopActorCritic, exact, run
-from bilevel_rl.comparison import compare as comparison, tasks, tuning
-from bilevel_rl.comparison.figures import Outcome, read_outcome, read_outcomes
+from bilevel_rl.comparison import tasks
 from bilevel_rl.comparison.methods import FREE_ITERATIONS, METHODS, Method
+from bilevel_rl.comparison.outcomes import Outcome, read_outcome, read_outcomes
+from bilevel_rl.comparison.search import choose
 from bilevel_rl.comparison.tables import HEADER, table_rows
 from bilevel_rl.comparison.tasks import Task, run_task
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
@@ -98,7 +99,7 @@ def test_reported_seeds_are_others_than_those_of_the_tuning(finished_comparison)
         assert keys == [key(f"final/{NAMES[0]}/seed-{seed}") for seed in range(3)], "methods are paired"
 
 
-def test_a_final_cell_is_a_run_with_the_chosen_parameters(finished_comparison):
+def test_a_final_task_is_a_run_with_the_chosen_parameters(finished_comparison):
     name, problem = "single-loop", PROBLEM.problem()
     chosen = protocol(finished_comparison)["methods"][name]["chosen"]
     algorithm = METHODS[name].build(problem, chosen, lambda cost: 6_400 // cost)
@@ -123,7 +124,7 @@ def test_the_table_holds_the_statistics_of_the_tasks(finished_comparison):
         assert table[name][-1] == "0 of 3"
     assert [table[name][0] for name in table] == sorted(NAMES, key=lambda name: float(table[name][1]))
     for name in NAMES:
-        assert name in comparison.summarize(finished_comparison)
+        assert name in CONFIG.summarize(finished_comparison)
         assert name in (finished_comparison.path / "table.tex").read_text()
         assert name in (finished_comparison.path / "wall_clock.md").read_text()
 
@@ -132,14 +133,14 @@ def test_figures_and_tables_are_drawn_again_from_the_files_alone(copied, runs):
     for path in [*copied.figures().iterdir(), *(copied.path / name for name in RESULTS if name != "protocol.json")]:
         path.unlink()
     shutil.rmtree(copied.path / "final")
-    comparison.plot(copied)
+    CONFIG.plot(copied)
     assert runs == []
     figures = {f"{name}{suffix}" for name in ("comparison", "final_gaps") for suffix in (".png", "-print.pdf")}
     assert {path.name for path in copied.figures().iterdir()} == figures
     assert (copied.path / "table.md").read_text().count("\n") == 4
 
 
-def test_finished_cells_are_not_run_again_and_missing_ones_are(finished_comparison, copied, runs):
+def test_finished_tasks_are_not_run_again_and_missing_ones_are(finished_comparison, copied, runs):
     for task in ("tuning/single-loop/trial-1", "final/partial-sgd/seed-0"):
         shutil.rmtree(copied.path / task)
     half = copied.path / "final/single-loop/seed-1"
@@ -148,17 +149,17 @@ def test_finished_cells_are_not_run_again_and_missing_ones_are(finished_comparis
     shutil.rmtree(half / "checkpoints")
     for name in RESULTS:
         (copied.path / name).unlink()
-    comparison.main(CONFIG, copied, progress=False)
+    CONFIG.main(copied, progress=False)
     assert sorted(runs) == ["final/partial-sgd/seed-0", "final/single-loop/seed-1", "tuning/single-loop/trial-1"]
     for name in RESULTS:
         assert (copied.path / name).read_bytes() == (finished_comparison.path / name).read_bytes(), name
 
 
-def test_cells_of_other_settings_are_refused(copied, runs):
+def test_tasks_of_other_settings_are_refused(copied, runs):
     shutil.rmtree(copied.path / "final/single-loop/seed-0")
     (copied.path / "final/single-loop/seed-1").rename(copied.path / "final/single-loop/seed-0")
     with pytest.raises(RunFolderError, match="seed-0 holds a task with other settings"):
-        comparison.main(CONFIG, copied, progress=False)
+        CONFIG.main(copied, progress=False)
     assert runs == []
 
 
@@ -174,10 +175,14 @@ class Cliff:
         return small_algorithm(cost_edge=start + 0.01).problem
 
     def optimum(self, problem, entropy_weight):
-        return exact.Solution(problem.initial_x, 0.0, 0.0, 0)
+        return exact.Solution(problem.initial_x, 0.0, 0.0, 0, status="converged")
 
 
-STEADY = Method(lambda problem, step_sizes, _: SingleLoopActorCritic(problem, step_sizes, 4), {"upper": (1e-9, 1.0)})
+STEADY = Method(
+    "steady",
+    lambda problem, step_sizes, num_chains: SingleLoopActorCritic(problem, step_sizes, num_chains // 4),
+    {"upper": (1e-9, 1.0)},
+)
 
 
 def on_the_cliff(path, upper):
@@ -194,25 +199,25 @@ def cliff(tmp_path_factory):
     return tasks
 
 
-def test_a_cell_that_diverged_is_finished_and_has_the_worst_score(cliff, runs, tmp_path):
+def test_a_task_that_diverged_is_finished_and_has_the_worst_score(cliff, runs, tmp_path):
     diverged, steady = cliff
     assert len(RunFolder(diverged.folder).read_divergences()) == 2
     assert diverged.is_finished()
     assert steady.is_finished()
     run_task(diverged)
     assert runs == []
-    assert tuning.score(diverged) == np.inf
-    assert tuning.score(steady) == np.mean([row["upper_objective"] for row in final_rows(steady.folder)])
+    assert diverged.score() == np.inf
+    assert steady.score() == np.mean([row["upper_objective"] for row in final_rows(steady.folder)])
     assert len(final_rows(steady.folder)) == 2
-    chosen, record = tuning.choose("steady", cliff)
+    chosen, record = choose(cliff)
     half = replace(steady, folder=tmp_path / "half")
     RunFolder(half.folder).append_rows("metrics", RunFolder(steady.folder).read_rows("metrics")[:-1])
     RunFolder(half.folder).write_divergences(RunFolder(diverged.folder).read_divergences()[:1])
-    assert tuning.score(half) == np.inf, "one seed of two diverged"
+    assert half.score() == np.inf, "one seed of two diverged"
     assert chosen is steady
-    assert [trial["score"] for trial in record["trials"]] == ["diverged", tuning.score(steady)]
+    assert [trial["score"] for trial in record["trials"]] == ["diverged", steady.score()]
     with pytest.raises(ValueError, match="steady diverged in each of its 1 trials"):
-        tuning.choose("steady", [diverged])
+        choose([diverged])
 
 
 def test_trials_of_a_method_share_compiled_programs(cliff, tmp_path, caplog):
@@ -248,9 +253,9 @@ class FreeRide(SingleLoopActorCritic):
 
 
 def test_a_method_without_transitions_has_one_seed_and_is_a_line_to_compare_with(tmp_path, monkeypatch, copied):
-    free = Method(lambda problem, steps, _: FreeRide(problem, steps, 4), {"upper": (0.01, 0.1)}, is_deterministic=True)
+    free = Method("free", FreeRide, {"upper": (0.01, 0.1)}, is_deterministic=True)
     monkeypatch.setitem(METHODS, "free", free)
-    comparison.main(with_settings(methods=(*NAMES, "free")), copied, progress=False)
+    with_settings(methods=(*NAMES, "free")).main(copied, progress=False)
     assert [path.name for path in (copied.path / "final/free").iterdir()] == ["seed-0"]
     rows = RunFolder(copied.path / "final/free/seed-0").read_rows("metrics")
     assert [row["num_iterations"] for row in rows] == [FREE_ITERATIONS * i // 4 for i in range(5)]
@@ -260,7 +265,7 @@ def test_a_method_without_transitions_has_one_seed_and_is_a_line_to_compare_with
     *_, last = (copied.path / "table.md").read_text().splitlines()
     assert last.startswith("| free | ")
     assert last.count("–") == 4  # two intervals, test, and transitions
-    assert comparison.summarize(copied).rstrip().split(", ")[-1].startswith("free ")
+    assert CONFIG.summarize(copied).rstrip().split(", ")[-1].startswith("free ")
 
 
 def test_the_table_ranks_tests_and_marks():
@@ -309,5 +314,5 @@ def test_the_table_ranks_tests_and_marks():
 )
 def test_settings_that_cannot_be_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        comparison.check(with_settings(**settings))
-    comparison.check(with_settings(budget=32.0))
+        with_settings(**settings).check()
+    with_settings(budget=32.0).check()

@@ -34,7 +34,7 @@ def test_trials_differ_from_one_another_and_between_seeds():
 
 
 def test_draws_are_log_uniform_over_the_range_and_uniform_over_the_choices():
-    method = Method(METHODS["single-loop"].algorithm, {"upper": (1e-3, 10.0)}, {"num_inner_steps": (5, 20, 80)})
+    method = Method("any", METHODS["single-loop"].algorithm, {"upper": (1e-3, 10.0)}, {"num_inner_steps": (5, 20, 80)})
     draws, number = [method.draw(0, trial) for trial in range(400)], 400
     places = np.log10([draw["upper"] for draw in draws]) / 4 + 3 / 4
     assert places.min() >= 0
@@ -49,7 +49,7 @@ def test_draws_are_log_uniform_over_the_range_and_uniform_over_the_choices():
 
 def test_values_at_the_edge_of_what_was_searched_are_named():
     ranges, choices = {"upper": (1e-2, 1.0), "actor": (1e-2, 1.0)}, {"inner": (5, 20, 80), "exponent": (0.5, 0.9)}
-    method = Method(METHODS["single-loop"].algorithm, ranges, choices)
+    method = Method("any", METHODS["single-loop"].algorithm, ranges, choices)
     inside = {"upper": 0.1, "actor": 0.013, "inner": 20, "exponent": 0.5}  # 0.013 is 5.7 % into the range
     assert method.at_edge(inside) == []
     assert method.at_edge(inside | {"upper": 0.012, "inner": 80}) == ["upper", "inner"]  # 4 % into the range

@@ -16,11 +16,11 @@ import pytest
 
 from bilevel_rl.algorithms.step_sizes import ScheduleWarning
 from bilevel_rl.cli import main
-from bilevel_rl.comparison import search, tasks, tuning
+from bilevel_rl.comparison import search, tasks
 from bilevel_rl.comparison.methods import METHODS
+from bilevel_rl.comparison.outcomes import Trials
 from bilevel_rl.comparison.tasks import Task
-from bilevel_rl.comparison.tune import TuneGoalPlacement, TuneGoalPosition, TuneWindDesign, TuningConfig, _task, check
-from bilevel_rl.comparison.tune_figures import Trials
+from bilevel_rl.comparison.tune import TuneGoalPlacement, TuneGoalPosition, TuneWindDesign, TuningConfig
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.run import RunResult, run
 from bilevel_rl.studies import goal_position, wind_design
@@ -71,7 +71,7 @@ def find(tmp_path, monkeypatch):
             scored.append(task)
             return formula(task.parameters)
 
-        monkeypatch.setattr(tuning, "score", score)
+        monkeypatch.setattr(Task, "score", score)
         options = {"num_trials": num_trials, "batch_size": batch_size, "seed": seed, "progress": False}
         return [task.parameters for task in search.search(tmp_path / name, METHOD, task, **options)]
 
@@ -254,14 +254,13 @@ def test_what_diverged_is_never_best_and_gaps_end_where_rounding_begins():
 
 def test_wind_design_is_tuned_as_its_experiment_runs_it():
     config = TuneWindDesign(WIND)
-    check(config)
-    method = METHODS["single-loop"]
-    parameters = method.draw(0, 0)
-    found, ours = _task(config, Path(), 0, parameters).algorithm(), WindDesign(**dataclasses.asdict(WIND)).algorithm()
+    config.check()
+    parameters = METHODS["single-loop"].draw(0, 0)
+    found, ours = config.trial(0, parameters, Path()).algorithm(), WindDesign(**dataclasses.asdict(WIND)).algorithm()
     assert (found.coupled, found.num_chains) == (ours.coupled, ours.num_chains) == (True, 16)
     assert found.upper_steps.averaging == ours.upper_steps.averaging == 3.0
     with pytest.raises(ValueError, match="which PBRL does not follow"):
-        check(dataclasses.replace(config, tuning=TuningConfig(method="pbrl")))
+        dataclasses.replace(config, tuning=TuningConfig(method="pbrl")).check()
 
 
 def test_the_known_optimum_of_wind_design_is_the_end_of_exact_descent(monkeypatch):
@@ -283,8 +282,8 @@ def test_the_known_optimum_of_wind_design_is_the_end_of_exact_descent(monkeypatc
     [
         ({"method": "simplex"}, "--method does not know simplex; it knows single-loop, partial-sgd"),
         ({"budget": 0.5}, "--budget must be a positive number of transitions, got 0.5"),
-        ({"budget": 31.0}, "does not pay for one iteration of single-loop, which takes up to 32 transitions"),
-        ({"method": "nested-loop", "budget": 2_559.0}, "of nested-loop, which takes up to 2,560 transitions"),
+        ({"budget": 31.0}, "does not pay for one iteration of single-loop, which takes 32 transitions"),
+        ({"method": "nested-loop", "budget": 2_559.0}, "of nested-loop, which takes 2,560 transitions"),
         ({"trials": 0}, "--trials must be at least 1"),
         ({"batch_size": 0}, "--batch-size must be at least 1"),
         ({"num_seeds": -1}, "--num-seeds must be at least 1"),
@@ -294,9 +293,9 @@ def test_the_known_optimum_of_wind_design_is_the_end_of_exact_descent(monkeypatc
 )
 def test_settings_that_cannot_be_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        check(dataclasses.replace(CONFIG, tuning=dataclasses.replace(CONFIG.tuning, **settings)))
-    check(dataclasses.replace(CONFIG, tuning=TuningConfig(method="nested-loop", budget=2_560.0)))
-    check(TuneGoalPlacement())
+        dataclasses.replace(CONFIG, tuning=dataclasses.replace(CONFIG.tuning, **settings)).check()
+    dataclasses.replace(CONFIG, tuning=TuningConfig(method="nested-loop", budget=2_560.0)).check()
+    TuneGoalPlacement().check()
 
 
 def test_a_missing_package_is_said_before_a_folder_is_made(tmp_path, monkeypatch):

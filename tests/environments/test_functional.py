@@ -67,7 +67,7 @@ def test_a_batch_steps_and_terminal_states_stay():
         ({"time_limit": 0}, "time_limit must be at least 1, got 0"),
         ({"transition": lambda s, a, key: s["place"]}, "transition must keep the structure"),
         ({"transition": lambda s, a, key: s | {"age": 0.5}}, "transition must keep the structure"),
-        ({"initial": lambda key: {"place": 0.0, "age": key}}, "states must hold no typed keys"),
+        ({"initial": lambda key: {"place": 0.0, "age": key}}, "states must not hold typed keys"),
     ],
 )
 def test_what_is_no_environment_is_refused(changes, message):

@@ -240,7 +240,7 @@ VALID = {
         ({"successors": [[[0, -1], [1, 0]], [[1, 0], [0, 1]]]}, r"^successors must lie in 0\.\.1, got -1\.\.1"),
         (
             {"successors": [[[0, 1], [1, 0]]]},
-            r"^successors and probabilities .*successors may have 1 in the place of A and probabilities 1 in the place "
+            r"^successors and probabilities .*successors may have 1 instead of A and probabilities 1 instead "
             r"of S or A, got \(1, 2, 2\) and \(2, 2, 2\)$",
         ),
         (

@@ -147,6 +147,53 @@ def test_a_loose_tolerance_stops_early():
     assert loose.num_iterations < tight.num_iterations
 
 
+def kink() -> BilevelProblem:
+    """Nothing to do for the follower: Φ is x right of 0 and −10 x left of it."""
+    return BilevelProblem(
+        environment=TabularMDP.from_dense([[[1.0]]], initial=[1.0], discount=0.5),
+        reward=zero,
+        upper=OccupancyCost(cost=zero, regularizer=lambda x: jnp.maximum(x, -10 * x)),
+        initial_x=1.0,
+    )
+
+
+def test_a_solution_says_whether_it_has_converged():
+    problem = valley(curvature=(1.0, 400.0))
+
+    converged, limited = (solve(problem, entropy_weight=0.1, max_iterations=limit) for limit in (500, 1))
+
+    assert converged.status == "converged"
+    assert converged.residual <= 1e-7
+    assert limited.status == "iteration limit"
+    assert limited.num_iterations == 1
+    assert limited.residual > 1
+    # The last iteration that is allowed may be the one that arrives.
+    assert solve(problem, entropy_weight=0.1, max_iterations=converged.num_iterations).status == "converged"
+
+
+def test_a_solution_says_where_no_step_descends():
+    failed = solve(kink(), entropy_weight=0.1)
+
+    assert failed.status == "line search failed"
+    assert (failed.x, failed.objective, failed.num_iterations) == (0.0, 0.0, 1)
+    assert failed.residual > 1
+
+
+def test_the_status_is_that_of_the_last_entropy_weight_and_of_the_best_start():
+    problem = valley(curvature=(1.0, 400.0))
+    needed = solve(problem, entropy_weight=0.1).num_iterations
+
+    # The first weight is left unfinished; the second goes on from there.
+    annealed = solve(problem, entropy_weight=(0.2, 0.1), max_iterations=needed - 1)
+
+    assert annealed.status == "converged"
+    assert annealed.num_iterations >= needed
+    near, far = ({"a": np.array(a), "b": np.array([-2.0])} for a in (0.5, 9.0))
+    for starts in ([near, far], [far, near]):
+        assert solve(problem, entropy_weight=0.1, starts=starts, max_iterations=0).status == "converged"
+    assert solve(problem, entropy_weight=0.1, starts=[far], max_iterations=0).status == "iteration limit"
+
+
 def test_impossible_arguments_are_refused():
     problem = valley()
     with pytest.raises(ValueError, match=r"^entropy_weight and starts must not be empty, got \[\] and 1 starts"):

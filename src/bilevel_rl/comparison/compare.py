@@ -2,24 +2,25 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from bilevel_rl.comparison import tuning
-from bilevel_rl.comparison.figures import draw_comparison, read_outcome
+from bilevel_rl.comparison.figures import draw_comparison
 from bilevel_rl.comparison.methods import METHODS
-from bilevel_rl.comparison.tables import summarize_comparison, write_tables
-from bilevel_rl.comparison.tasks import Task, seconds_of_loop
+from bilevel_rl.comparison.outcomes import ranked, read_outcome, read_outcomes
+from bilevel_rl.comparison.search import check_search, choose
+from bilevel_rl.comparison.tables import write_tables
+from bilevel_rl.comparison.tasks import FINAL, TUNING, Task, WorkedProblem, seconds_of_loop
 from bilevel_rl.comparison.workers import run_tasks
 from bilevel_rl.runs.folder import RunFolder
-from bilevel_rl.studies.config import check_search
+from bilevel_rl.runs.statistics import interquartile_mean
+from bilevel_rl.runs.study import Sharing, Study
 from bilevel_rl.studies.goal_placement import GoalPlacementOptions
 from bilevel_rl.studies.goal_position import GoalPositionOptions
-
-TUNING, FINAL = 0, 1
-"""Folded into the root key: seeds that parameters were tuned on are never those that are reported."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class ComparisonConfig:
     trials: int = 24
     """parameters that random search tries for each method"""
     tuning_seeds: int = 3
-    """seeds of each trial; others than those of the final runs"""
+    """seeds of each trial, none of which is a seed of the final runs"""
     seed: int = 0
     """root of all randomness: the same seed gives the same table"""
     num_log_points: int = 40
@@ -44,7 +45,7 @@ class ComparisonConfig:
     """entropy weight at which the upper objective is measured exactly"""
 
     def check(self):
-        """Raises `ValueError` for settings that cannot be run with."""
+        """Raises `ValueError` for options that cannot be run with."""
         if unknown := [name for name in self.methods if name not in METHODS]:
             raise ValueError(f"--methods does not know {', '.join(unknown)}; it knows {', '.join(METHODS)}")
         if not self.methods or len(set(self.methods)) < len(self.methods):
@@ -54,99 +55,99 @@ class ComparisonConfig:
 
 
 @dataclass(frozen=True)
-class CompareGoalPosition:
-    """Compare methods on goal-position."""
+class Comparison(Study):
+    """Methods compared on a problem, all tuned in the same way. Subclasses say on which problem."""
 
-    problem: GoalPositionOptions = field(default_factory=GoalPositionOptions)
+    command: ClassVar[str] = "compare"
+    shared_by: ClassVar[Sharing] = "workers"
+
+    problem: WorkedProblem
     comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
+
+    def check(self):
+        """Raises `ValueError` for bad options of the problem, of a method, or of the comparison."""
+        self.comparison.check()
+        for name in self.comparison.methods:
+            for task in self._tuning_tasks(name, Path()):
+                task.check()
+
+    def main(self, folder: RunFolder, *, progress: bool = True):
+        """Tunes every method, runs it with what was found, and writes protocol, tables and figures.
+
+        Tasks that the folder holds already are not run again. The workers are those of `Workers.connected`.
+        """
+        names, records, final_tasks = self.comparison.methods, {}, {}
+        tuning_tasks = {name: self._tuning_tasks(name, folder.path) for name in names}
+        run_tasks([task for name in names for task in tuning_tasks[name]], "tuning", progress=progress)
+        for name, tasks in tuning_tasks.items():
+            chosen, records[name] = choose(tasks)
+            final_tasks[name] = list(self._final_tasks(chosen, folder.path))
+        protocol = dataclasses.asdict(self) | {"methods": records}
+        folder.write_text("protocol.json", json.dumps(protocol, indent=2) + "\n")
+
+        run_tasks([task for name in names for task in final_tasks[name]], "final runs", progress=progress)
+        optimum = self.problem.optimum(self.problem.problem(), self.comparison.evaluation_entropy_weight)
+        arrays = {"methods": np.array(names), "optimal_objective": np.array(optimum.objective)}
+        for name, tasks in final_tasks.items():
+            outcome = read_outcome([RunFolder(task.folder) for task in tasks], seconds_of_loop(tasks[0]))
+            arrays |= {f"{name} {column}": np.asarray(value) for column, value in outcome._asdict().items()}
+        folder.write_arrays("comparison", **arrays)
+        self.plot(folder)
+
+    def plot(self, folder: RunFolder):
+        """Draws figures and tables of a run folder again."""
+        draw_comparison(folder)
+        write_tables(folder)
+
+    def summarize(self, folder: RunFolder) -> str:
+        """One line about the outcome; `RunFolderError` where the comparison has not come that far."""
+        outcomes, optimum = read_outcomes(folder)
+        gaps = {name: float(interquartile_mean(outcomes[name].final_objectives)) - optimum for name in ranked(outcomes)}
+        listed = ", ".join(f"{name} {gap:.4f}" for name, gap in gaps.items())
+        return f"Φ* = {optimum:.4f}; final Φ − Φ*, interquartile mean: {listed}"
+
+    def _tuning_tasks(self, name: str, path: Path) -> list[Task]:
+        """A task for each trial of a method, all with the same seeds."""
+        config, method = self.comparison, METHODS[name]
+        return [
+            Task(
+                folder=path / "tuning" / name / f"trial-{trial}",
+                problem=self.problem,
+                method=method,
+                parameters=method.draw(config.seed, trial),
+                key=(config.seed, TUNING),
+                num_seeds=1 if method.is_deterministic else config.tuning_seeds,
+                budget=int(config.budget),
+                num_log_points=1,
+                evaluation_entropy_weight=config.evaluation_entropy_weight,
+            )
+            for trial in range(config.trials)
+        ]
+
+    def _final_tasks(self, chosen: Task, path: Path) -> Iterator[Task]:
+        """A task for each seed, with the parameters of the chosen trial; seed i of every method has the same key."""
+        config, method = self.comparison, chosen.method
+        for seed in range(1 if method.is_deterministic else config.num_seeds):
+            yield replace(
+                chosen,
+                folder=path / "final" / method.name / f"seed-{seed}",
+                key=(config.seed, FINAL, seed),
+                num_seeds=1,
+                num_log_points=config.num_log_points,
+            )
 
 
 @dataclass(frozen=True)
-class CompareGoalPlacement:
+class CompareGoalPosition(Comparison):
+    """Compare methods on goal-position."""
+
+    name: ClassVar[str] = "compare-goal-position"
+    problem: GoalPositionOptions = field(default_factory=GoalPositionOptions)
+
+
+@dataclass(frozen=True)
+class CompareGoalPlacement(Comparison):
     """Compare methods on goal-placement."""
 
+    name: ClassVar[str] = "compare-goal-placement"
     problem: GoalPlacementOptions = field(default_factory=GoalPlacementOptions)
-    comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
-
-
-Comparison = CompareGoalPosition | CompareGoalPlacement
-
-
-def check(config: Comparison):
-    """Raises `ValueError` for bad options of the problem, of a method, or of the comparison."""
-    config.comparison.check()
-    for name in config.comparison.methods:
-        for task in _tuning_tasks(config, Path(), name):
-            if task.num_iterations() < 1:
-                raise ValueError(
-                    f"--budget {config.comparison.budget:g} does not pay for one iteration of {name}, which takes "
-                    f"{task.algorithm().num_transitions_per_iteration:,} transitions"
-                )
-
-
-def main(config: Comparison, folder: RunFolder, *, progress: bool = True):
-    """Tunes every method, runs it with what was found, and writes protocol, tables and figures.
-
-    Tasks that the folder holds already are not run again. The workers are those of `Workers.connected`.
-    """
-    names, records, final_tasks = config.comparison.methods, {}, {}
-    tuning_tasks = {name: _tuning_tasks(config, folder.path, name) for name in names}
-    run_tasks([task for name in names for task in tuning_tasks[name]], "tuning", progress=progress)
-    for name, tasks in tuning_tasks.items():
-        chosen, records[name] = tuning.choose(name, tasks)
-        final_tasks[name] = _final_tasks(config, folder.path, name, chosen)
-    folder.write_text("protocol.json", json.dumps(dataclasses.asdict(config) | {"methods": records}, indent=2) + "\n")
-
-    run_tasks([task for name in names for task in final_tasks[name]], "final runs", progress=progress)
-    optimum = config.problem.optimum(config.problem.problem(), config.comparison.evaluation_entropy_weight)
-    arrays = {"methods": np.array(names), "optimal_objective": np.array(optimum.objective)}
-    for name, tasks in final_tasks.items():
-        outcome = read_outcome([RunFolder(task.folder) for task in tasks], seconds_of_loop(tasks[0]))
-        arrays |= {f"{name} {field}": np.asarray(value) for field, value in outcome._asdict().items()}
-    folder.write_arrays("comparison", **arrays)
-    plot(folder)
-
-
-def _tuning_tasks(config: Comparison, path: Path, name: str) -> list[Task]:
-    """A task for each trial, all with the same seeds."""
-    settings, method = config.comparison, METHODS[name]
-    return [
-        Task(
-            folder=path / "tuning" / name / f"trial-{trial}",
-            problem=config.problem,
-            method=method,
-            parameters=method.draw(settings.seed, trial),
-            key=(settings.seed, TUNING),
-            num_seeds=1 if method.is_deterministic else settings.tuning_seeds,
-            budget=int(settings.budget),
-            num_log_points=1,
-            evaluation_entropy_weight=settings.evaluation_entropy_weight,
-        )
-        for trial in range(settings.trials)
-    ]
-
-
-def _final_tasks(config: Comparison, path: Path, name: str, chosen: Task) -> list[Task]:
-    """A task for each seed, with the parameters of the chosen trial; seed i of every method has the same key."""
-    settings = config.comparison
-    return [
-        replace(
-            chosen,
-            folder=path / "final" / name / f"seed-{seed}",
-            key=(settings.seed, FINAL, seed),
-            num_seeds=1,
-            num_log_points=settings.num_log_points,
-        )
-        for seed in range(1 if METHODS[name].is_deterministic else settings.num_seeds)
-    ]
-
-
-def plot(folder: RunFolder):
-    """Draws figures and tables of a run folder again."""
-    draw_comparison(folder)
-    write_tables(folder)
-
-
-def summarize(folder: RunFolder) -> str:
-    """One line about the outcome."""
-    return summarize_comparison(folder)

@@ -1,73 +1,18 @@
-"""Comparison of methods: what their runs came to, in figures."""
-
-from collections.abc import Sequence
-from typing import NamedTuple
+"""What comparisons and searches came to, in figures."""
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from bilevel_rl.comparison.outcomes import Trials, read_outcomes, read_trials
 from bilevel_rl.figures.curves import SMALLEST_SHOWN
 from bilevel_rl.figures.style import COLOURS, Style, label_transitions, save_figure
-from bilevel_rl.figures.tables import read_curves
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.statistics import bootstrap_interval, interquartile_mean
 
-
-class Outcome(NamedTuple):
-    """The final runs of a method."""
-
-    transitions: Int[np.ndarray, " points"]
-    objectives: Float[np.ndarray, "seeds points"]
-    has_diverged: Bool[np.ndarray, " seeds"]
-    seconds: float
-
-    @property
-    def is_reference(self) -> bool:
-        """Whether the method takes no transitions, so that it is a line to compare with."""
-        return not self.transitions.any()
-
-    @property
-    def final_objectives(self) -> Float[np.ndarray, " seeds"]:
-        """Φ at the end. A seed that diverged has nothing to show: it counts as its start, or as its end where worse."""
-        first, last = self.objectives[:, 0], self.objectives[:, -1]
-        return np.where(self.has_diverged, np.maximum(first, last), last)
-
-
-def read_outcome(folders: Sequence[RunFolder], seconds: float) -> Outcome:
-    """The outcome of a method from the run folders of its seeds, one each.
-
-    Args:
-        folders: of finished runs.
-        seconds: that the iterations of a seed take.
-
-    Raises:
-        RunFolderError: a run has no metrics.
-    """
-    curves = [read_curves(folder, "upper_objective") for folder in folders]
-    longest = max(curves, key=lambda curve: len(curve.num_transitions))
-    objectives = [np.pad(c.values[0], (0, len(longest.num_transitions) - c.values.shape[1]), "edge") for c in curves]
-    has_diverged = np.array([bool(folder.read_divergences()) for folder in folders])
-    return Outcome(longest.num_transitions, np.stack(objectives), has_diverged, seconds)
-
-
-def read_outcomes(folder: RunFolder) -> tuple[dict[str, Outcome], float]:
-    """The outcome of every method of a comparison, and Φ at the known optimum.
-
-    Raises:
-        RunFolderError: the comparison has not come that far.
-    """
-    data = folder.read_arrays("comparison")
-    outcomes = {
-        str(name): Outcome(
-            data[f"{name} transitions"],
-            data[f"{name} objectives"],
-            data[f"{name} has_diverged"],
-            float(data[f"{name} seconds"]),
-        )
-        for name in data["methods"]
-    }
-    return outcomes, float(data["optimal_objective"])
+COLUMNS = 3
+"""Parameters of a search side by side."""
 
 
 def draw_comparison(folder: RunFolder):
@@ -128,3 +73,86 @@ def draw_comparison(folder: RunFolder):
 
     save_figure(folder, "comparison", draw_curves)
     save_figure(folder, "final_gaps", draw_gaps)
+
+
+def draw_trials(folder: RunFolder):
+    """Gaps against trials and against all transitions spent, and against each parameter."""
+    trials = read_trials(folder)
+    numbers, spent = np.arange(len(trials.gaps)), np.cumsum(trials.transitions)
+    is_free = not spent.any()
+
+    def draw_history(style: Style) -> Figure:
+        figure = Figure(figsize=(5.2 if is_free else 9.5, 3.8))
+        axes = np.atleast_1d(figure.subplots(1, 1 if is_free else 2, sharey=True))
+        _draw_history(axes[0], numbers, trials, style)
+        axes[0].set(xlabel="trial", ylabel="final Φ(x) − Φ*, mean over the seeds", title="What each trial came to")
+        axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+        if not is_free:
+            _draw_history(axes[1], spent, trials, style)
+            label_transitions(axes[1])
+            axes[1].set(xlabel="environment transitions spent, all trials and seeds", title="The same against its cost")
+            axes[1].set_xlim(left=0)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
+        return figure
+
+    def draw_parameters(style: Style) -> Figure:
+        rows = -(-len(trials.parameters) // COLUMNS)
+        figure = Figure(figsize=(9.5, 0.4 + 2.7 * rows))
+        panels = figure.subplots(rows, COLUMNS, sharey=True, squeeze=False)
+        for axes, (name, values) in zip(panels.flat, trials.parameters.items(), strict=False):
+            _mark_trials(axes, values, trials, style)
+            axes.set_xlabel(name)
+            if values.min() > 0:
+                _scale_logarithmically(axes, values)
+        for axes in panels.flat[len(trials.parameters) :]:
+            axes.axis("off")
+        for axes in panels[:, 0]:
+            axes.set_ylabel("final Φ(x) − Φ*")
+        figure.legend(
+            *panels.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small"
+        )
+        return figure
+
+    save_figure(folder, "tuning", draw_history)
+    save_figure(folder, "parameters", draw_parameters)
+
+
+def _mark_trials(axes: Axes, places: np.ndarray, trials: Trials, style: Style):
+    """A dot for each trial, a cross at the top where a seed diverged, a ring around the best."""
+    gaps, is_finite = trials.gaps, np.isfinite(trials.gaps)
+    axes.plot(places[is_finite], gaps[is_finite], "o", markersize=5, alpha=0.75, markeredgewidth=0, label="trial")
+    if not is_finite.all():
+        top = np.full((~is_finite).sum(), 0.97)
+        axes.plot(
+            places[~is_finite],
+            top,
+            "x",
+            color=style.path,
+            transform=axes.get_xaxis_transform(),
+            label="trial with a seed that diverged",
+        )
+    axes.plot(
+        places[trials.best],
+        gaps[trials.best],
+        "o",
+        markersize=11,
+        markerfacecolor="none",
+        markeredgewidth=1.8,
+        color=style.accent,
+        label="best trial",
+    )
+    axes.set_yscale("log")
+
+
+def _scale_logarithmically(axes: Axes, values: np.ndarray):
+    """A logarithmic horizontal axis with three to six plain numbers on it."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if values.max() < 20 * values.min() else (1,)))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _draw_history(axes: Axes, places: np.ndarray, trials: Trials, style: Style):
+    best = np.minimum.accumulate(trials.gaps)
+    axes.step(places, np.where(np.isfinite(best), best, np.nan), where="post", color=style.path, label="best so far")
+    _mark_trials(axes, places, trials, style)

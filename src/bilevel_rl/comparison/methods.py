@@ -1,9 +1,12 @@
-"""The methods that are compared: how each is built from a few numbers, and the space in which these are searched."""
+"""The methods that are compared: how each is built from a few numbers, and the space in which these are searched.
 
+Methods are all that are compared, baselines all but Algorithm 1. A method is one entry of `METHODS`.
+"""
+
+import functools
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 
@@ -49,7 +52,9 @@ class Method:
     """A method and what is tuned of it.
 
     Attributes:
-        algorithm: builds it for a problem, from step sizes and further parameters.
+        name: on the command line.
+        algorithm: builds it from a problem, step sizes and a number of chains, and from every parameter that is not a
+            step size, passed by its name.
         ranges: parameter to the ends of the range from which it is drawn log-uniformly.
         choices: parameter to the values among which it is drawn; more inner steps or another exponent, for instance.
         exponents: decay exponents of (upper, actor, critic, penalty, entropy). A parameter `upper_exponent` replaces
@@ -57,7 +62,8 @@ class Method:
         is_deterministic: it takes no transitions, so one seed shows all there is.
     """
 
-    algorithm: Callable[[BilevelProblem, StepSizes, Parameters], Algorithm]
+    name: str
+    algorithm: Callable[..., Algorithm]
     ranges: Mapping[str, tuple[float, float]]
     choices: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     exponents: tuple[float, float, float, float, float] = (0.9, 0.5, 0.5, 0.0, 0.0)
@@ -71,15 +77,17 @@ class Method:
             parameters: a value for every entry of `ranges` and `choices`.
             num_iterations: length of the run, from the transitions of an iteration.
         """
-        with warnings.catch_warnings(action="ignore", category=ScheduleWarning):
-            draft = self.algorithm(problem, self._step_sizes(parameters, offset=1.0), parameters)
-            offset = HOLDING_SHARE * max(1, num_iterations(draft.num_transitions_per_iteration))
-            return self.algorithm(problem, self._step_sizes(parameters, offset), parameters)
-
-    def _step_sizes(self, parameters: Parameters, offset: float) -> StepSizes:
         initial = {name: value for name, value in parameters.items() if name in STEP_SIZES}
-        upper_exponent = parameters.get("upper_exponent", self.exponents[0])
-        return StepSizes.decaying(**initial, offset=offset, exponents=(upper_exponent, *self.exponents[1:]))
+        others = {name: parameters[name] for name in parameters.keys() - STEP_SIZES.keys() - {"upper_exponent"}}
+        exponents = (parameters.get("upper_exponent", self.exponents[0]), *self.exponents[1:])
+
+        def built(offset: float) -> Algorithm:
+            step_sizes = StepSizes.decaying(**initial, offset=offset, exponents=exponents)
+            return self.algorithm(problem, step_sizes, NUM_CHAINS, **others)
+
+        with warnings.catch_warnings(action="ignore", category=ScheduleWarning):
+            length = num_iterations(built(offset=1.0).num_transitions_per_iteration)
+            return built(HOLDING_SHARE * max(1, length))
 
     def draw(self, seed: int, trial: int) -> dict[str, float]:
         """The parameters of a trial of random search. Methods that share a parameter try the same values of it."""
@@ -110,112 +118,60 @@ def _ranges(*names: str) -> dict[str, tuple[float, float]]:
     return {name: STEP_SIZES[name] for name in names}
 
 
-_FIXED_TARGET = (0.9, 0.0, 0.0, 0.0, 0.0)
-"""Exponents of methods that solve one regularized problem, with fixed w and τ; that of ζ is tuned."""
+def _with_estimator(algorithm: Callable[..., Algorithm]) -> Callable[..., Algorithm]:
+    """HPGD whose estimator of the implicit gradient is chosen by a number, like every other parameter."""
 
-_TWO_LOOPS: dict[str, tuple[float, ...]] = {"num_inner_steps": (2, 5, 20, 80), "upper_exponent": (0.0, 0.9)}
-_CLIPPING = {"max_global_norm": (0.03, 30.0)}
-_ROLLOUTS: dict[str, tuple[float, ...]] = {
-    "num_rollout_steps": (25, 100),
-    "uses_tables": (0.0, 1.0),
-    "upper_exponent": (0.0, 0.9),
-}
+    def build(
+        problem: BilevelProblem, step_sizes: StepSizes, num_chains: int, *, uses_tables: float, **others: float
+    ) -> Algorithm:
+        estimator = "tables" if uses_tables else "rollouts"
+        return algorithm(problem, step_sizes, num_chains, estimator=estimator, **others)
 
-
-def _estimator(parameters: Parameters) -> Literal["rollouts", "tables"]:
-    """HPGD's estimator of the implicit gradient."""
-    return "tables" if parameters["uses_tables"] else "rollouts"
+    return build
 
 
-def _exact(problem: BilevelProblem, step_sizes: StepSizes, parameters: Parameters) -> ExactDescent:
+def _exact(problem: BilevelProblem, step_sizes: StepSizes, _: int) -> ExactDescent:
     """Annealed to a small entropy weight in the first half: at small ones Φ_τ has many stationary points."""
-    annealed = GeometricDecay(initial=parameters["entropy"], final=0.01, num_iterations=FREE_ITERATIONS / 2)
+    annealed = GeometricDecay(step_sizes.entropy.initial, final=0.01, num_iterations=FREE_ITERATIONS / 2)
     return ExactDescent(problem, replace(step_sizes, entropy=annealed))
 
 
+_TWO_POLICIES = _ranges("upper", "actor", "critic", "penalty", "entropy")
+_ONE_POLICY = _ranges("upper", "actor", "critic", "entropy")
+_NO_POLICY = _ranges("upper", "entropy")
+
+_FIXED_TARGET = (0.9, 0.0, 0.0, 0.0, 0.0)
+"""Exponents of methods that solve one regularized problem, with fixed w and τ; that of ζ is tuned."""
+
+_UPPER_EXPONENT: dict[str, tuple[float, ...]] = {"upper_exponent": (0.0, 0.9)}
+_TWO_LOOPS = {"num_inner_steps": (2, 5, 20, 80), **_UPPER_EXPONENT}
+_ROLLOUTS = {"num_rollout_steps": (25, 100), "uses_tables": (0.0, 1.0), **_UPPER_EXPONENT}
+_CLIPPING = {"max_global_norm": (0.03, 30.0)}
+
 METHODS: dict[str, Method] = {
-    "single-loop": Method(
-        lambda problem, step_sizes, _: SingleLoopActorCritic(problem, step_sizes, NUM_CHAINS, coupled=False),
-        _ranges("upper", "actor", "critic", "penalty", "entropy"),
-        exponents=(9 / 10, 1 / 2, 1 / 2, 3 / 20, 1 / 20),
-    ),
-    "partial-sgd": Method(
-        lambda problem, step_sizes, _: PartialSGD(problem, step_sizes, NUM_CHAINS),
-        _ranges("upper", "actor", "critic", "entropy"),
-        {"upper_exponent": (0.0, 0.9)},
-        exponents=(9 / 10, 1 / 2, 1 / 2, 0.0, 1 / 20),
-    ),
-    "finite-difference": Method(
-        lambda problem, step_sizes, parameters: FiniteDifference(
-            problem,
-            step_sizes,
-            NUM_CHAINS,
-            num_inner_steps=int(parameters["num_inner_steps"]),
-            radius=parameters["radius"],
+    method.name: method
+    for method in (
+        Method(
+            "single-loop",
+            functools.partial(SingleLoopActorCritic, coupled=False),
+            _TWO_POLICIES,
+            exponents=(9 / 10, 1 / 2, 1 / 2, 3 / 20, 1 / 20),
         ),
-        _ranges("upper", "actor", "critic", "entropy") | {"radius": (0.1, 3.0)},
-        _TWO_LOOPS,
-        exponents=_FIXED_TARGET,
-    ),
-    "nested-loop": Method(
-        lambda problem, step_sizes, parameters: NestedLoop(
-            problem, step_sizes, NUM_CHAINS, num_inner_steps=int(parameters["num_inner_steps"])
+        Method("partial-sgd", PartialSGD, _ONE_POLICY, _UPPER_EXPONENT, exponents=(9 / 10, 1 / 2, 1 / 2, 0.0, 1 / 20)),
+        Method("finite-difference", FiniteDifference, _ONE_POLICY | {"radius": (0.1, 3.0)}, _TWO_LOOPS, _FIXED_TARGET),
+        Method("nested-loop", NestedLoop, _TWO_POLICIES, _TWO_LOOPS, _FIXED_TARGET),
+        Method("pbrl", PBRL, _TWO_POLICIES, _TWO_LOOPS, _FIXED_TARGET),
+        Method("pbrl-bellman", BellmanPBRL, _TWO_POLICIES, _TWO_LOOPS, _FIXED_TARGET),
+        Method("hpgd", _with_estimator(HPGD), _ONE_POLICY | _CLIPPING, _TWO_LOOPS | _ROLLOUTS, _FIXED_TARGET),
+        Method(
+            "hpgd-planned",
+            _with_estimator(PlannedHPGD),
+            _NO_POLICY | _CLIPPING,
+            _ROLLOUTS,
+            _FIXED_TARGET,
         ),
-        _ranges("upper", "actor", "critic", "penalty", "entropy"),
-        _TWO_LOOPS,
-        exponents=_FIXED_TARGET,
-    ),
-    "pbrl": Method(
-        lambda problem, step_sizes, parameters: PBRL(
-            problem, step_sizes, NUM_CHAINS, num_inner_steps=int(parameters["num_inner_steps"])
-        ),
-        _ranges("upper", "actor", "critic", "penalty", "entropy"),
-        _TWO_LOOPS,
-        exponents=_FIXED_TARGET,
-    ),
-    "pbrl-bellman": Method(
-        lambda problem, step_sizes, parameters: BellmanPBRL(
-            problem, step_sizes, NUM_CHAINS, num_inner_steps=int(parameters["num_inner_steps"])
-        ),
-        _ranges("upper", "actor", "critic", "penalty", "entropy"),
-        _TWO_LOOPS,
-        exponents=_FIXED_TARGET,
-    ),
-    "hpgd": Method(
-        lambda problem, step_sizes, parameters: HPGD(
-            problem,
-            step_sizes,
-            NUM_CHAINS,
-            num_inner_steps=int(parameters["num_inner_steps"]),
-            num_rollout_steps=int(parameters["num_rollout_steps"]),
-            estimator=_estimator(parameters),
-            max_global_norm=parameters["max_global_norm"],
-        ),
-        _ranges("upper", "actor", "critic", "entropy") | _CLIPPING,
-        _TWO_LOOPS | _ROLLOUTS,
-        exponents=_FIXED_TARGET,
-    ),
-    "hpgd-planned": Method(
-        lambda problem, step_sizes, parameters: PlannedHPGD(
-            problem,
-            step_sizes,
-            NUM_CHAINS,
-            num_rollout_steps=int(parameters["num_rollout_steps"]),
-            estimator=_estimator(parameters),
-            max_global_norm=parameters["max_global_norm"],
-        ),
-        _ranges("upper", "entropy") | _CLIPPING,
-        _ROLLOUTS,
-        exponents=_FIXED_TARGET,
-    ),
-    "sobirl": Method(
-        lambda problem, step_sizes, _: SoBiRL(problem, step_sizes, NUM_CHAINS),
-        _ranges("upper", "actor", "critic", "entropy"),
-        {"upper_exponent": (0.0, 0.9)},
-        exponents=_FIXED_TARGET,
-    ),
-    "exact": Method(
-        _exact, _ranges("upper", "entropy"), {"upper_exponent": (0.0, 0.9)}, _FIXED_TARGET, is_deterministic=True
-    ),
+        Method("sobirl", SoBiRL, _ONE_POLICY, _UPPER_EXPONENT, _FIXED_TARGET),
+        Method("exact", _exact, _NO_POLICY, _UPPER_EXPONENT, _FIXED_TARGET, is_deterministic=True),
+    )
 }
 """Every method by its name on the command line."""

@@ -1,18 +1,19 @@
-"""Search with Optuna: what is tried next is proposed from what has been tried, batch after batch.
+"""How parameters are searched: which trial is chosen, and what the protocol says about it; and proposals by Optuna.
 
-The proposals are those of tree-structured Parzen estimators (Bergstra et al., NeurIPS 2011), of all parameters jointly.
-Each is a function of the seed, the trial's number and the trials before it, so that neither the workers nor a kill
-change them. The study lies in `study.log` of the run folder, where Optuna's own tools can read it.
+Optuna proposes what is tried next from what has been tried, batch after batch: tree-structured Parzen estimators
+(Bergstra et al., NeurIPS 2011) of all parameters jointly. Each proposal is a function of the seed, the trial's number
+and the trials before it, so that neither the workers nor a kill change them. The trials are kept in `study.log` of the
+run folder, where Optuna's own tools can read them.
 """
 
 import importlib.util
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bilevel_rl.comparison import tuning
 from bilevel_rl.comparison.methods import Method, Parameters
 from bilevel_rl.comparison.tasks import Task
 from bilevel_rl.comparison.workers import run_tasks
@@ -21,7 +22,57 @@ if TYPE_CHECKING:
     import optuna
 
 SIGNIFICANT_DIGITS = 4
-"""Of every number that is tried: what is found can be typed."""
+"""Of every number that Optuna proposes, so that what is found can be typed."""
+
+
+def check_search(budget: float, seed: int, evaluation_entropy_weight: float, counts: Mapping[str, int]):
+    """Raises `ValueError` for numbers that no search of parameters can be run with.
+
+    Args:
+        budget: environment transitions of a run.
+        seed: of all randomness.
+        evaluation_entropy_weight: τ at which Φ is measured.
+        counts: name of an option to how many.
+    """
+    if not (budget >= 1 and math.isfinite(budget) and budget == int(budget)):
+        raise ValueError(f"--budget must be a positive number of transitions, got {budget:g}")
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {count}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"--seed must lie in 0..{2**32 - 1}, got {seed}")
+    if not 0 < evaluation_entropy_weight < math.inf:
+        raise ValueError(f"--evaluation-entropy-weight must be finite and positive, got {evaluation_entropy_weight}")
+
+
+def choose(tasks: Sequence[Task]) -> tuple[Task, dict[str, Any]]:
+    """The trial with the lowest score, the first of equals, and what the protocol says about its method.
+
+    Args:
+        tasks: a finished one for each trial, all of the same method.
+
+    Raises:
+        ValueError: every trial diverged.
+    """
+    method, scores = tasks[0].method, [task.score() for task in tasks]
+    if not math.isfinite(min(scores)):
+        raise ValueError(
+            f"{method.name} diverged in each of its {len(tasks)} trials; give it more --trials or leave it out"
+        )
+    chosen = tasks[int(np.argmin(scores))]
+    return chosen, {
+        "transitions_per_iteration": chosen.algorithm().num_transitions_per_iteration,
+        "iterations": chosen.num_iterations(),
+        "exponents": method.exponents,
+        "ranges": dict(method.ranges),
+        "choices": dict(method.choices),
+        "chosen": dict(chosen.parameters),
+        "at_edge": method.at_edge(chosen.parameters),
+        "trials": [
+            {"score": score if math.isfinite(score) else "diverged", "parameters": dict(task.parameters)}
+            for task, score in zip(tasks, scores, strict=True)
+        ],
+    }
 
 
 def check_installed():
@@ -42,10 +93,10 @@ def search(
     seed: int,
     progress: bool,
 ) -> list[Task]:
-    """Runs the trials that the study does not hold yet, in the workers of `Workers.connected`; returns all tasks.
+    """Runs the trials that the file does not hold yet, in the workers of `Workers.connected`; returns all tasks.
 
     Args:
-        path: of the study's file; made if it does not exist.
+        path: of the file of trials; made if it does not exist.
         method: what is tuned.
         task: number and parameters of a trial → its task.
         num_trials: in total.
@@ -64,7 +115,7 @@ def search(
         new = [task(number, _parameters(study, method, seed, number)) for number in batch]
         run_tasks(new, f"trials {first}–{batch[-1]} of {num_trials}", progress=progress)
         for number, finished in zip(batch, new, strict=True):
-            study.tell(number, tuning.score(finished), skip_if_finished=True)
+            study.tell(number, finished.score(), skip_if_finished=True)
         tasks += new
     return tasks
 
@@ -85,7 +136,7 @@ def _open(path: Path) -> "optuna.Study":
 
 
 def _parameters(study: "optuna.Study", method: Method, seed: int, number: int) -> Parameters:
-    """The parameters of a trial, which the study gets to know if it does not."""
+    """The parameters of a trial, which are proposed and noted unless the file holds them."""
     import optuna
     from optuna.trial import TrialState, create_trial
 

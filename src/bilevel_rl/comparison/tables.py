@@ -1,11 +1,13 @@
-"""Comparison of methods: the tables.
+"""What comparisons and searches came to, in tables.
 
-`table.md` and `table.tex` hold the same cells. Times are not reproducible, so they stand apart in `wall_clock.md`.
+`table.md` and `table.tex` hold the same entries. Times are not reproducible, so they stand apart in `wall_clock.md`.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
-from bilevel_rl.comparison.figures import Outcome, read_outcomes
+from bilevel_rl.comparison.outcomes import Outcome, ranked, read_outcomes, read_trials
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.statistics import (
     bootstrap_interval,
@@ -25,25 +27,17 @@ def write_tables(folder: RunFolder):
     """Writes `table.md`, `table.tex` and `wall_clock.md` from the outcomes that the folder holds."""
     outcomes, optimum = read_outcomes(folder)
     rows = table_rows(outcomes, optimum)
-    folder.write_text("table.md", _markdown(HEADER, rows))
+    folder.write_text("table.md", markdown(HEADER, rows))
     folder.write_text("table.tex", _latex(HEADER, rows))
     seconds = [[name, f"{outcome.seconds:.3g}"] for name, outcome in outcomes.items()]
-    folder.write_text("wall_clock.md", _markdown(("method", "seconds of the compiled loop per seed"), seconds))
-
-
-def summarize_comparison(folder: RunFolder) -> str:
-    """One line about the outcome."""
-    outcomes, optimum = read_outcomes(folder)
-    gaps = {name: float(interquartile_mean(outcomes[name].final_objectives)) - optimum for name in _ranked(outcomes)}
-    listed = ", ".join(f"{name} {gap:.4f}" for name, gap in gaps.items())
-    return f"Φ* = {optimum:.4f}; final Φ − Φ*, interquartile mean: {listed}"
+    folder.write_text("wall_clock.md", markdown(("method", "seconds of the compiled loop per seed"), seconds))
 
 
 def table_rows(outcomes: dict[str, Outcome], optimum: float) -> list[list[str]]:
     """A line for each method, best first; methods that take no transitions come last, and are not tested."""
     p_values = _p_values(outcomes)
     rows = []
-    for name in _ranked(outcomes):
+    for name in ranked(outcomes):
         outcome, final = outcomes[name], outcomes[name].final_objectives
         mean, (low, high) = float(interquartile_mean(final)), map(float, bootstrap_interval(final))
         reached = transitions_to_reach(outcome.transitions, outcome.objectives - optimum, SMALL_SHARE)
@@ -63,15 +57,9 @@ def table_rows(outcomes: dict[str, Outcome], optimum: float) -> list[list[str]]:
     return rows
 
 
-def _ranked(outcomes: dict[str, Outcome]) -> list[str]:
-    """Lowest interquartile mean first; methods that take no transitions last."""
-    means = {name: float(interquartile_mean(outcome.final_objectives)) for name, outcome in outcomes.items()}
-    return sorted(outcomes, key=lambda name: (outcomes[name].is_reference, means[name]))
-
-
 def _p_values(outcomes: dict[str, Outcome]) -> dict[str, float]:
     """Holm-adjusted, of every method but the best and those that take no transitions."""
-    names = [name for name in _ranked(outcomes) if not outcomes[name].is_reference]
+    names = [name for name in ranked(outcomes) if not outcomes[name].is_reference]
     finals = [outcomes[name].final_objectives for name in names]
     return holm({name: paired_p_value(final, finals[0]) for name, final in zip(names[1:], finals[1:], strict=True)})
 
@@ -87,7 +75,19 @@ def _reached(transitions: np.ndarray) -> str:
     )
 
 
-def _markdown(header: tuple[str, ...], rows: list[list[str]]) -> str:
+def write_trials(folder: RunFolder):
+    """Writes `trials.md`: all trials of a search, best first."""
+    trials, rows = read_trials(folder), []
+    for number in np.argsort(trials.objectives, kind="stable"):
+        objective = trials.objectives[number]
+        results = [f"{objective:.4f}", f"{objective - trials.optimal_objective:.4f}"]
+        values = [f"{column[number]:g}" for column in trials.parameters.values()]
+        rows.append([str(number), *(results if np.isfinite(objective) else ["diverged", "–"]), *values])
+    folder.write_text("trials.md", markdown(("trial", "final Φ", "final Φ − Φ*", *trials.parameters), rows))
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -95,9 +95,9 @@ def _markdown(header: tuple[str, ...], rows: list[list[str]]) -> str:
 LATEX = {"Φ": r"$\Phi$", "%": r"\%", "−": "$-$", "*": "$^*$", "–": "--"}
 
 
-def _latex(header: tuple[str, ...], rows: list[list[str]]) -> str:
-    def line(cells: tuple[str, ...] | list[str]) -> str:
-        return " & ".join(cell.translate(str.maketrans(LATEX)) for cell in cells) + r" \\" + "\n"
+def _latex(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def line(entries: Sequence[str]) -> str:
+        return " & ".join(entry.translate(str.maketrans(LATEX)) for entry in entries) + r" \\" + "\n"
 
     body = "".join(line(row) for row in rows)
     columns = "l" + "r" * (len(header) - 1)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 from jaxtyping import Array
 
 from bilevel_rl.algorithms import Algorithm
@@ -26,6 +27,9 @@ from bilevel_rl.runs import compiler
 from bilevel_rl.runs.compiled import Layout, Loop
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
 from bilevel_rl.runs.run import run
+
+TUNING, FINAL = 0, 1
+"""Folded into the root key: seeds that parameters were tuned on are never those that are reported."""
 
 
 @runtime_checkable
@@ -80,6 +84,14 @@ class Task:
             return FREE_ITERATIONS
         return self.budget // num_transitions_per_iteration
 
+    def check(self):
+        """Raises `ValueError` if the budget does not pay for an iteration, or the method cannot solve this problem."""
+        if self.num_iterations() < 1:
+            raise ValueError(
+                f"--budget {self.budget:g} does not pay for one iteration of {self.method.name}, which takes "
+                f"{self.algorithm().num_transitions_per_iteration:,} transitions"
+            )
+
     def description(self) -> dict[str, Any]:
         """What `config.json` of its folder holds: all that decides the results."""
         options = dataclasses.asdict(self.problem) | {"kind": type(self.problem).__name__}  # pyright: ignore
@@ -101,13 +113,22 @@ class Task:
         arrived = sum(row["num_iterations"] == num_iterations for row in folder.read_rows("metrics"))
         return arrived + len(folder.read_divergences()) == self.num_seeds
 
+    def score(self) -> float:
+        """Mean over the seeds, once finished, of the final Φ, lower is better; infinite where one of them diverged."""
+        folder, num_iterations = RunFolder(self.folder), self.num_iterations()
+        if folder.read_divergences():
+            return math.inf
+        final = [r["upper_objective"] for r in folder.read_rows("metrics") if r["num_iterations"] == num_iterations]
+        mean = float(np.mean(final))
+        return mean if math.isfinite(mean) else math.inf
+
 
 def run_task(task: Task):
     """Runs a task in this process, or what is left of it. Two workers at the same task take turns."""
     _prepare_process()
     folder = RunFolder(task.folder)
     with _alone_in(task.folder), warnings.catch_warnings():
-        # Divergences are in the folder; a worker's terminal is not the place for them.
+        # Divergences are in the folder; the terminal of a worker is not the place for them.
         warnings.simplefilter("ignore", RuntimeWarning)
         if task.is_finished():
             return

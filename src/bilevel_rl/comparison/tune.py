@@ -4,26 +4,29 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import ClassVar
 
 import numpy as np
 
-from bilevel_rl.comparison import search, tuning
-from bilevel_rl.comparison.compare import TUNING
+from bilevel_rl.comparison.figures import draw_trials
 from bilevel_rl.comparison.methods import HOLDING_SHARE, METHODS, NUM_CHAINS, Method, Parameters
-from bilevel_rl.comparison.tasks import Task, WorkedProblem
-from bilevel_rl.comparison.tune_figures import draw_tuning, summarize_tuning, write_trials
+from bilevel_rl.comparison.outcomes import read_trials
+from bilevel_rl.comparison.search import check_installed, check_search, choose, search
+from bilevel_rl.comparison.tables import markdown, write_trials
+from bilevel_rl.comparison.tasks import TUNING, Task, WorkedProblem
 from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.runs.study import Sharing, Study
 from bilevel_rl.studies import wind_design
-from bilevel_rl.studies.config import check_search
 from bilevel_rl.studies.goal_placement import GoalPlacementOptions
 from bilevel_rl.studies.goal_position import GoalPositionOptions
 from bilevel_rl.studies.wind_design import WindDesignOptions
 
 FLAGS = {"upper": "upper", "actor": "actor", "critic": "critic", "penalty": "penalty", "entropy": "entropy-weight"}
-"""Parameters of the single loop to the options of its experiments."""
+"""Parameters of the single loop to the options of `bilevel-rl run`."""
 
 NUM_LOG_POINTS = 40
 """Of the run that is proposed."""
@@ -49,7 +52,7 @@ class TuningConfig:
     """entropy weight at which the upper objective is measured exactly"""
 
     def check(self):
-        """Raises `ValueError` for settings that cannot be run with."""
+        """Raises `ValueError` for options that cannot be run with."""
         if self.method not in METHODS:
             raise ValueError(f"--method does not know {self.method}; it knows {', '.join(METHODS)}")
         counts = {name: getattr(self, name) for name in ("trials", "batch_size", "num_seeds")}
@@ -57,129 +60,112 @@ class TuningConfig:
 
 
 @dataclass(frozen=True)
-class TuneGoalPosition:
-    """Tune a method on goal-position."""
+class Tuning(Study):
+    """A method tuned on a problem. Subclasses say on which; that problem's own study runs what was found."""
 
-    problem: GoalPositionOptions = field(default_factory=GoalPositionOptions)
+    command: ClassVar[str] = "tune"
+    shared_by: ClassVar[Sharing] = "workers"
+
+    run_by: ClassVar[str]
+    """the study that `bilevel-rl run` runs the single loop with"""
+
+    methods: ClassVar[Mapping[str, Method]] = MappingProxyType(METHODS)
+    """every method by its name; the single loop is built as `run_by` builds it"""
+
+    problem: WorkedProblem
     tuning: TuningConfig = field(default_factory=TuningConfig)
 
+    def check(self):
+        """Raises `ValueError` for bad options, and `ModuleNotFoundError` where Optuna is not installed."""
+        self.tuning.check()
+        check_installed()
+        lows = {name: low for name, (low, _) in self.method.ranges.items()}
+        for values in itertools.product(*self.method.choices.values()):
+            self.trial(0, lows | dict(zip(self.method.choices, values, strict=True)), Path()).check()
 
-@dataclass(frozen=True)
-class TuneGoalPlacement:
-    """Tune a method on goal-placement."""
+    def main(self, folder: RunFolder, *, progress: bool = True):
+        """Searches, and writes the protocol, the best parameters with the command that uses them, table and figures.
 
-    problem: GoalPlacementOptions = field(default_factory=GoalPlacementOptions)
-    tuning: TuningConfig = field(default_factory=TuningConfig)
+        Trials that the folder holds already are not run again. The workers are those of `Workers.connected`.
+        """
+        config = self.tuning
+        tasks = search(
+            folder.path / "study.log",
+            self.method,
+            lambda number, parameters: self.trial(number, parameters, folder.path),
+            num_trials=config.trials,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            progress=progress,
+        )
+        chosen, record = choose(tasks)
+        optimum = self.problem.optimum(self.problem.problem(), config.evaluation_entropy_weight)
+        command = self._command(chosen) if config.method == "single-loop" else None
+        record |= {"best": chosen.score(), "optimal_objective": optimum.objective, "command": command}
+        folder.write_text("protocol.json", json.dumps(dataclasses.asdict(self) | {"result": record}, indent=2) + "\n")
+        folder.write_arrays(
+            "tuning",
+            objectives=np.array([task.score() for task in tasks]),
+            transitions=np.array([_num_transitions(task) for task in tasks]),
+            optimal_objective=np.array(optimum.objective),
+            names=np.array(list(chosen.parameters)),
+            parameters=np.array([[task.parameters[name] for name in chosen.parameters] for task in tasks]),
+        )
+        folder.write_text("best.md", _best(chosen, command))
+        self.plot(folder)
 
+    def plot(self, folder: RunFolder):
+        """Draws figures and the table of the trials again."""
+        draw_trials(folder)
+        write_trials(folder)
 
-@dataclass(frozen=True)
-class TuneWindDesign:
-    """Tune the single loop, or exact descent, on wind-design."""
+    def summarize(self, folder: RunFolder) -> str:
+        """One line about the outcome; `RunFolderError` where the search has not come to its end."""
+        trials = read_trials(folder)
+        best = trials.objectives[trials.best]
+        return (
+            f"best of {len(trials.objectives)} trials: trial {trials.best}, final Φ {best:.4f}, Φ − Φ* "
+            f"{best - trials.optimal_objective:.4f}; {np.isinf(trials.objectives).sum()} diverged; "
+            f"{trials.transitions.sum():,} transitions spent"
+        )
 
-    problem: WindDesignOptions = field(default_factory=WindDesignOptions)
-    tuning: TuningConfig = field(default_factory=lambda: TuningConfig(evaluation_entropy_weight=0.1))
+    @property
+    def method(self) -> Method:
+        """What is tuned."""
+        return self.methods[self.tuning.method]
 
+    def trial(self, number: int, parameters: Parameters, path: Path) -> Task:
+        """A trial, in a folder of this search; all have the same seeds, none of which is a seed of `bilevel-rl run`."""
+        config = self.tuning
+        return Task(
+            folder=path / "trials" / f"trial-{number}",
+            problem=self.problem,
+            method=self.method,
+            parameters=parameters,
+            key=(config.seed, TUNING),
+            num_seeds=1 if self.method.is_deterministic else config.num_seeds,
+            budget=int(config.budget),
+            num_log_points=1,
+            evaluation_entropy_weight=config.evaluation_entropy_weight,
+        )
 
-Tuning = TuneGoalPosition | TuneGoalPlacement | TuneWindDesign
-
-EXPERIMENTS = {
-    TuneGoalPosition: "goal-position",
-    TuneGoalPlacement: "goal-placement",
-    TuneWindDesign: "wind-design",
-}
-"""The experiment that runs what was found."""
-
-
-def check(config: Tuning):
-    """Raises `ValueError` for bad options, and `ModuleNotFoundError` where Optuna is not installed."""
-    config.tuning.check()
-    search.check_installed()
-    method = _method(config)
-    lows = {name: low for name, (low, _) in method.ranges.items()}
-    for values in itertools.product(*method.choices.values()):
-        task = _task(config, Path(), 0, lows | dict(zip(method.choices, values, strict=True)))
-        if task.num_iterations() < 1:
-            raise ValueError(
-                f"--budget {config.tuning.budget:g} does not pay for one iteration of {config.tuning.method}, which "
-                f"takes up to {task.algorithm().num_transitions_per_iteration:,} transitions"
-            )
-
-
-def main(config: Tuning, folder: RunFolder, *, progress: bool = True):
-    """Searches, and writes the protocol, the best parameters with the command that uses them, table and figures.
-
-    Trials that the folder holds already are not run again. The workers are those of `Workers.connected`.
-    """
-    settings, method = config.tuning, _method(config)
-    tasks = search.search(
-        folder.path / "study.log",
-        method,
-        lambda number, parameters: _task(config, folder.path, number, parameters),
-        num_trials=settings.trials,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        progress=progress,
-    )
-    chosen, record = tuning.choose(settings.method, tasks)
-    optimum = config.problem.optimum(config.problem.problem(), settings.evaluation_entropy_weight)
-    objectives = np.array([tuning.score(task) for task in tasks])
-    command = _command(config, chosen) if settings.method == "single-loop" else None
-    record |= {"best": tuning.score(chosen), "optimal_objective": optimum.objective, "command": command}
-    folder.write_text("protocol.json", json.dumps(dataclasses.asdict(config) | {"result": record}, indent=2) + "\n")
-    folder.write_arrays(
-        "tuning",
-        objectives=objectives,
-        transitions=np.array([_num_transitions(task) for task in tasks]),
-        optimal_objective=np.array(optimum.objective),
-        names=np.array(list(chosen.parameters)),
-        parameters=np.array([[task.parameters[name] for name in chosen.parameters] for task in tasks]),
-    )
-    folder.write_text("best.md", _best(chosen, record))
-    plot(folder)
-
-
-def _method(config: Tuning) -> Method:
-    """As compared; but what runs on wind-design is the single loop of that experiment."""
-    method = METHODS[config.tuning.method]
-    if isinstance(config, TuneWindDesign) and config.tuning.method == "single-loop":
-        build = lambda problem, step_sizes, _: wind_design.single_loop(problem, step_sizes, NUM_CHAINS)  # noqa: E731
-        return dataclasses.replace(method, algorithm=build)
-    return method
-
-
-def _task(config: Tuning, path: Path, number: int, parameters: Parameters) -> Task:
-    """A trial; all have the same seeds, which are not those of `bilevel-rl run`."""
-    settings, method = config.tuning, _method(config)
-    return Task(
-        folder=path / "trials" / f"trial-{number}",
-        problem=config.problem,
-        method=method,
-        parameters=parameters,
-        key=(settings.seed, TUNING),
-        num_seeds=1 if method.is_deterministic else settings.num_seeds,
-        budget=int(settings.budget),
-        num_log_points=1,
-        evaluation_entropy_weight=settings.evaluation_entropy_weight,
-    )
+    def _command(self, chosen: Task) -> str:
+        """Runs the chosen parameters on other seeds, with the same algorithm to the last digit."""
+        num_iterations = chosen.num_iterations()
+        options = {FLAGS[name]: value for name, value in chosen.parameters.items()}
+        options |= {"offset": HOLDING_SHARE * num_iterations, "num-chains": NUM_CHAINS}
+        options |= {"num-iterations": num_iterations, "log-every": math.ceil(num_iterations / NUM_LOG_POINTS)}
+        options |= {"evaluation-entropy-weight": self.tuning.evaluation_entropy_weight}
+        words = [f"--{name} {value}" for name, value in options.items()]
+        if not chosen.algorithm().coupled:  # pyright: ignore[reportAttributeAccessIssue]
+            words.append("--no-coupled")
+        changed = _changed_options(self.problem)
+        return " ".join(["bilevel-rl run", self.run_by, *changed, "--schedule decaying", *words])
 
 
 def _num_transitions(task: Task) -> int:
     """What a trial is charged: all seeds to the end, also where one diverged before."""
     return task.num_seeds * task.num_iterations() * task.algorithm().num_transitions_per_iteration
-
-
-def _command(config: Tuning, chosen: Task) -> str:
-    """Runs the chosen parameters on other seeds, with the same algorithm to the last digit."""
-    num_iterations = chosen.num_iterations()
-    options = {FLAGS[name]: value for name, value in chosen.parameters.items()}
-    options |= {"offset": HOLDING_SHARE * num_iterations, "num-chains": NUM_CHAINS, "num-iterations": num_iterations}
-    options |= {"log-every": math.ceil(num_iterations / NUM_LOG_POINTS)}
-    options |= {"evaluation-entropy-weight": config.tuning.evaluation_entropy_weight}
-    words = [f"--{name} {value}" for name, value in options.items()]
-    if not chosen.algorithm().coupled:  # pyright: ignore[reportAttributeAccessIssue]
-        words.append("--no-coupled")
-    experiment = EXPERIMENTS[type(config)]
-    return " ".join(["bilevel-rl run", experiment, *_changed_options(config.problem), "--schedule decaying", *words])
 
 
 def _changed_options(problem: WorkedProblem) -> Iterator[str]:
@@ -191,24 +177,46 @@ def _changed_options(problem: WorkedProblem) -> Iterator[str]:
             yield " ".join([f"--{option.name.replace('_', '-')}", *map(str, numbers)])
 
 
-def _best(chosen: Task, record: dict) -> str:
+def _best(chosen: Task, command: str | None) -> str:
     """The chosen parameters, and how to use them."""
-    searched = {name: f"{low:g} … {high:g}" for name, (low, high) in chosen.method.ranges.items()}
-    searched |= {name: ", ".join(f"{value:g}" for value in values) for name, values in chosen.method.choices.items()}
-    lines = ["| parameter | best | searched | at the edge |", "| --- | --- | --- | --- |"]
-    for name, value in chosen.parameters.items():
-        lines.append(f"| {name} | {value:g} | {searched[name]} | {'yes' if name in record['at_edge'] else '–'} |")
-    if record["command"] is not None:
-        lines += ["", "On other seeds:", "", f"    {record['command']}"]
-    return "\n".join(lines) + "\n"
+    method = chosen.method
+    searched = {name: f"{low:g} … {high:g}" for name, (low, high) in method.ranges.items()}
+    searched |= {name: ", ".join(f"{value:g}" for value in values) for name, values in method.choices.items()}
+    at_edge = method.at_edge(chosen.parameters)
+    rows = [
+        [name, f"{value:g}", searched[name], "yes" if name in at_edge else "–"]
+        for name, value in chosen.parameters.items()
+    ]
+    table = markdown(("parameter", "best", "searched", "at the edge"), rows)
+    return table if command is None else f"{table}\nOn other seeds:\n\n    {command}\n"
 
 
-def plot(folder: RunFolder):
-    """Draws figures and the table of the trials again."""
-    draw_tuning(folder)
-    write_trials(folder)
+@dataclass(frozen=True)
+class TuneGoalPosition(Tuning):
+    """Tune a method on goal-position."""
+
+    name: ClassVar[str] = "tune-goal-position"
+    run_by: ClassVar[str] = "goal-position"
+    problem: GoalPositionOptions = field(default_factory=GoalPositionOptions)
 
 
-def summarize(folder: RunFolder) -> str:
-    """One line about the outcome."""
-    return summarize_tuning(folder)
+@dataclass(frozen=True)
+class TuneGoalPlacement(Tuning):
+    """Tune a method on goal-placement."""
+
+    name: ClassVar[str] = "tune-goal-placement"
+    run_by: ClassVar[str] = "goal-placement"
+    problem: GoalPlacementOptions = field(default_factory=GoalPlacementOptions)
+
+
+@dataclass(frozen=True)
+class TuneWindDesign(Tuning):
+    """Tune the single loop, or exact descent, on wind-design."""
+
+    name: ClassVar[str] = "tune-wind-design"
+    run_by: ClassVar[str] = "wind-design"
+    methods: ClassVar[Mapping[str, Method]] = MappingProxyType(
+        METHODS | {"single-loop": replace(METHODS["single-loop"], algorithm=wind_design.single_loop)}
+    )
+    problem: WindDesignOptions = field(default_factory=WindDesignOptions)
+    tuning: TuningConfig = field(default_factory=lambda: TuningConfig(evaluation_entropy_weight=0.1))

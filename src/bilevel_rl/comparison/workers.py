@@ -1,4 +1,4 @@
-"""Who runs the tasks: processes of this machine, or the workers of a Dask or Ray cluster, all through joblib."""
+"""Who runs the tasks: processes of this machine, or the workers of a Dask cluster, all through joblib."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from bilevel_rl.comparison.tasks import Task, run_task
 SECONDS_TO_CONNECT = 15
 
 IDLE_SECONDS = 20
-"""Workers without work end after so long: those of a command that was killed, too."""
+"""After so long without work a worker ends; those of a command that was killed, too."""
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,17 @@ class Workers:
 
     jobs: int | None = None
     """worker processes on this machine; by default as many as it has cores"""
-    backend: Literal["loky", "dask", "ray"] = "loky"
-    """loky: processes of this machine; dask, ray: the workers of a cluster, which see the same run folder"""
+    backend: Literal["loky", "dask"] = "loky"
+    """loky: processes of this machine; dask: the workers of a cluster, which see the same run folder"""
     address: str | None = None
-    """HOST:PORT of the cluster's scheduler, for dask and ray"""
+    """HOST:PORT of the cluster's scheduler, for dask"""
 
     def check(self):
         """Raises `ValueError` for options that exclude each other."""
         if self.jobs is not None and self.jobs < 1:
             raise ValueError(f"--jobs must be at least 1, got {self.jobs}")
         if self.backend == "loky" and self.address is not None:
-            raise ValueError(f"--address {self.address} needs --backend dask or ray")
+            raise ValueError(f"--address {self.address} needs --backend dask")
         if self.backend != "loky":
             if self.jobs is not None:
                 raise ValueError(f"--jobs {self.jobs} is for --backend loky; a cluster has the workers that it has")
@@ -47,7 +47,8 @@ class Workers:
         """While it is open, `run_tasks` uses these workers.
 
         Raises:
-            ValueError: as `check`, or the backend's package is not installed, or nobody answers at the address.
+            ValueError: options exclude each other, the package of --backend dask is not installed, or no scheduler
+                answers at the address.
         """
         self.check()
         if self.backend == "loky":
@@ -55,7 +56,7 @@ class Workers:
             with joblib.parallel_config("loky", n_jobs=num_workers, idle_worker_timeout=IDLE_SECONDS):
                 yield
         else:
-            with (_dask if self.backend == "dask" else _ray)(str(self.address)):
+            with _dask(str(self.address)):
                 yield
 
 
@@ -64,34 +65,15 @@ def _dask(address: str) -> Iterator[None]:
     try:
         from distributed import Client
     except ImportError as error:
-        raise _not_installed("dask", "distributed") from error
+        raise ValueError(
+            "--backend dask needs the package distributed, which is not installed: pip install 'bilevel-rl[cluster]'"
+        ) from error
     try:
         client = Client(address, timeout=SECONDS_TO_CONNECT, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"no Dask scheduler answers at --address {address}: {error}") from error
     with client, joblib.parallel_config("dask", n_jobs=-1, client=client):
         yield
-
-
-@contextlib.contextmanager
-def _ray(address: str) -> Iterator[None]:
-    try:
-        import ray  # pyright: ignore[reportMissingImports]
-        from ray.util.joblib import register_ray  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise _not_installed("ray", "ray") from error
-    try:
-        ray.init(address=address)
-    except ConnectionError as error:
-        raise ValueError(f"no Ray cluster answers at --address {address}: {error}") from error
-    register_ray()
-    with joblib.parallel_config("ray", n_jobs=-1):
-        yield
-
-
-def _not_installed(backend: str, package: str) -> ValueError:
-    remedy = "pip install 'bilevel-rl[cluster]'" if backend == "dask" else f"pip install {package}"
-    return ValueError(f"--backend {backend} needs the package {package}, which is not installed: {remedy}")
 
 
 def run_tasks(tasks: Sequence[Task], what: str, *, progress: bool):
@@ -116,8 +98,8 @@ def run_tasks(tasks: Sequence[Task], what: str, *, progress: bool):
     if not console.is_terminal:
         console.print(f"{what}: {len(tasks)} tasks, {len(tasks) - len(left)} of them finished before")
     with bar:
-        task = bar.add_task(what, total=len(tasks), completed=len(tasks) - len(left))
+        shown = bar.add_task(what, total=len(tasks), completed=len(tasks) - len(left))
         if left:
             work = joblib.Parallel(return_as="generator_unordered")
             for _ in work(joblib.delayed(run_task)(task) for task in left):
-                bar.advance(task)
+                bar.advance(shown)

@@ -20,7 +20,11 @@ class ToyTextTable:
 
     @classmethod
     def load(cls, environment_id: str, make_arguments: dict[str, Any]) -> "ToyTextTable":
-        """Makes the environment and reads its table; errors as `TabularMDP.from_gymnasium`."""
+        """Makes the environment and reads its table.
+
+        Raises:
+            ValueError: the environment has no `P` table, or enters one state both ending and not ending the episode.
+        """
         import gymnasium
 
         environment: Any = gymnasium.make(environment_id, **make_arguments).unwrapped
@@ -73,7 +77,7 @@ def gymnasium_reward(environment_id: str, **make_arguments: Any) -> Float[np.nda
     """Expected reward r(s, a) of a Gymnasium toy-text environment, 0 in terminal states.
 
     Raises:
-        ValueError: as `TabularMDP.from_gymnasium`.
+        ValueError: the environment has no `P` table, or enters one state both ending and not ending the episode.
     """
     table = ToyTextTable.load(environment_id, make_arguments)
     expected = (table.probabilities * table.rewards).sum(-1)

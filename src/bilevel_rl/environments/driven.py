@@ -12,8 +12,8 @@ from bilevel_rl.environments.tabular import TabularMDP
 class DrivenMDP(eqx.Module):
     """A tabular MDP at one x: the successors of `mdp`, reached with probabilities that are a function of x.
 
-    Nothing is stored for the pairs: a step works out the probabilities of the pairs that it meets. It answers what
-    sampling asks of a `TabularMDP`.
+    Nothing is stored for the pairs: a step works out the probabilities of the pairs that it meets. It has
+    the methods of a `TabularMDP` that sampling calls.
 
     Attributes:
         mdp: successors, start, terminal states and discount.

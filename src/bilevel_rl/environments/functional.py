@@ -36,7 +36,7 @@ def _never(state: PyTree) -> bool:
 
 
 class FunctionalEnvironment(eqx.Module):
-    """An environment made of plain JAX functions of one state; batches are its own business. Rewards are the problem's.
+    """An environment made of plain JAX functions of one state; it makes batches of them. Rewards are the problem's.
 
     It offers what sampling asks of a `TabularMDP`, and likewise takes a uniform in [0, 1) where it draws: `initial` and
     `transition` get a key made of the uniform's bits. In single precision these are 2²³ different keys, which is how
@@ -94,7 +94,9 @@ class FunctionalEnvironment(eqx.Module):
                 raise ValueError(f"{name} must be at least 1, got {count}")
         state = self.example_state
         if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state)):
-            raise ValueError("states must hold no typed keys, which runs cannot save; keep jax.random.key_data of them")
+            raise ValueError(
+                "states must not hold typed keys, which runs cannot save; keep jax.random.key_data of them"
+            )
         after = jax.eval_shape(lambda: self._following(self._first(0.0), self.example_action, 0.0))
         if _signature(after) != _signature(state):
             raise ValueError(
@@ -116,7 +118,8 @@ class FunctionalEnvironment(eqx.Module):
             params: its parameters; its `default_params` if None.
 
         Raises:
-            ValueError: the action space is another one, or as `FunctionalEnvironment`.
+            ValueError: the action space is another one, `discount` lies outside of [0, 1), `time_limit` is not
+                positive, or a transition does not keep the state's structure, shapes and types.
         """
         params = func_env.default_params if params is None else params
         known = () if params is None else (params,)
@@ -146,7 +149,8 @@ class FunctionalEnvironment(eqx.Module):
             time_limit: T.
 
         Raises:
-            ValueError: the action space has neither an `n` nor one axis, or as `FunctionalEnvironment`.
+            ValueError: the action space has neither an `n` nor one axis, `discount` lies outside of [0, 1),
+                `time_limit` is not positive, or a transition does not keep the state's structure, shapes and types.
         """
         params = environment.default_params if params is None else params
         step = getattr(environment, "step_env", environment.step)

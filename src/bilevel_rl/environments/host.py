@@ -69,7 +69,7 @@ class HostEnvironment(eqx.Module):
             discount: γ.
 
         Raises:
-            ValueError: a space is of another kind, or as `HostEnvironment`.
+            ValueError: a space is of another kind, or `discount` lies outside of [0, 1).
         """
         seen, acted = envs.single_observation_space, envs.single_action_space
         num_values = _num_values(seen)
@@ -123,7 +123,7 @@ class HostEnvironment(eqx.Module):
         return episode.is_truncated
 
 
-NOT_HERE = "a HostEnvironment has no steps of its own, which a compiled run would need; use run_host in place of run"
+NOT_HERE = "a HostEnvironment cannot be stepped by a compiled run; use run_host in place of run"
 
 
 def _num_values(space: Any) -> int | None:

@@ -125,10 +125,18 @@ class TabularMDP(eqx.Module):
     ) -> "TabularMDP":
         """From a dense kernel P[s, a, s'] = Pr(s' | s, a), of shape (S, A, S).
 
-        K becomes the largest number of possible successors; the other arguments are those of `from_successors`.
+        K becomes the largest number of possible successors.
+
+        Args:
+            transition_probabilities: P, sums to 1 over the last axis.
+            initial: shape (S,), start distribution ρ.
+            discount: γ.
+            terminal: shape (S,), whether a state ends the episode. Rows of such states are overwritten: they lead to
+                themselves.
 
         Raises:
-            ValueError: as `from_successors`.
+            ValueError: P has another shape, a distribution is negative or does not sum to 1, or `discount` lies outside
+                [0, 1).
         """
         dense = np.asarray(transition_probabilities, dtype=np.float64)
         if dense.ndim != 3 or dense.shape[0] != dense.shape[2]:
@@ -222,8 +230,8 @@ class TabularMDP(eqx.Module):
             and (reached[1] == chances[1] or 1 in (reached[1], chances[1]))
         ):
             raise ValueError(
-                "successors and probabilities must both have shape (S, A, K), where successors may have 1 in the place "
-                f"of A and probabilities 1 in the place of S or A, got {shapes[0]} and {shapes[1]}"
+                "successors and probabilities must both have shape (S, A, K), where successors may have 1 instead of "
+                f"A and probabilities 1 instead of S or A, got {shapes[0]} and {shapes[1]}"
             )
         for name, table in (("initial", self.initial), ("terminal", self.terminal)):
             if table.shape != (num_states,):
@@ -249,7 +257,7 @@ def _check_distribution(name: str, table: np.ndarray):
 
 
 def _entries(table: ArrayLike, state: ArrayLike, action: ArrayLike, outcome: ArrayLike | slice) -> Array:
-    """Entries of a table that may have length 1 in the place of S or A; indices are trusted, which saves a check."""
+    """Entries of a table that may have length 1 instead of S or A; indices are trusted, which saves a check."""
     table = jnp.asarray(table)
     state = jnp.asarray(state) if table.shape[0] > 1 else jnp.zeros_like(state)
     action = jnp.asarray(action) if table.shape[1] > 1 else jnp.zeros_like(action)

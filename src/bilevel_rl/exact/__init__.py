@@ -14,4 +14,4 @@ from bilevel_rl.exact.objectives import (
     upper_value as upper_value,
 )
 from bilevel_rl.exact.oracle import OracleError as OracleError
-from bilevel_rl.exact.solver import Solution as Solution, solve as solve
+from bilevel_rl.exact.solver import Solution as Solution, Status as Status, solve as solve

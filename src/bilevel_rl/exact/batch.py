@@ -40,7 +40,17 @@ def _hyper_objectives(problem: BilevelProblem, xs: PyTree, entropy_weight: Array
 def hyper_gradients(problem: BilevelProblem, xs: PyTree, *, entropy_weight: Float[ArrayLike, ""]) -> PyTree:
     """∇Φ_τ(x) for every x of a batch, one after the other in one compiled loop.
 
-    Arguments and errors are those of `hyper_objectives`. Leading axis of every leaf of the result: the points.
+    Args:
+        problem: what is solved.
+        xs: upper variables; leading axis of every leaf: the points.
+        entropy_weight: τ > 0.
+
+    Returns:
+        Gradients of the structure of `xs`, in double precision.
+
+    Raises:
+        ValueError: `entropy_weight` is not positive.
+        OracleError: an oracle does not converge at one of the points.
     """
     check_weights({"entropy_weight": entropy_weight})
     xs, weight = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (xs, entropy_weight))

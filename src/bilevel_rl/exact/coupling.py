@@ -100,7 +100,7 @@ def upper_variance(
         x: upper variable.
         policies: π_θ and π_θᴸ.
         penalty: w.
-        coupled: whether both chains live on the same random numbers.
+        coupled: whether both chains use the same random numbers.
         expects_actions: whether h is the mean over the actions of both states.
         over_time: whether to sum the covariances with all other iterations too: n times the variance of the mean of
             h over n iterations, for large n.

@@ -1,6 +1,6 @@
 """Exact objectives and hyper-gradients of a bi-level problem on a known tabular model.
 
-Every function takes plain numbers and arrays and answers in double precision (NumPy), whatever `jax_enable_x64`
+Every function takes plain numbers and arrays and returns double precision (NumPy), whatever `jax_enable_x64`
 says; inside a JAX transformation it follows the ambient precision. All raise `ValueError` for an x of the wrong
 structure or a weight that is not positive, and `OracleError` where the computation does not converge.
 
@@ -15,22 +15,22 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from bilevel_rl.exact.evaluation import PolicySystem, expected_next, inflow, occupancy
 from bilevel_rl.exact.oracle import oracle
-from bilevel_rl.exact.penalized import penalized_answer
+from bilevel_rl.exact.penalized import penalized_response
 from bilevel_rl.exact.soft_mdp import SoftSolution, entropy, optimal_limit, soft_optimal, soft_return
 from bilevel_rl.exact.tables import following_value_table, linear_cost, reward_table
 from bilevel_rl.formulation import BilevelProblem
 
 
-def soft_answer(problem: BilevelProblem, x: PyTree, entropy_weight: Float[ArrayLike, ""]) -> SoftSolution:
-    """The follower's answer π_τ*(x)."""
+def best_response(problem: BilevelProblem, x: PyTree, entropy_weight: Float[ArrayLike, ""]) -> SoftSolution:
+    """The follower's best response π_τ*(x)."""
     reward = reward_table(problem, x)
     return soft_optimal(problem.environment_at(x), reward, jnp.asarray(entropy_weight, reward.dtype))
 
 
 @oracle
 def lower_policy(problem: BilevelProblem, x: PyTree, *, entropy_weight: Float[ArrayLike, ""]) -> Float[Array, "S A"]:
-    """The follower's answer π_τ*(x), as probabilities."""
-    return soft_answer(problem, x, entropy_weight).policy
+    """The follower's best response π_τ*(x), as probabilities."""
+    return best_response(problem, x, entropy_weight).policy
 
 
 @oracle
@@ -38,7 +38,7 @@ def penalized_policy(
     problem: BilevelProblem, x: PyTree, *, entropy_weight: Float[ArrayLike, ""], penalty: Float[ArrayLike, ""]
 ) -> Float[Array, "S A"]:
     """π^L = argmin_π L_{w,τ}(x, π), as probabilities."""
-    return penalized_answer(problem, x, entropy_weight, penalty).policy
+    return penalized_response(problem, x, entropy_weight, penalty).policy
 
 
 @oracle
@@ -67,7 +67,7 @@ def hyper_objective(
 
 @oracle
 def _regularized_objective(problem: BilevelProblem, x: PyTree, *, entropy_weight: ArrayLike) -> Float[Array, ""]:
-    return upper_value(problem, x, soft_answer(problem, x, entropy_weight).policy)
+    return upper_value(problem, x, best_response(problem, x, entropy_weight).policy)
 
 
 @oracle
@@ -90,13 +90,13 @@ def hyper_gradient(problem: BilevelProblem, x: PyTree, *, entropy_weight: Float[
     The cost-advantage A_c is that of the unnormalized values; ∂_x Q is unnormalized too, d is normalized. Where f is
     not linear in d^π, c is its `linear_cost` at π_τ*.
     """
-    return implicit_gradient(problem, x, soft_answer(problem, x, entropy_weight).log_policy, entropy_weight)[1]
+    return implicit_gradient(problem, x, best_response(problem, x, entropy_weight).log_policy, entropy_weight)[1]
 
 
 def implicit_gradient(
     problem: BilevelProblem, x: PyTree, log_policy: Float[Array, "S A"], entropy_weight: Float[ArrayLike, ""]
 ) -> tuple[Float[Array, ""], PyTree]:
-    """Φ_τ(x) and ∇Φ_τ(x), given log π of the follower's answer π_τ*(x)."""
+    """Φ_τ(x) and ∇Φ_τ(x), given log π of the follower's best response π_τ*(x)."""
     mdp, reward, policy = problem.environment_at(x), reward_table(problem, x), jnp.exp(log_policy)
     system = PolicySystem(mdp, policy)
     d = system.occupancy()
@@ -119,8 +119,8 @@ def penalty_objective(
 ) -> Float[Array, ""]:
     """Φ_{w,τ}(x) = min_π f(x, π) + (J_τ(x, π_τ*) − J_τ(x, π)) / w."""
     mdp, reward = problem.environment_at(x), reward_table(problem, x)
-    lower = soft_answer(problem, x, entropy_weight)
-    penalized = penalized_answer(problem, x, entropy_weight, penalty)
+    lower = best_response(problem, x, entropy_weight)
+    penalized = penalized_response(problem, x, entropy_weight, penalty)
     best = soft_return(mdp, reward, lower.log_policy, entropy_weight)
     gap = best - soft_return(mdp, reward, penalized.log_policy, entropy_weight)
     return upper_value(problem, x, penalized.policy) + gap / penalty
@@ -136,9 +136,9 @@ def penalty_gradient(
     of the penalized policy are of r_x − w c_x, so that they carry f's dependence on x through P too.
     """
     mdp = problem.environment_at(x)
-    lower = soft_answer(problem, x, entropy_weight)
-    penalized = penalized_answer(problem, x, entropy_weight, penalty)
-    of_lower, of_penalized = (occupancy(mdp, answer.policy) for answer in (lower, penalized))
+    lower = best_response(problem, x, entropy_weight)
+    penalized = penalized_response(problem, x, entropy_weight, penalty)
+    of_lower, of_penalized = (occupancy(mdp, response.policy) for response in (lower, penalized))
     direct = direct_gradient(problem, x, of_penalized, penalized.log_policy)
     through_lower = _pulled_back(problem, x, lower.values, of_lower / penalty)
     through_penalized = _pulled_back(problem, x, penalized.values, of_penalized / penalty)

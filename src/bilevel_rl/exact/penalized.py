@@ -22,21 +22,21 @@ TOLERANCE = 1e-10
 
 
 class _Iterate(NamedTuple):
-    """A cost per step, the answer to it, and the cost that f's slope at this answer amounts to."""
+    """A cost per step, the best response to it, and the cost that f's slope at this response amounts to."""
 
     cost: Float[Array, "S A"]
-    answer: SoftSolution
+    response: SoftSolution
     slope: Float[Array, "S A"]
     objective: Float[Array, ""]
 
 
-def penalized_answer(
+def penalized_response(
     problem: BilevelProblem, x: PyTree, entropy_weight: Float[ArrayLike, ""], penalty: Float[ArrayLike, ""]
 ) -> SoftSolution:
     """π^L, with the values that it has under r_x − w c, where c is f's `linear_cost` at π^L itself.
 
     Where f is linear in d^π that is the soft-optimal policy of r_x − w c_x. Otherwise a damped fixed-point iteration on
-    c finds it: every step moves c towards the slope at the answer to it, half as far whenever w f − J_τ did not fall.
+    c finds it: every step moves c towards the slope at the response to it, half as far whenever w f − J_τ did not fall.
     Where f is not convex in d^π, π^L is a stationary point.
 
     A plain JAX function: it follows the precision of `x`, and is NaN where the iteration does not converge.
@@ -48,19 +48,19 @@ def penalized_answer(
         return soft_optimal(mdp, reward - w * cost_table(problem, x), τ)
 
     def iterate(cost: Array, start_values: Array | None) -> _Iterate:
-        answer = soft_optimal(mdp, reward - w * cost, τ, start_values=start_values)
-        d = occupancy(mdp, answer.policy)
-        objective = w * problem.upper.value(problem.mdp, x, d, answer.log_policy) - soft_return(
-            mdp, reward, answer.log_policy, τ
+        response = soft_optimal(mdp, reward - w * cost, τ, start_values=start_values)
+        d = occupancy(mdp, response.policy)
+        objective = w * problem.upper.value(problem.mdp, x, d, response.log_policy) - soft_return(
+            mdp, reward, response.log_policy, τ
         )
-        return _Iterate(cost, answer, linear_cost(problem, x, d, answer.log_policy), objective)
+        return _Iterate(cost, response, linear_cost(problem, x, d, response.log_policy), objective)
 
     def distance(iterate: _Iterate) -> Array:
         return w * jnp.max(jnp.abs(iterate.slope - iterate.cost)) / τ
 
     def improve(carry: tuple) -> tuple:
         count, share, best = carry
-        tried = iterate((1 - share) * best.cost + share * best.slope, best.answer.values)
+        tried = iterate((1 - share) * best.cost + share * best.slope, best.response.values)
         change, rounding = tried.objective - best.objective, 1e3 * eps * (1 + jnp.abs(best.objective))
         # Where the objective is flat to rounding, only the distance still tells better from worse.
         is_better = jnp.where(jnp.abs(change) > rounding, change < 0, distance(tried) < distance(best))
@@ -75,4 +75,4 @@ def penalized_answer(
     start = iterate(jnp.zeros_like(reward), None)
     _, _, found = jax.lax.while_loop(is_unfinished, improve, (0, jnp.ones((), reward.dtype), start))
     converged = distance(found) <= tolerance
-    return jax.tree.map(lambda leaf: jnp.where(converged, leaf, jnp.nan), found.answer)
+    return jax.tree.map(lambda leaf: jnp.where(converged, leaf, jnp.nan), found.response)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -15,22 +16,28 @@ from bilevel_rl.formulation import BilevelProblem
 SUFFICIENT_DECREASE = 1e-4
 STEP_RANGE = (1e-12, 1e12)
 
+Status = Literal["converged", "line search failed", "iteration limit"]
+"""How a descent ended: the residual is within the tolerance, no step of `STEP_RANGE` descends enough (as at a kink of
+Φ_τ), or the allowed iterations are used up."""
+
 
 @dataclass(frozen=True)
 class Solution:
-    """Where exact descent ended.
+    """Where exact descent ended, and how.
 
     Attributes:
         x: upper variable, NumPy arrays in double precision.
         objective: Φ_τ(x) at the last entropy weight.
         residual: ‖Π_X(x − ∇Φ_τ(x)) − x‖, zero at a stationary point.
         num_iterations: accepted steps, all entropy weights and this start only.
+        status: how descent at the last entropy weight ended.
     """
 
     x: PyTree
     objective: float
     residual: float
     num_iterations: int
+    status: Status
 
 
 def solve(
@@ -43,14 +50,17 @@ def solve(
 ) -> Solution:
     """Minimizes Φ_τ by projected descent on (IG): Barzilai–Borwein steps, Armijo backtracking, several starts.
 
-    Φ_τ is not convex: the answer is a stationary point, the best over all starts. At small τ it is nearly flat wherever
-    the optimal policy does not change, so descent is annealed through a sequence of entropy weights.
+    Φ_τ is not convex: the solution is a stationary point, the best over all starts. At small τ Φ_τ is nearly flat
+    wherever the optimal policy does not change, so descent is annealed through a sequence of entropy weights.
 
     Args:
         entropy_weight: τ, or the sequence to anneal through; the objective reported is that of the last.
         starts: values of x to start from, projected; `problem.initial_x` alone by default.
         max_iterations: accepted steps per start and entropy weight.
         tolerance: residual at which a point counts as stationary.
+
+    Returns:
+        The solution with the lowest objective over all starts; its `status` says whether it is stationary.
 
     Raises:
         ValueError: an empty sequence, a weight that is not positive, or a start of the wrong structure.
@@ -70,7 +80,7 @@ def solve(
     for start in starts:
         x = as_upper_variable(problem, start)
         x = _moved(problem, x, gradient=jax.tree.map(np.zeros_like, x), step=0.0)
-        solution = Solution(x, np.inf, np.inf, num_iterations=0)
+        solution = Solution(x, np.inf, np.inf, num_iterations=0, status="iteration limit")
         for weight in weights:
             solution = _descend(problem, solution, weight, max_iterations, tolerance)
         solutions.append(solution)
@@ -83,10 +93,10 @@ def _descend(
     x = start.x
     objective = float(hyper_objective(problem, x, entropy_weight=entropy_weight))
     gradient = hyper_gradient(problem, x, entropy_weight=entropy_weight)
-    step, num_iterations = 1.0, 0
+    step, num_iterations = 1.0, start.num_iterations
     while (residual := _norm(_minus(_moved(problem, x, gradient, 1.0), x))) > tolerance:
-        if num_iterations == max_iterations:
-            break
+        if num_iterations == start.num_iterations + max_iterations:
+            return Solution(x, objective, residual, num_iterations, "iteration limit")
         while True:
             new_x = _moved(problem, x, gradient, step)
             move = _minus(new_x, x)
@@ -95,12 +105,12 @@ def _descend(
                 break
             step /= 2
             if step < STEP_RANGE[0]:
-                return Solution(x, objective, residual, start.num_iterations + num_iterations)
+                return Solution(x, objective, residual, num_iterations, "line search failed")
         new_gradient = hyper_gradient(problem, new_x, entropy_weight=entropy_weight)
         curvature = _dot(move, _minus(new_gradient, gradient))
         step = float(np.clip(_norm(move) ** 2 / curvature if curvature > 0 else 4 * step, *STEP_RANGE))
         x, objective, gradient, num_iterations = new_x, new_objective, new_gradient, num_iterations + 1
-    return Solution(x, objective, residual, start.num_iterations + num_iterations)
+    return Solution(x, objective, residual, num_iterations, "converged")
 
 
 def _moved(problem: BilevelProblem, x: PyTree, gradient: PyTree, step: float) -> PyTree:

@@ -22,7 +22,7 @@ def upper_noise(
 
     h = ∇g(x) + ∇_x c_x(sᴸ,aᴸ) + (∇_x r_x(s,a) − ∇_x r_x(sᴸ,aᴸ)) / w with (s, a) and (sᴸ, aᴸ) drawn independently from
     the two occupancies; where the dynamics depend on x, r_x has γ log P_x(s'|s,a) (V(s') − V(s)) beside it, V fixed.
-    Of an upper objective that is no `OccupancyCost` the noise of ∇_x f is left out.
+    Where the upper objective is not an `OccupancyCost`, the noise of ∇_x f is left out.
     The mean of B independent pairs has 1/√B of it; the samples of a chain, which are correlated in time, have more
     from one iteration to the next.
 

@@ -26,7 +26,7 @@ class OpenFunction(eqx.Module):
     module_arrays: dict[str, np.ndarray]
 
     def __call__(self, *args: Any) -> Any:
-        """Calls the function with the leaves in the place of what it captured."""
+        """Calls the function with the leaves instead of what it captured."""
         code, captured = self.function.__code__, self.function.__closure__ or ()
         cells = tuple(
             types.CellType(self.cells[name]) if name in self.cells else cell

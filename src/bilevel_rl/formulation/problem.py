@@ -50,7 +50,7 @@ class BilevelProblem(eqx.Module):
         reward_bound: an upper bound of |r_x(s, a)| over all feasible x; it bounds the critics. Infinite: no bound.
         initial_spread: standard deviation of the normal noise that is added to every entry of x_0, anew for each seed.
         outcome_probabilities: P_x, as `outcome_probabilities(x, state, action)`: how likely each of the K outcomes is
-            that the environment lists for a pair, in place of the environment's own probabilities. None where x leaves
+            that the environment lists for a pair, instead of the environment's own probabilities. None where x leaves
             the dynamics alone. An outcome of probability 0 is never sampled, and what its gradient says is lost.
         entropy_weight: λ of a follower that values entropy itself: Φ_λ is then what the leader minimizes, not a
             smoothed Φ. None for a follower that maximizes its reward alone. Oracles and step sizes are told their τ.
@@ -130,7 +130,7 @@ class BilevelProblem(eqx.Module):
         """c_x(s, a) for a batch of pairs; 0 in terminal states.
 
         Raises:
-            ValueError: the upper objective is no `OccupancyCost`.
+            ValueError: the upper objective is not an `OccupancyCost`.
         """
         if not isinstance(self.upper, OccupancyCost):
             raise ValueError(f"upper is a {type(self.upper).__name__}, which has no cost of its own per step")
@@ -154,7 +154,7 @@ class BilevelProblem(eqx.Module):
         """The follower's MDP at x, its whole table worked out: for oracles.
 
         Raises:
-            ValueError: the environment is no `TabularMDP`.
+            ValueError: the environment is not a `TabularMDP`.
         """
         if self.outcome_probabilities is None:
             return self.mdp

@@ -28,8 +28,8 @@ class ProblemScales(NamedTuple):
     Attributes:
         reward: R, in units of the follower's reward.
         cost: C, in units of the leader's cost.
-        x: X, how far every entry of x can move before rewards and dynamics answer in another way, or x comes to the
-            ends of its feasible set.
+        x: X, how far every entry of x can move before rewards and dynamics respond to it in another way, or x
+            comes to the ends of its feasible set.
     """
 
     reward: float

@@ -73,7 +73,11 @@ class UpperObjective(eqx.Module):
 
     @abc.abstractmethod
     def bound_to(self, environment: Any, x: PyTree) -> "UpperObjective":
-        """The same objective, checked and made ready for a problem with this environment and start x."""
+        """The same objective, checked and made ready for a problem with this environment and start x.
+
+        Raises:
+            ValueError: a function does not return a scalar, or a number or an index is out of its range.
+        """
 
     @property
     def step_cost_bound(self) -> Float[ArrayLike, ""]:
@@ -111,7 +115,7 @@ class OccupancyCost(UpperObjective):
         return self.cost_bound
 
     def bound_to(self, environment: TabularMDP | ObservedEnvironment, x: PyTree) -> "OccupancyCost":
-        """As `UpperObjective.bound_to`."""
+        """The same objective, checked and made ready for a problem; `ValueError` for what does not fit."""
         check_bound("upper.cost_bound", self.cost_bound)
         _check_scalar("upper.cost", "one state and one action", example_call(self.cost, environment, x))
         return OccupancyCost(
@@ -148,7 +152,7 @@ class OccupancyFunctional(UpperObjective):
         return self.cost_bound
 
     def bound_to(self, environment: TabularMDP, x: PyTree) -> "OccupancyFunctional":
-        """As `UpperObjective.bound_to`."""
+        """The same objective, checked and made ready for a problem; `ValueError` for what does not fit."""
         check_bound("upper.cost_bound", self.cost_bound)
         if not 0 < self.tracking_step <= 1:
             raise ValueError(f"upper.tracking_step must lie in (0, 1], got {self.tracking_step}")
@@ -194,7 +198,7 @@ class PolicyLoss(UpperObjective):
         return jnp.mean(losses) + self.regularizer(x)
 
     def bound_to(self, environment: TabularMDP, x: PyTree) -> "PolicyLoss":
-        """As `UpperObjective.bound_to`."""
+        """The same objective, checked and made ready for a problem; `ValueError` for what does not fit."""
         for name, indices, count in (
             ("states", self.states, environment.num_states),
             ("actions", self.actions, environment.num_actions),
@@ -250,7 +254,7 @@ class TrajectoryLoss(UpperObjective):
         return self.segments.mean(lambda s, a: self.loss(x, s, a), log_policy) + self.regularizer(x)
 
     def bound_to(self, environment: TabularMDP, x: PyTree) -> "TrajectoryLoss":
-        """As `UpperObjective.bound_to`."""
+        """The same objective, checked and made ready for a problem; `ValueError` for what does not fit."""
         if self.num_steps < 1:
             raise ValueError(f"upper.num_steps must be at least 1, got {self.num_steps}")
         if self.num_trajectories not in (1, 2):

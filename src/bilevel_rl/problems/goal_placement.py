@@ -130,7 +130,8 @@ def goal_placement_optimum(problem: BilevelProblem, *, entropy_weight: float = 0
     one_hots = ONE_HOT_LOGIT * np.eye(problem.initial_x.size)
     objectives = one_cell_objectives(problem, entropy_weight=entropy_weight)
     ranked = np.argsort(objectives)
-    best_cell = Solution(one_hots[ranked[0]], float(objectives[ranked[0]]), residual=0.0, num_iterations=0)
+    # A softmax of these logits is saturated: its gradient vanishes to rounding.
+    best_cell = Solution(one_hots[ranked[0]], float(objectives[ranked[0]]), 0.0, num_iterations=0, status="converged")
     starts = [problem.initial_x, *(one_hots[ranked[: num_descents - 1]] / 5)]
     descended = solve(problem, entropy_weight=entropy_weight, starts=starts, max_iterations=200)
     return min(best_cell, descended, key=lambda solution: solution.objective)

@@ -1,7 +1,6 @@
 """Options that every experiment has: how long to run, with which step sizes. Every field is a flag."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -99,26 +98,6 @@ class ScheduleConfig:
             entropy=self.entropy_weight,
             offset=self.offset,
         )
-
-
-def check_search(budget: float, seed: int, evaluation_entropy_weight: float, counts: Mapping[str, int]):
-    """Raises `ValueError` for numbers that no search of parameters can be run with.
-
-    Args:
-        budget: environment transitions of a run.
-        seed: of all randomness.
-        evaluation_entropy_weight: τ at which Φ is measured.
-        counts: name of an option to how many.
-    """
-    if not (budget >= 1 and math.isfinite(budget) and budget == int(budget)):
-        raise ValueError(f"--budget must be a positive number of transitions, got {budget:g}")
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {count}")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"--seed must lie in 0..{2**32 - 1}, got {seed}")
-    if not 0 < evaluation_entropy_weight < math.inf:
-        raise ValueError(f"--evaluation-entropy-weight must be finite and positive, got {evaluation_entropy_weight}")
 
 
 def to_json(experiment: str, config: Any) -> dict[str, Any]:

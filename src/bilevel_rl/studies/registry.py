@@ -27,7 +27,8 @@ def _needs_an_extra(name: str) -> bool:
 
 
 def _concrete(kind: type[Study]) -> Iterator[type[Study]]:
-    if not inspect.isabstract(kind):
+    """Subclasses that have a name; the others are what several studies share."""
+    if not inspect.isabstract(kind) and hasattr(kind, "name"):
         yield kind
     for subclass in kind.__subclasses__():
         yield from _concrete(subclass)

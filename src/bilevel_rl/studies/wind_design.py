@@ -69,7 +69,8 @@ class WindDesignOptions:
         reference = exact_descent(problem, entropy_weight, entropy_weight, upper=0.1, num_iterations=EXACT_ITERATIONS)
         x, metrics = reference.x[0], reference.metrics
         objective, slope = metrics["upper_objective"][-1], metrics["hyper_gradient_norm"][-1]
-        return exact.Solution(np.asarray(x, np.float64), float(objective), float(slope), EXACT_ITERATIONS)
+        x = np.asarray(x, np.float64)
+        return exact.Solution(x, float(objective), float(slope), EXACT_ITERATIONS, status="iteration limit")
 
 
 @dataclass(frozen=True)
