@@ -9,24 +9,31 @@ TORCH ?= torch==2.13.0
 LM := tests/lm tests/studies/happy_tweets src/bilevel_rl/lm src/bilevel_rl/studies/happy_tweets
 WITHOUT_LM := $(LM:%=--ignore=%)
 
-.PHONY: run test test-slow coverage lm test-lm lint clean
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+.PHONY: run test test-rest test-all coverage lm test-lm lint clean
 
 run: .venv/.installed
 	$(BIN)/bilevel-rl run $(EXPERIMENT) $(ARGS)
 
+# Every unit, oracle and contract, and one kill-and-resume: minutes.
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest -n 2 -m 'not slow' $(WITHOUT_LM) $(ARGS)
+	$(PYTEST) -m 'not slow' $(WITHOUT_LM) $(ARGS)
 
-test-slow: .venv/.installed-dev
-	$(BIN)/python -m pytest -n 2 -m slow $(WITHOUT_LM) $(ARGS)
+# Sampling with many draws, long runs, whole commands, storms of kills, several processes.
+test-rest: .venv/.installed-dev
+	$(PYTEST) -m slow $(WITHOUT_LM) $(ARGS)
+
+test-all: test test-rest
 
 coverage: .venv/.installed-dev
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(WITHOUT_LM) $(ARGS)
+	$(PYTEST) --cov --cov-report=term $(WITHOUT_LM) $(ARGS)
 
 lm: .venv/.installed-lm
 
 test-lm: .venv/.installed-dev .venv/.installed-lm
-	$(BIN)/python -m pytest -n 2 $(LM) $(ARGS)
+	$(PYTEST) $(LM) $(ARGS)
 
 lint: .venv/.installed-dev .venv/.installed-lm
 	$(BIN)/ruff check .

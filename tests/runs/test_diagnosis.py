@@ -70,6 +70,7 @@ def findings_of(algorithm, key, num_iterations=10_000):
 KEYS = (0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize(
     ("expected", "changed"),
@@ -89,6 +90,7 @@ def test_goal_position_made_to_fail(expected, changed, key):
     assert got[expected] >= 3, got
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("entropy", [0.01, 0.003])
 def test_states_that_are_never_explored(entropy, key):
@@ -96,6 +98,7 @@ def test_states_that_are_never_explored(entropy, key):
     assert got[UNEXPLORED] >= 3, got
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize(("exponent", "offset"), [(3.0, 200.0), (4.0, 200.0)])
 def test_x_freezes_where_the_entropy_weight_decays_too_fast(exponent, offset, key):
@@ -103,11 +106,13 @@ def test_x_freezes_where_the_entropy_weight_decays_too_fast(exponent, offset, ke
     assert got[FROZEN] >= 3, got
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [500.0, 200.0])
 def test_with_the_papers_exponents_the_same_runs_are_healthy(offset):
     assert findings(position_problem(), 0, offset=offset) == {HEALTHY: NUM_SEEDS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize(
     ("expected", "changed", "seed"),
@@ -122,17 +127,20 @@ def test_random_problems(expected, changed, seed, key):
     assert got[expected] >= (NUM_SEEDS if expected == HEALTHY else 3), got
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [*KEYS, 2])
 @pytest.mark.parametrize("problem", [position_problem, placement_problem], ids=["position", "placement"])
 def test_healthy_runs(problem, key):
     assert findings(problem(), key) == {HEALTHY: NUM_SEEDS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 def test_a_run_that_starts_at_the_optimum_is_healthy(key):
     assert findings(dataclasses.replace(position_problem(), initial_x=(4.0, 1.0)), key) == {HEALTHY: NUM_SEEDS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("num_iterations", [40, 200])
 def test_a_run_that_has_not_finished_learning_shows_no_failure(num_iterations, key):
@@ -144,6 +152,7 @@ def test_a_run_that_has_not_finished_learning_says_so():
     assert findings(position_problem(), 0, 40)[UNFINISHED] == NUM_SEEDS
 
 
+@pytest.mark.slow
 def test_a_leader_that_never_moves_is_healthy():
     assert findings(position_problem(), 0, upper=0.0) == {HEALTHY: NUM_SEEDS}
 
