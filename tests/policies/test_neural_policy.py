@@ -165,3 +165,24 @@ def test_networks_that_do_not_fit_are_refused(changes, message):
 def test_a_shared_network_needs_a_hidden_layer():
     with pytest.raises(ValueError, match="depth must be at least 1 where shared, got 0"):
         NeuralActorCritic.mlp(MDP, depth=0, shared=True)
+
+
+def factorized_shapes(jaxpr):
+    """Shapes of all matrices that are factorized, also in loops."""
+    shapes = [equation.invars[0].aval.shape for equation in jaxpr.eqns if equation.primitive.name == "qr"]
+    for equation in jaxpr.eqns:
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            shapes += factorized_shapes(inner)
+    return shapes
+
+
+def test_weights_of_seeds_side_by_side_are_drawn_one_after_the_other():
+    # Batched factorizations inside of a compiled program can deadlock on two cores (dev/LOG.md).
+    policies = NeuralActorCritic.mlp(MDP, width=8)
+    keys = jax.random.split(jax.random.key(3), 5)
+    shapes = factorized_shapes(jax.make_jaxpr(jax.vmap(policies.init))(keys).jaxpr)
+    assert shapes
+    assert {len(shape) for shape in shapes} == {2}
+    together, alone = jax.vmap(policies.init)(keys), [policies.init(key) for key in keys]
+    for leaf, others in zip(jax.tree.leaves(together), zip(*map(jax.tree.leaves, alone), strict=True), strict=True):
+        np.testing.assert_array_equal(leaf, np.stack(others))

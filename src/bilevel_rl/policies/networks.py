@@ -42,10 +42,7 @@ def orthogonal(part: PyTree, last_gain: float, key: Array) -> PyTree:
         return part
     gains = [HIDDEN_GAIN] * (len(layers) - 1) + [last_gain]
     keys = jax.random.split(key, len(layers))
-    drawn = [
-        jax.nn.initializers.orthogonal(gain)(k, layer.weight.shape, layer.weight.dtype)
-        for layer, gain, k in zip(layers, gains, keys, strict=True)
-    ]
+    drawn = [_orthogonal_weight(layer, gain, k) for layer, gain, k in zip(layers, gains, keys, strict=True)]
     part = eqx.tree_at(lambda part: [layer.weight for layer in _layers(part)], part, drawn)
     biases = [layer.bias for layer in layers if layer.bias is not None]
     if not biases:
@@ -55,6 +52,18 @@ def orthogonal(part: PyTree, last_gain: float, key: Array) -> PyTree:
         part,
         [jnp.zeros_like(bias) for bias in biases],
     )
+
+
+def _orthogonal_weight(layer: eqx.nn.Linear, gain: float, key: Array) -> Array:
+    """A weight of the layer's shape; under vmap one after the other, since batched factorizations can deadlock."""
+    implementation = jax.random.key_impl(key)
+
+    @jax.custom_batching.sequential_vmap
+    def draw(key_data: Array) -> Array:
+        key = jax.random.wrap_key_data(key_data, impl=implementation)
+        return jax.nn.initializers.orthogonal(gain)(key, layer.weight.shape, layer.weight.dtype)
+
+    return draw(jax.random.key_data(key))
 
 
 def _is_weight(leaf: Any) -> bool:
