@@ -1,6 +1,7 @@
 """Algorithm 1 on a language model: the reward moves while two policies learn from it, all from the same completions.
 
-Source: Zeng, Bhatt, Ganesh, Koppel, arXiv 2601.16399 (2026). Equation names are those of docs/method.md, section 4.
+Source: Zeng, Bhatt, Ganesh, Koppel, "A Hessian-Free Actor-Critic Algorithm for Bi-Level Reinforcement Learning with
+Applications to LLM Fine-Tuning", AISTATS 2026 (arXiv 2601.16399). Equation names are those of docs/method.md, section 4.
 
 | symbol | name            | meaning                                                                    |
 |--------|-----------------|----------------------------------------------------------------------------|
@@ -29,8 +30,24 @@ from bilevel_rl.lm.rows import StepSizeNumbers
 class BilevelRLHFTrainer(TwoPolicyTrainer):
     """Moves a reward to where the policy that optimizes it writes what people like.
 
-    Minimizes Φ(x) = f(x, π*(x)) + λ NLL_D(x) by one first-order loop. Arguments and errors are those of `RLHFTrainer`;
-    `upper_objective` is needed.
+    Minimizes Φ(x) = f(x, π*(x)) + λ NLL_D(x) by one first-order loop.
+
+    Args:
+        model: a causal language model, or the path of one. It is frozen, and its layers are wrapped in place.
+        processing_class: its tokenizer, with an end mark and a padding token.
+        reward_model: r_x, any module from `RewardInputs` to one number a row; its parameters are x.
+        upper_objective: f, what the leader wants of completions.
+        prompts: texts that completions begin with; an empty text is the start mark alone.
+        preference_dataset: D, rows with "chosen" and "rejected" (and "prompt"); None for no offline term.
+        args: options.
+        peft_config: form of the adapters; by default LoRA of rank 8 on all linear layers.
+        judges: name to scorer: columns of the metric rows that nothing learns from.
+
+    Raises:
+        ValueError: an argument cannot be used; the message names it.
+
+    Warns:
+        ScheduleWarning: the step sizes violate a validity condition (docs/method.md, section 4).
     """
 
     def _iterate(self, k: int, step_size: StepSizeNumbers) -> dict[str, float]:

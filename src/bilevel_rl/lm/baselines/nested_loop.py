@@ -14,7 +14,7 @@ from bilevel_rl.lm.rows import StepSizeNumbers
 
 
 class NestedLoopRLHFTrainer(TwoPolicyTrainer):
-    """x moves once in T iterations. Arguments and errors are those of `RLHFTrainer`, and:
+    """x moves once in T iterations. Takes the arguments of `RLHFTrainer`, and:
 
     Args:
         num_inner_steps: T.
