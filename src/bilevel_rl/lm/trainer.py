@@ -1,7 +1,7 @@
 """Algorithm 1 on a language model: the reward moves while two policies learn from it, all from the same completions.
 
 Source: Zeng, Bhatt, Ganesh, Koppel, "A Hessian-Free Actor-Critic Algorithm for Bi-Level Reinforcement Learning with
-Applications to LLM Fine-Tuning", AISTATS 2026 (arXiv 2601.16399). Equation names are those of docs/method.md, section 4.
+Applications to LLM Fine-Tuning", AISTATS 2026 (arXiv 2601.16399). Equation names: docs/method.md, section 4.
 
 | symbol | name            | meaning                                                                    |
 |--------|-----------------|----------------------------------------------------------------------------|
