@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from bilevel_rl import SingleLoopActorCritic, exact, run
+from bilevel_rl import Followers, SingleLoopActorCritic, exact, run
 from bilevel_rl.comparison import compare as comparison, tasks, tuning
 from bilevel_rl.comparison.figures import Outcome, read_outcome, read_outcomes
 from bilevel_rl.comparison.methods import FREE_ITERATIONS, METHODS, Method
@@ -177,7 +177,9 @@ class Cliff:
         return exact.Solution(problem.initial_x, 0.0, 0.0, 0)
 
 
-STEADY = Method(lambda problem, step_sizes, _: SingleLoopActorCritic(problem, step_sizes, 4), {"upper": (1e-9, 1.0)})
+STEADY = Method(
+    lambda problem, step_sizes, _: SingleLoopActorCritic(problem, step_sizes, Followers(4)), {"upper": (1e-9, 1.0)}
+)
 
 
 def on_the_cliff(path, upper):
@@ -248,7 +250,9 @@ class FreeRide(SingleLoopActorCritic):
 
 
 def test_a_method_without_transitions_has_one_seed_and_is_a_line_to_compare_with(tmp_path, monkeypatch, copied):
-    free = Method(lambda problem, steps, _: FreeRide(problem, steps, 4), {"upper": (0.01, 0.1)}, is_deterministic=True)
+    free = Method(
+        lambda problem, steps, _: FreeRide(problem, steps, Followers(4)), {"upper": (0.01, 0.1)}, is_deterministic=True
+    )
     monkeypatch.setitem(METHODS, "free", free)
     comparison.main(with_settings(methods=(*NAMES, "free")), copied, progress=False)
     assert [path.name for path in (copied.path / "final/free").iterdir()] == ["seed-0"]

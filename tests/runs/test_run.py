@@ -204,7 +204,7 @@ def test_the_same_key_gives_the_same_bits_and_another_key_others(whole):
 
 def test_seeds_differ_from_each_other(whole):
     for seed in range(1, NUM_SEEDS):
-        assert differ(seed_of(whole.states.followers, 0), seed_of(whole.states.followers, seed))
+        assert differ(seed_of(whole.states.parameters, 0), seed_of(whole.states.parameters, seed))
 
 
 def test_step_k_of_seed_i_uses_its_entry_of_the_block_drawn_from_the_key_folded_with_i_and_the_block():
@@ -334,7 +334,7 @@ def test_the_iteration_of_a_divergence_is_the_one_that_single_steps_find():
             break
         state = after
     assert int(state.num_iterations) == first_beyond("x1", SLOPE_EDGE)[LONE_SEED]
-    assert np.all(np.isfinite(after.followers))
+    assert np.all(np.isfinite(after.parameters))
 
 
 def test_the_state_kept_is_the_last_finite_one_bit_by_bit(one_stopped):

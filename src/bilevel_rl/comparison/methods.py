@@ -14,6 +14,7 @@ from bilevel_rl.algorithms import (
     BellmanPBRL,
     ExactDescent,
     FiniteDifference,
+    Followers,
     NestedLoop,
     PartialSGD,
     PlannedHPGD,
@@ -135,7 +136,7 @@ def _exact(problem: BilevelProblem, step_sizes: StepSizes, parameters: Parameter
 
 METHODS: dict[str, Method] = {
     "single-loop": Method(
-        lambda problem, step_sizes, _: SingleLoopActorCritic(problem, step_sizes, NUM_CHAINS, coupled=False),
+        lambda problem, step_sizes, _: SingleLoopActorCritic(problem, step_sizes, Followers(NUM_CHAINS, coupled=False)),
         _ranges("upper", "actor", "critic", "penalty", "entropy"),
         exponents=(9 / 10, 1 / 2, 1 / 2, 3 / 20, 1 / 20),
     ),

@@ -176,7 +176,7 @@ def _command(config: Tuning, chosen: Task) -> str:
     options |= {"log-every": math.ceil(num_iterations / NUM_LOG_POINTS)}
     options |= {"evaluation-entropy-weight": config.tuning.evaluation_entropy_weight}
     words = [f"--{name} {value}" for name, value in options.items()]
-    if not chosen.algorithm().coupled:  # pyright: ignore[reportAttributeAccessIssue]
+    if not chosen.algorithm().followers.coupled:  # pyright: ignore[reportAttributeAccessIssue]
         words.append("--no-coupled")
     experiment = EXPERIMENTS[type(config)]
     return " ".join(["bilevel-rl run", experiment, *_changed_options(config.problem), "--schedule decaying", *words])
