@@ -65,7 +65,7 @@ def test_with_one_inner_step_it_is_algorithm_1():
         expected, expected_info = single_step(uniforms, expected)
         jax.tree.map(
             lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5),
-            (state, info),
+            (state[:4], info[:4]),
             (expected[:4], expected_info[:4]),
         )
     assert np.abs(ravel_pytree(state)[0] - start).max() > 0.5

@@ -292,10 +292,10 @@ def test_divergence_of_a_network_is_found_in_the_followers():
         upper=OccupancyCost(algorithm.problem.upper.cost, regularizer=lambda x: -x[0]),
     )
     algorithm = dataclasses.replace(algorithm, problem=problem)
-    with pytest.warns(RuntimeWarning, match="seed 0 diverged: .*followers"):
+    with pytest.warns(RuntimeWarning, match="seed 0 diverged: .*parameters"):
         result = run(algorithm, jax.random.key(0), 1, 200, 100, progress=False)
     assert len(result.divergences) == 1
-    assert "followers" in result.divergences[0].quantity
+    assert "parameters" in result.divergences[0].quantity
     assert len(result.divergences[0].quantity) < 200
     assert np.all(np.isfinite(result.states.parameters.weights.actor[0]))
 

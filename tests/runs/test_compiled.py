@@ -296,7 +296,7 @@ def test_advance_says_which_leaves_of_which_seeds_are_finite():
     idle = next(s for s in range(5) if s not in np.asarray(states.chain_states))
     spoiled = states._replace(
         x=states.x | {"tilt": states.x["tilt"].at[0, 1].set(jnp.inf)},
-        followers=states.parameters.at[2, 1, idle, 0].set(jnp.nan),
+        parameters=states.parameters.at[2, 1, idle, 0].set(jnp.nan),
     )
     _, _, is_finite = loop.advance(spoiled, 5, 5)
     expected = {"num_iterations": [], "shift": [], "tilt": [0], "parameters": [2], "chain_states": []}

@@ -260,7 +260,7 @@ def test_divergence_stops_the_run_at_the_last_finite_state(tmp_path):
         upper=OccupancyCost(algorithm.problem.upper.cost, regularizer=lambda x: -x[0]),
     )
     algorithm = dataclasses.replace(algorithm, problem=problem)
-    with pytest.warns(RuntimeWarning, match="seed 0 diverged: .*followers"):
+    with pytest.warns(RuntimeWarning, match="seed 0 diverged: .*parameters"):
         result = run_host(algorithm, jax.random.key(0), vector(Table), 100, folder=tmp_path / "run", **QUIET)
     (divergence,) = result.divergences
     assert result.states.num_iterations.tolist() == [divergence.num_iterations]

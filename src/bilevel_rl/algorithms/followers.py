@@ -179,7 +179,9 @@ class Followers(eqx.Module):
         start = self.policy(environment).init(key)
         return jax.tree.map(lambda leaf: jnp.stack([leaf] * num_followers), start)
 
-    def log_policies(self, environment: TabularMDP, parameters: Parameters) -> Float[Array, "F S A"]:
+    def log_policies(
+        self, environment: TabularMDP, parameters: PyTree[Shaped[ArrayLike, "F ..."]]
+    ) -> Float[Array, "F S A"]:
         """log π of every follower in every state."""
         states = jnp.arange(environment.num_states)
         parameters = jax.tree.map(jnp.asarray, parameters)
