@@ -325,7 +325,9 @@ def test_choose_takes_the_seeds_of_either():
 
 # Several devices.
 
-CASES = [(name, 4 * seeds_per_group, seeds_per_group, "threefry2x32") for name in PROBLEMS for seeds_per_group in (1, 2)]
+CASES = [
+    (name, 4 * seeds_per_group, seeds_per_group, "threefry2x32") for name in PROBLEMS for seeds_per_group in (1, 2)
+]
 CASES += [("garnet", 4, 1, "rbg")]
 
 ON_FOUR_DEVICES = """

@@ -11,8 +11,8 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from bilevel_rl import (
-    Followers,
     BilevelProblem,
+    Followers,
     FunctionalEnvironment,
     HostEnvironment,
     NeuralActorCritic,
