@@ -268,7 +268,7 @@ def test_divergence_stops_the_run_at_the_last_finite_state(tmp_path):
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(result.states))
     assert result.metrics["num_iterations"][-1] <= divergence.num_iterations < 100
     again = run_host(algorithm, jax.random.key(0), vector(Table), 100, folder=tmp_path / "run", **QUIET)
-    assert again.divergences == [divergence]
+    assert list(again.divergences) == [divergence]
     np.testing.assert_array_equal(again.x, result.x)
 
 
