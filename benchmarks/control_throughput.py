@@ -55,7 +55,7 @@ def algorithm_in(environment: Any, num_chains: int) -> Any:
     )
     sizes = brl.StepSizes.decaying(upper=1e-3, actor=1e-3, critic=3e-3)
     policies = brl.NeuralActorCritic.mlp(problem.environment, width=64, depth=2)
-    return brl.SingleLoopActorCritic(problem, sizes, num_chains, policies=policies)
+    return brl.SingleLoopActorCritic(problem, sizes, brl.Followers(num_chains, policies=policies))
 
 
 def compiled(num_chains: int) -> tuple[Advance, int]:

@@ -65,7 +65,7 @@ def single_loop(problem: brl.BilevelProblem, upper: float) -> brl.SingleLoopActo
     sizes = brl.StepSizes.constant_entropy(
         upper=upper, actor=ACTOR, critic=CRITIC, penalty=PENALTY, entropy=problem.entropy_weight or 0.0
     )
-    return brl.SingleLoopActorCritic(problem, sizes, num_chains=16, coupled=False)
+    return brl.SingleLoopActorCritic(problem, sizes, brl.Followers(16, coupled=False))
 
 
 METHODS = {

@@ -60,7 +60,7 @@ def main():
     )
     with warnings.catch_warnings(action="ignore", category=ScheduleWarning):
         algorithm = brl.SingleLoopActorCritic(
-            problem, step_sizes, arguments.chains, coupled=not arguments.uncoupled, policies=policies
+            problem, step_sizes, brl.Followers(arguments.chains, coupled=not arguments.uncoupled, policies=policies)
         )
     log_every = max(1, round(arguments.transitions / algorithm.num_transitions_per_iteration / 10))
     begin = time.perf_counter()

@@ -67,11 +67,13 @@ def ours(seeds: int, chains: int, size: int, precision: str, generator: str = "t
 
     compiler.fuse_small_loops(None)
     warnings.simplefilter("ignore")
-    algorithm = brl.SingleLoopActorCritic(brl.problems.goal_position(size=size), num_chains=chains, coupled=False)
+    algorithm = brl.SingleLoopActorCritic(
+        brl.problems.goal_position(size=size), followers=brl.Followers(chains, coupled=False)
+    )
     loop = loops.Loop(algorithm, jax.random.key(0, impl=generator), loops.Layout.plan(algorithm, seeds))
     states = jax.block_until_ready(loop.start())
     environment = algorithm.problem.mdp
-    tables = states.followers.nbytes + environment.successors.nbytes + environment.start_states.nbytes
+    tables = states.parameters.nbytes + environment.successors.nbytes + environment.start_states.nbytes
     before = _resident_bytes()
     begin = time.perf_counter()
     reserved = loop.reserved_bytes(states)

@@ -52,7 +52,9 @@ def setting(num_chains: int, *, coupled: bool = False, holds: bool = True):
         steps = UpperSteps()
         if "recursion" in parameters:
             steps = UpperSteps(recursion=PowerDecay(parameters["recursion"], 0.5, offset))
-        return brl.SingleLoopActorCritic(problem, step_sizes, num_chains, coupled=coupled, upper_steps=steps)
+        return brl.SingleLoopActorCritic(
+            problem, step_sizes, brl.Followers(num_chains, coupled=coupled), upper_steps=steps
+        )
 
     return build
 

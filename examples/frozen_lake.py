@@ -106,7 +106,7 @@ def learned_bonuses(num_iterations: int, num_seeds: int, *, progress: bool) -> F
         upper=3e-5, actor=2.0, critic=16.0, penalty=0.02, entropy=ENTROPY_WEIGHT, offset=20_000.0
     )
     result = brl.run(
-        brl.SingleLoopActorCritic(frozen_lake(), step_sizes, num_chains=32),
+        brl.SingleLoopActorCritic(frozen_lake(), step_sizes, brl.Followers(32)),
         jax.random.key(0),
         num_seeds,
         num_iterations,

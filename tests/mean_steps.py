@@ -32,6 +32,12 @@ def unbounded(problem):
     )
 
 
+def actions_of_chains(algorithm, parameters, chain_states, uniforms):
+    """What both followers of a single loop do in an iteration."""
+    followers, environment = algorithm.followers, algorithm.problem.environment
+    return followers.act(environment, parameters, chain_states, followers.uniforms(uniforms))[0].actions
+
+
 def one_draw(algorithm, key):
     """The randomness of one iteration."""
     return jax.tree.map(lambda leaf: leaf[0], algorithm.draw(key, 1))
@@ -140,7 +146,7 @@ class Sample(NamedTuple):
 
     upper_gradient: np.ndarray  # (N, d)
     follower_steps: np.ndarray  # (N, 2, S, A + 1)
-    info: np.ndarray  # (N, 4, 2)
+    info: np.ndarray  # (N, 4, policies)
 
 
 def sample_steps(algorithm_of, step_sizes, x, followers, chains_of=None, num_samples=150, num_chains=8_000):
@@ -162,14 +168,14 @@ def sample_steps(algorithm_of, step_sizes, x, followers, chains_of=None, num_sam
             chains_of = stationary([state_occupancy(model_of(algorithm.problem, x), p) for p in policies_of(followers)])
         x, followers = jax.tree.map(jnp.asarray, (x, followers))
         start = algorithm.init(jax.random.key(0))
-        start = start._replace(num_iterations=jnp.int32(NUM_ITERATIONS_BEFORE), x=x, followers=followers)
+        start = start._replace(num_iterations=jnp.int32(NUM_ITERATIONS_BEFORE), x=x, parameters=followers)
         step = eqx.filter_jit(algorithm.step)
         for i in range(num_samples):
             noise = one_draw(algorithm, jax.random.key(i))
             chains = jax.tree.map(jnp.asarray, chains_of(rng, num_chains))
             state, info = step(noise, start._replace(**chains))
             upper_step = ravel_pytree(x)[0] - ravel_pytree(state.x)[0]
-            samples.append((upper_step, state.followers - followers, jnp.stack(info[:4])))
+            samples.append((upper_step, state.parameters - followers, jnp.stack(info[:4])))
     upper_steps, follower_steps, infos = (np.asarray(leaves) for leaves in zip(*samples, strict=True))
     assert follower_steps.dtype == np.float64
     ζ, α, β, _, _ = values_at(step_sizes, NUM_ITERATIONS_BEFORE)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel_rl import OccupancyCost, SingleLoopActorCritic, StepSizes, run
+from bilevel_rl import Followers, OccupancyCost, SingleLoopActorCritic, StepSizes, run
 from bilevel_rl.runs.compiled import length_of_block
 from garnets import random_problem
 
@@ -55,7 +55,7 @@ def small_algorithm(*, cost_edge=np.inf, slope_edge=np.inf, upper=0.05, num_chai
     regularizer = SteepBeyond(problem.upper.regularizer, np.asarray(slope_edge, float))
     problem = dataclasses.replace(problem, upper=OccupancyCost(cost, regularizer=regularizer, cost_bound=2.0))
     step_sizes = StepSizes.decaying(upper=upper, actor=0.5, critic=1.0, offset=400.0)
-    return SingleLoopActorCritic(problem, step_sizes, num_chains, coupled=False)
+    return SingleLoopActorCritic(problem, step_sizes, Followers(num_chains, coupled=False))
 
 
 def small_run(algorithm=None, *, key=KEY, num_seeds=NUM_SEEDS, num_iterations=NUM_ITERATIONS, log_every=50, **options):

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from bilevel_rl import RunResult, SingleLoopActorCritic, StepSizes, exact, problems, run
+from bilevel_rl import Followers, RunResult, StepSizes, exact, problems, run
 from bilevel_rl.cli import main
 from bilevel_rl.commands import EXPERIMENTS
 from bilevel_rl.runs.folder import RunFolder
@@ -559,7 +559,7 @@ def test_defaults_of_the_schedule_are_those_of_the_step_sizes(build):
     del expected["exponents"]
     expected["entropy_weight"] = expected.pop("entropy")
     assert fields.pop("schedule") == "decaying"
-    assert fields == {**expected, "num_chains": defaults_of(SingleLoopActorCritic.__init__)["num_chains"]}
+    assert fields == {**expected, "num_chains": defaults_of(Followers.__init__)["num_chains"]}
 
 
 def test_defaults_of_the_settings_are_those_of_run():
@@ -610,7 +610,7 @@ def test_options_reach_the_problem_and_the_algorithm():
     expected = StepSizes.constant_entropy(upper=0.1, actor=0.2, critic=0.3, penalty=0.4, entropy=0.5, offset=60.0)
     for k in (0, 100):
         assert algorithm.step_sizes(k) == expected(k)
-    assert algorithm.num_chains == 7
+    assert algorithm.followers.num_chains == 7
     reference = problems.goal_position(3, slip=0.4, discount=0.8, target=(2, 0), width=3.0, initial_x=(0, 1))
     assert algorithm.problem.environment.discount == 0.8
     np.testing.assert_array_equal(algorithm.problem.environment.probabilities, reference.environment.probabilities)
@@ -629,7 +629,7 @@ def test_the_two_schedules_of_the_comparison_differ_in_the_entropy_weight_alone_
     assert constant.step_sizes(0) == decaying.step_sizes(0)
     assert constant.step_sizes(10**6).entropy == pytest.approx(0.7)
     assert decaying.step_sizes(10**6).entropy < 0.5
-    assert constant.num_chains == decaying.num_chains == 5
+    assert constant.followers.num_chains == decaying.followers.num_chains == 5
 
 
 def test_every_cell_of_four_rooms_is_annealed_alike():

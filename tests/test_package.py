@@ -49,6 +49,7 @@ def test_the_public_names():
         "OccupancyCost",
         "PowerDecay",
         "RunResult",
+        "Followers",
         "SingleLoopActorCritic",
         "StepSizes",
         "TabularMDP",

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import numba_loop, numpy_loop
 from benchmarks.workload import INITIAL_X, Workload
-from bilevel_rl import SingleLoopActorCritic, problems
+from bilevel_rl import Followers, SingleLoopActorCritic, problems
 
 NUM_ITERATIONS, NUM_CHAINS = 400, 3
 
@@ -25,7 +25,7 @@ def start() -> np.ndarray:
 def ours(uniforms, start):
     with jax.enable_x64(True):
         problem = problems.goal_position(size=8)
-        algorithm = SingleLoopActorCritic(problem, num_chains=NUM_CHAINS, coupled=False)
+        algorithm = SingleLoopActorCritic(problem, followers=Followers(NUM_CHAINS, coupled=False))
         state = algorithm.init(jax.random.key(0))._replace(chain_states=jax.numpy.asarray(start))
         advance = jax.jit(lambda state: jax.lax.scan(lambda s, u: (algorithm.step(u, s)[0], None), state, uniforms)[0])
         return jax.tree.map(np.asarray, advance(state))
@@ -38,12 +38,12 @@ def test_the_same_uniforms_make_the_same_updates(reference, ours, uniforms, star
     x, logits, values, chains = state = workload.initial_state(start)
     reference.advance(workload, state, uniforms[:150], 0)
     reference.advance(workload, state, uniforms[150:], 150)
-    assert ours.followers.dtype == np.float64
+    assert ours.parameters.dtype == np.float64
     assert np.abs(x - INITIAL_X).min() > 1e-3, "x has not moved, so nothing was compared"
     np.testing.assert_array_equal(chains, ours.chain_states)
     np.testing.assert_allclose(x, ours.x, rtol=1e-11)
-    np.testing.assert_allclose(logits, ours.followers[..., :-1], rtol=1e-9, atol=1e-11)
-    np.testing.assert_allclose(values, ours.followers[..., -1], rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(logits, ours.parameters[..., :-1], rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(values, ours.parameters[..., -1], rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("reference", [numba_loop, numpy_loop])

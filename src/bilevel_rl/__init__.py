@@ -7,6 +7,7 @@ fuse_small_loops()  # Before anything below compiles.
 from bilevel_rl import exact as exact, formulation as formulation, problems as problems  # noqa: E402
 from bilevel_rl.algorithms import (  # noqa: E402
     ExactDescent as ExactDescent,
+    Followers as Followers,
     SingleLoopActorCritic as SingleLoopActorCritic,
     UpperSteps as UpperSteps,
     untuned as untuned,

@@ -1,9 +1,6 @@
 """What the runner may rely on, whatever the algorithm. A new algorithm is tested by adding it to `ALGORITHMS`."""
 
 import dataclasses
-import subprocess
-import sys
-from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -12,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from bilevel_rl import ExactDescent, PowerDecay, SingleLoopActorCritic, StepSizes, run
+from bilevel_rl import ExactDescent, Followers, PowerDecay, SingleLoopActorCritic, StepSizes, run
 from bilevel_rl.algorithms import (
     HPGD,
     PBRL,
@@ -22,19 +19,16 @@ from bilevel_rl.algorithms import (
     PartialSGD,
     PlannedHPGD,
     SoBiRL,
-    SoBiRLModelBased,
     UpperSteps,
 )
-from bilevel_rl.runs.compiled import Layout, Loop
 from garnets import random_problem
 
 ALGORITHMS = {
-    "single_loop": lambda problem: SingleLoopActorCritic(problem, StepSizes.decaying(upper=0.5), num_chains=4),
+    "single_loop": lambda problem: SingleLoopActorCritic(problem, StepSizes.decaying(upper=0.5), Followers(4)),
     "single_loop_past_the_paper": lambda problem: SingleLoopActorCritic(
         problem,
         StepSizes.decaying(upper=0.5),
-        num_chains=4,
-        coupled=True,
+        Followers(4, coupled=True),
         expects_actions=True,
         upper_steps=UpperSteps(optax.adam(1.0), recursion=PowerDecay(0.5, 0.0), averaging=3.0),
     ),
@@ -50,8 +44,8 @@ ALGORITHMS = {
         problem, num_chains=4, num_inner_steps=3, num_rollout_steps=5, estimator="tables"
     ),
     "sobirl": lambda problem: SoBiRL(problem, StepSizes.constant_entropy(upper=0.5), num_chains=4),
-    "sobirl_model_based": lambda problem: SoBiRLModelBased(problem, num_inner_steps=3),
 }
+WITH_ONE_POLICY = "partial_sgd", "finite_difference", "exact", "hpgd", "planned_hpgd", "hpgd_tables", "sobirl"
 BOUND = 0.5
 
 
@@ -71,8 +65,13 @@ def problem():
 
 
 @pytest.fixture(scope="module", params=ALGORITHMS)
-def algorithm(request, problem):
-    return ALGORITHMS[request.param](problem)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def algorithm(name, problem):
+    return ALGORITHMS[name](problem)
 
 
 @pytest.fixture(scope="module")
@@ -201,14 +200,16 @@ def test_x_moves_and_stays_feasible(algorithm, problem, step, noise):
     assert np.ptp(visited, axis=0).max() > 0
 
 
-def test_log_policies_are_two_normalized_policies(algorithm, problem, step, noise):
+def test_log_policies_are_normalized_and_as_many_as_an_info_tells_of(name, algorithm, problem, step, noise):
     state = algorithm.init(jax.random.key(0))
-    shape = 2, problem.environment.num_states, problem.environment.num_actions
+    num_policies = 1 if name in WITH_ONE_POLICY else 2
+    shape = num_policies, problem.environment.num_states, problem.environment.num_actions
     for k in range(5):
         log_policies = algorithm.log_policies(state)
         assert log_policies.shape == shape
         np.testing.assert_allclose(np.exp(log_policies).sum(-1), 1.0, rtol=1e-5)
-        state, _ = step(noise(jax.random.key(k)), state)
+        state, info = step(noise(jax.random.key(k)), state)
+        assert info.mean_cost.shape == (num_policies,)
     assert np.any(np.abs(np.exp(log_policies) - 1 / shape[-1]) > 1e-3)  # they learn
 
 
@@ -235,48 +236,3 @@ def test_an_interrupted_run_ends_with_the_same_bits(algorithm, tmp_path):
     assert metrics[0] == metrics[1]
     num_transitions = whole.metrics["num_iterations"] * algorithm.num_transitions_per_iteration
     np.testing.assert_array_equal(whole.metrics["num_transitions"], num_transitions)
-
-
-# Several devices: the single loop is tested in test_loop.py.
-
-SHARED = "finite_difference", "nested_loop", "bellman_pbrl"
-
-ON_TWO_DEVICES = """
-import sys
-import jax
-jax.config.update("jax_num_cpu_devices", 2)
-import numpy as np
-import test_contract
-assert test_contract.layout_of("nested_loop").mesh.devices.shape == (1, 2)
-leaves = {}
-for name in test_contract.SHARED:
-    leaves |= {f"{name} {i}": leaf for i, leaf in enumerate(jax.tree.leaves(test_contract.states_of(name)))}
-np.savez(sys.argv[1], **leaves)
-"""
-
-
-def layout_of(name):
-    return Layout.plan(ALGORITHMS[name](bounded_problem()), 1)
-
-
-def states_of(name):
-    """Of one seed, after ten iterations."""
-    loop = Loop(ALGORITHMS[name](bounded_problem()), jax.random.key(6), layout_of(name))
-    return loop.advance(loop.start(), 0, 10)[0]
-
-
-@pytest.fixture(scope="module")
-def on_two_devices(tmp_path_factory):
-    path = tmp_path_factory.mktemp("devices") / "leaves.npz"
-    places = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    code = f"import sys; sys.path[:0] = {places}\n{ON_TWO_DEVICES}"
-    arguments = [sys.executable, "-c", code, str(path)]
-    subprocess.run(arguments, check=True, timeout=300)
-    with np.load(path) as leaves:
-        return dict(leaves)
-
-
-@pytest.mark.parametrize("name", SHARED)
-def test_two_devices_that_share_the_chains_end_with_the_bits_of_one(name, on_two_devices):
-    expected = jax.tree.leaves(states_of(name))
-    assert_same([on_two_devices[f"{name} {i}"] for i in range(len(expected))], expected)

@@ -66,9 +66,9 @@ def test_the_policies_are_the_followers_answer_and_the_info_its_cost(problem):
         info = algorithm.step((), state)[1]
         price = float(problem.upper.regularizer(state.x))
         x = np.asarray(state.x)
-    np.testing.assert_allclose(policies, [lower_policy(problem, x, entropy_weight=TAU)] * 2, atol=1e-9)
+    np.testing.assert_allclose(policies, [lower_policy(problem, x, entropy_weight=TAU)], atol=1e-9)
     cost = hyper_objective(problem, x, entropy_weight=TAU) - price
-    np.testing.assert_allclose(info.mean_cost, [cost, cost], rtol=1e-9)
+    np.testing.assert_allclose(info.mean_cost, [cost], rtol=1e-9)
 
 
 def test_a_run_ends_at_a_stationary_point_with_no_transitions(problem):
@@ -106,10 +106,3 @@ def test_an_answer_that_does_not_converge_stops_the_seed_and_says_why(problem):
         result = run(algorithm, jax.random.key(0), 1, 20, log_every=10, progress=False)
     assert [divergence.num_iterations for divergence in result.divergences] == [0]
     np.testing.assert_allclose(result.x[0], problem.initial_x, rtol=1e-6)
-
-
-def test_several_devices_cannot_share_a_seed(problem):
-    algorithm = ExactDescent(problem)
-    assert algorithm.shared_by("chains", 1) is algorithm
-    with pytest.raises(ValueError, match=r"^an exact method has no chains that 2 devices could share"):
-        algorithm.shared_by("chains", 2)

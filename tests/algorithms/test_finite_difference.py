@@ -68,7 +68,7 @@ def test_few_coordinates_are_all_tried_and_of_many_one_random_direction(shape, n
     problem, slope = sloped_problem(shape)
     algorithm = FiniteDifference(problem, FIXED, num_chains=2, num_inner_steps=1, radius=RADIUS)
     state = algorithm.init(jax.random.key(0))
-    assert len(state.followers) == 2 * num_directions
+    assert len(state.parameters) == 2 * num_directions
     noises = algorithm.draw(jax.random.key(1), 3_000)
     state, _ = jax.jit(jax.vmap(algorithm.step, in_axes=(0, None)))(noises, state)
     gradients = -np.asarray(state.x, np.float64).reshape(3_000, -1) / values_at(FIXED, 0)[0]
@@ -97,9 +97,9 @@ def test_both_followers_of_a_pair_see_the_same_random_numbers():
     assert np.any(state.chain_states[:2] != state.chain_states[2:])
     step = eqx.filter_jit(algorithm.step)
     together, _ = step(noise, state._replace(chain_states=jnp.tile(state.chain_states[:2], (2, 1))))
-    np.testing.assert_array_equal(together.followers[:2], together.followers[2:])
+    np.testing.assert_array_equal(together.parameters[:2], together.parameters[2:])
     np.testing.assert_array_equal(together.chain_states[:2], together.chain_states[2:])
-    assert np.any(together.followers[0] != together.followers[1])
+    assert np.any(together.parameters[0] != together.parameters[1])
     for k in range(20):
         state, _ = step(one_draw(algorithm, jax.random.key(k)), state)
     np.testing.assert_array_equal(state.chain_states[:2], state.chain_states[2:])
@@ -110,7 +110,7 @@ def test_every_chain_has_the_occupancy_of_its_own_policy_as_law():
     followers, x = random_point(problem, num_followers=6)
     frozen = StepSizes.fixed_target(upper=0.0, actor=0.0, critic=0.0)
     algorithm = FiniteDifference(problem, frozen, num_chains=400, num_inner_steps=1)
-    state = algorithm.init(jax.random.key(0))._replace(followers=jnp.asarray(followers, float))
+    state = algorithm.init(jax.random.key(0))._replace(parameters=jnp.asarray(followers, float))
     num_burn_in, num_steps = 30, 150
 
     @eqx.filter_jit
@@ -190,7 +190,7 @@ def test_every_follower_learns_for_t_steps_at_its_own_x_before_x_is_projected():
     algorithm = FiniteDifference(problem, FIXED, num_chains, num_inner_steps=3, radius=RADIUS)
     followers, x = random_point(problem, num_followers=6)
     state = algorithm.init(jax.random.key(1))._replace(
-        x=jax.tree.map(jnp.asarray, x), followers=jnp.asarray(followers, float)
+        x=jax.tree.map(jnp.asarray, x), parameters=jnp.asarray(followers, float)
     )
     noise = one_draw(algorithm, jax.random.key(2))
     after, info = eqx.filter_jit(algorithm.step)(noise, state)
@@ -200,20 +200,20 @@ def test_every_follower_learns_for_t_steps_at_its_own_x_before_x_is_projected():
     for i, at in enumerate(tried_by(x, RADIUS)):
         expected = lone_start._replace(
             x=jax.tree.map(lambda leaf: jnp.asarray(leaf, float), at),
-            followers=state.followers[i : i + 1],
+            parameters=state.parameters[i : i + 1],
             chain_states=state.chain_states[i : i + 1],
         )
         for t in range(3):
             expected, lone_info = step(noise["uniforms"][t][:, i % 3 : i % 3 + 1], expected)
             infos.append(np.stack(lone_info[:4]) if t >= 1 else None)
-        np.testing.assert_allclose(after.followers[i], expected.followers[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(after.parameters[i], expected.parameters[0], rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(after.chain_states[i], expected.chain_states[0])
     mean_info = np.mean([entry for entry in infos if entry is not None], axis=0)
     np.testing.assert_allclose(np.stack(info[:4]), mean_info, rtol=1e-4, atol=1e-5)
     assert np.abs(flat(x)).max() > 0.5  # so that what is tried lies outside too
     assert np.abs(flat(after.x)).max() == 0.5
     for log_policy in algorithm.log_policies(after):
-        np.testing.assert_allclose(np.exp(log_policy), policies_of(after.followers)[0], rtol=1e-5)
+        np.testing.assert_allclose(np.exp(log_policy), policies_of(after.parameters)[0], rtol=1e-5)
 
 
 def test_runs_end_close_to_the_exact_solution():
@@ -244,13 +244,9 @@ def test_the_radius_must_be_positive(radius):
         FiniteDifference(random_problem(seed=0), num_chains=4, radius=radius)
 
 
-def test_there_must_be_chains_and_inner_steps_that_devices_can_share():
+def test_there_must_be_chains_and_inner_steps():
     problem = random_problem(seed=0)
     with pytest.raises(ValueError, match="num_inner_steps must be at least 1, got 0"):
         FiniteDifference(problem, num_inner_steps=0)
     with pytest.raises(ValueError, match="num_chains must be at least 1, got 0"):
         FiniteDifference(problem, num_chains=0)
-    with pytest.raises(ValueError, match="num_chains, 6, must be a multiple of 4"):
-        FiniteDifference(problem, FIXED, num_chains=6).shared_by("chains", 4)
-    shared = FiniteDifference(problem, FIXED, num_chains=6, radius=0.2).shared_by("chains", 2)
-    assert (shared.chain_axis, float(shared.radius)) == ("chains", 0.2)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel_rl import SingleLoopActorCritic
+from bilevel_rl import Followers, SingleLoopActorCritic
 from bilevel_rl.algorithms.step_sizes import PowerDecay, StepSizes
 from bilevel_rl.policies.categorical import FISHER_FLOOR, natural_direction
 from garnets import random_problem
@@ -86,20 +86,20 @@ def test_both_followers_take_it_and_critics_and_chains_are_those_of_plain_actors
     # One chain, so that every visited row holds the step of one sample.
     sizes = dataclasses.replace(StepSizes.decaying(entropy=τ), critic=PowerDecay(1.0, 0.5), actor=PowerDecay(0.2, 0.5))
     plain, natural = (
-        SingleLoopActorCritic(random_problem(seed=0), sizes, num_chains=1, natural=option) for option in (False, True)
+        SingleLoopActorCritic(random_problem(seed=0), sizes, Followers(1, natural=option)) for option in (False, True)
     )
     start = plain.init(jax.random.key(0))
-    table = 0.5 * jax.random.normal(jax.random.key(1), start.followers.shape)
-    start = start._replace(followers=table)
+    table = 0.5 * jax.random.normal(jax.random.key(1), start.parameters.shape)
+    start = start._replace(parameters=table)
     noise = one_draw(plain, jax.random.key(2))
     (left, _), (right, _) = (eqx.filter_jit(each.step)(noise, start) for each in (plain, natural))
     for i in range(2):
         s = int(start.chain_states[i, 0])
         π = softmax(np.asarray(table[i, s, :-1], np.float64))
         assert π.min() > FISHER_FLOOR / len(π)
-        step = np.asarray(left.followers - table)[i, s, :-1]
+        step = np.asarray(left.parameters - table)[i, s, :-1]
         assert np.abs(step).max() > 1e-3
-        taken = np.asarray(right.followers - table)[i, s, :-1]
+        taken = np.asarray(right.parameters - table)[i, s, :-1]
         np.testing.assert_allclose(taken, np.linalg.pinv(fisher(π)) @ step, rtol=1e-3, atol=1e-6)
-    np.testing.assert_array_equal(left.followers[..., -1], right.followers[..., -1])
+    np.testing.assert_array_equal(left.parameters[..., -1], right.parameters[..., -1])
     np.testing.assert_array_equal(left.chain_states, right.chain_states)

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from bilevel_rl import PowerDecay, SingleLoopActorCritic, StepSizes, exact
+from bilevel_rl import Followers, PowerDecay, SingleLoopActorCritic, StepSizes, exact
 from bilevel_rl.algorithms import NestedLoop
+from bilevel_rl.algorithms.sampled import SampledState
+from bilevel_rl.algorithms.single_loop import SingleLoopState
 from bilevel_rl.algorithms.step_sizes import ScheduleWarning
 from garnets import random_problem
 from mean_steps import (
     NUM_ITERATIONS_BEFORE,
     PROBLEMS,
+    actions_of_chains,
     final_x,
     flat,
     mean_follower_step,
@@ -51,9 +54,10 @@ def without_warning(make):
 def test_with_one_inner_step_it_is_algorithm_1():
     problem = dataclasses.replace(random_problem(**PROBLEMS["terminal"], as_dict=True), project=clip_to_half)
     nested = NestedLoop(problem, SIZES, num_chains=6, num_inner_steps=1)
-    single = SingleLoopActorCritic(problem, SIZES, num_chains=6, coupled=False)
+    single = SingleLoopActorCritic(problem, SIZES, Followers(6, coupled=False))
     nested_step, single_step = eqx.filter_jit(nested.step), eqx.filter_jit(single.step)
-    expected = state = single.init(jax.random.key(1))
+    expected = single.init(jax.random.key(1))
+    state = SampledState(*expected[:4])
     start = ravel_pytree(state)[0]
     for k in range(30):
         uniforms = one_draw(single, jax.random.key(100 + k))
@@ -71,20 +75,20 @@ def test_an_iteration_is_t_steps_of_the_followers_and_one_of_x_from_the_later_ha
     problem, num_chains, num_inner_steps, k = random_problem(**PROBLEMS["terminal"]), 6, 5, 7
     nested = NestedLoop(problem, FIXED, num_chains, num_inner_steps=num_inner_steps)
     still = dataclasses.replace(FIXED, upper=PowerDecay(0.0, 0.9))
-    single = without_warning(lambda: SingleLoopActorCritic(problem, still, num_chains, coupled=False))
-    step, actions_of = eqx.filter_jit(single.step), jax.jit(lambda *now: single.actor_critic.act(*now).actions)
+    single = without_warning(lambda: SingleLoopActorCritic(problem, still, Followers(num_chains, coupled=False)))
+    step, actions_of = eqx.filter_jit(single.step), jax.jit(lambda *now: actions_of_chains(single, *now))
     followers, x = random_point(problem)
     expected = nested.init(jax.random.key(2))._replace(num_iterations=jnp.int32(k), x=jnp.asarray(x))
-    expected = expected._replace(followers=jnp.asarray(followers, float))
+    expected = expected._replace(parameters=jnp.asarray(followers, float))
     uniforms = one_draw(nested, jax.random.key(3))
     state, info = eqx.filter_jit(nested.step)(uniforms, expected)
 
-    expected = expected._replace(upper_memory=single.init(jax.random.key(2)).upper_memory)
+    expected = SingleLoopState(*expected, single.init(jax.random.key(2)).upper_memory, None)
     model, gradients, infos = model_of(problem, x), [], []
     ζ, _, _, w, _ = values_at(FIXED, k)
     for t in range(num_inner_steps):
         s = np.asarray(expected.chain_states)
-        a = np.asarray(actions_of(expected.followers, expected.chain_states, uniforms[t]))
+        a = np.asarray(actions_of(expected.parameters, expected.chain_states, uniforms[t]))
         lower, penalized = model.reward_gradient[s, a].mean(1)
         direct = model.cost_gradient[s[1], a[1]].mean(0) + model.regularizer_gradient
         gradients.append(direct + (lower - penalized) / w)
@@ -93,7 +97,7 @@ def test_an_iteration_is_t_steps_of_the_followers_and_one_of_x_from_the_later_ha
     later = slice(num_inner_steps // 2, None)
     assert int(state.num_iterations) == k + 1
     np.testing.assert_allclose(state.x, x - ζ * np.mean(gradients[later], axis=0), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(state.followers, expected.followers, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(state.parameters, expected.parameters, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(state.chain_states, expected.chain_states)
     np.testing.assert_allclose(np.stack(info[:4]), np.mean(infos[later], axis=0), rtol=1e-4, atol=1e-5)
     assert np.abs(np.mean(gradients[later], axis=0) - np.mean(gradients, axis=0)).max() > 1e-2
@@ -156,11 +160,3 @@ def test_there_must_be_an_inner_step(num_inner_steps):
 def test_there_must_be_a_chain():
     with pytest.raises(ValueError, match="num_chains must be at least 1, got 0"):
         NestedLoop(random_problem(seed=0), num_chains=0)
-
-
-def test_devices_must_share_the_chains_evenly():
-    algorithm = NestedLoop(random_problem(seed=0), SIZES, num_chains=6, num_inner_steps=3)
-    shared = algorithm.shared_by("chains", 2)
-    assert (shared.chain_axis, shared.num_inner_steps, shared.num_chains) == ("chains", 3, 6)
-    with pytest.raises(ValueError, match="num_chains, 6, must be a multiple of 4"):
-        algorithm.shared_by("chains", 4)

@@ -11,6 +11,7 @@ import pytest
 
 from bilevel_rl import (
     BilevelProblem,
+    Followers,
     FunctionalEnvironment,
     NeuralActorCritic,
     OccupancyCost,
@@ -69,39 +70,41 @@ def frozen_info(algorithm, num_iterations, key=0):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"coupled": True, "expects_actions": True}], ids=["paper", "coupled"])
+@pytest.mark.parametrize("options", [{}, {"expects_actions": True}], ids=["one action", "all actions"])
 def test_a_linear_network_on_one_hot_states_with_plain_steps_is_the_table(options):
     problem = random_problem(seed=15, num_terminal=1)
     start = np.random.default_rng(0).normal(size=(5, 4))
     start[-1, -1] = 0.0  # the terminal state's value
-    tabular = SingleLoopActorCritic(problem, SIZES, num_chains=6, **options)
+    tabular = SingleLoopActorCritic(problem, SIZES, Followers(6), **options)
     neural, adam = (
-        SingleLoopActorCritic(problem, SIZES, num_chains=6, policies=linear_table(5, 3, start, **optimizers), **options)
+        SingleLoopActorCritic(problem, SIZES, Followers(6, policies=linear_table(5, 3, start, **optimizers)), **options)
         for optimizers in ({}, {"actor_optimizer": optax.adam(1.0)})
     )
     table_state, state, other = (algorithm.init(jax.random.key(1)) for algorithm in (tabular, neural, adam))
-    table_state = table_state._replace(followers=jnp.broadcast_to(jnp.asarray(start, float), (2, 5, 4)))
+    table_state = table_state._replace(parameters=jnp.broadcast_to(jnp.asarray(start, float), (2, 5, 4)))
     noise = tabular.draw(jax.random.key(2), 12)
     for k in range(12):
         table_state, table_info = eqx.filter_jit(tabular.step)(noise[k], table_state)
         state, info = eqx.filter_jit(neural.step)(noise[k], state)
         np.testing.assert_array_equal(state.chain_states, table_state.chain_states)
-        np.testing.assert_allclose(as_table(state.followers), table_state.followers, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(as_table(state.parameters), table_state.parameters, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(state.x, table_state.x, rtol=1e-4, atol=1e-5)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), info, table_info)
     np.testing.assert_allclose(neural.log_policies(state), tabular.log_policies(table_state), rtol=1e-4, atol=1e-4)
     assert np.any(np.asarray(state.chain_states) == 4)
-    assert np.abs(as_table(state.followers) - start).max() > 0.1
+    assert np.abs(as_table(state.parameters) - start).max() > 0.1
     other, _ = eqx.filter_jit(adam.step)(noise[0], other)
     assert not np.allclose(
-        other.followers.weights.actor[0], np.swapaxes(table_state.followers[:, :, :-1], 1, 2), atol=1e-2
+        other.parameters.weights.actor[0], np.swapaxes(table_state.parameters[:, :, :-1], 1, 2), atol=1e-2
     )
 
 
 def test_both_followers_begin_as_the_same_network_and_seeds_differ():
     problem = random_problem(seed=0)
-    algorithm = SingleLoopActorCritic(problem, SIZES, policies=NeuralActorCritic.mlp(problem.environment, width=4))
-    first, second = (algorithm.init(jax.random.key(seed)).followers for seed in range(2))
+    algorithm = SingleLoopActorCritic(
+        problem, SIZES, Followers(policies=NeuralActorCritic.mlp(problem.environment, width=4))
+    )
+    first, second = (algorithm.init(jax.random.key(seed)).parameters for seed in range(2))
     for leaf, other in zip(jax.tree.leaves(first.weights), jax.tree.leaves(second.weights), strict=True):
         np.testing.assert_array_equal(leaf[0], leaf[1])
         assert leaf.ndim == 2 or np.any(leaf != other)  # biases are 0
@@ -122,8 +125,8 @@ def test_a_network_learns_the_soft_optimal_policy_of_a_small_mdp():
     sizes = StepSizes.decaying(
         upper=0.0, actor=0.01, critic=0.02, entropy=τ, offset=500.0, exponents=(0.9, 0.5, 0.5, 0.0, 0.0)
     )
-    state, _ = frozen_info(SingleLoopActorCritic(problem, sizes, num_chains=32, policies=policies), 4_000)
-    learned = SingleLoopActorCritic(problem, sizes, policies=policies).log_policies(state)[0]
+    state, _ = frozen_info(SingleLoopActorCritic(problem, sizes, Followers(32, policies=policies)), 4_000)
+    learned = SingleLoopActorCritic(problem, sizes, Followers(policies=policies)).log_policies(state)[0]
     optimal = np.asarray(exact.lower_policy(problem, x, entropy_weight=τ))
     np.testing.assert_allclose(np.exp(learned), optimal, atol=0.03)
     assert np.abs(optimal - 0.5).max() > 0.1
@@ -156,11 +159,11 @@ def test_a_gaussian_follower_learns_the_closed_form_of_a_linear_quadratic_proble
     sizes = StepSizes.decaying(
         upper=0.0, actor=0.02, critic=0.05, entropy=τ, offset=300.0, exponents=(0.9, 0.6, 0.5, 0.0, 0.0)
     )
-    algorithm = SingleLoopActorCritic(problem, sizes, num_chains=64, policies=policies)
+    algorithm = SingleLoopActorCritic(problem, sizes, Followers(64, policies=policies))
     state, info = frozen_info(algorithm, 3_000)
     episodes = environment.reset(jnp.full((1,), 0.5))
     for i, mean in enumerate((m, m - 0.5)):
-        follower = jax.tree.map(lambda leaf, i=i: leaf[i], state.followers)
+        follower = jax.tree.map(lambda leaf, i=i: leaf[i], state.parameters)
         parameters, _ = policies.read(follower, episodes)
         np.testing.assert_allclose(parameters[0], [mean, 0.5 * np.log(τ / 2)], atol=0.05)
     # Nothing accrues after the end, where a chain is with probability γ.
@@ -200,9 +203,9 @@ def test_a_truncated_episode_counts_what_would_have_come_and_a_terminal_one_does
     )
     policies = linear_table(2, 1)
     policies = dataclasses.replace(policies, observe=environment.observe)
-    algorithm = SingleLoopActorCritic(problem, still(critic=0.5), num_chains=8, policies=policies, **window)
+    algorithm = SingleLoopActorCritic(problem, still(critic=0.5), Followers(8, policies=policies, **window))
     state, _ = frozen_info(algorithm, 1_500)
-    np.testing.assert_allclose(as_table(state.followers)[0, :, -1], expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(as_table(state.parameters)[0, :, -1], expected, rtol=1e-3, atol=1e-3)
     if "time_limit" in options:
         assert np.max(state.chain_states.num_steps) < 2
 
@@ -226,7 +229,7 @@ def test_chains_of_a_functional_environment_visit_states_by_the_occupancy_of_the
     problem = BilevelProblem(environment, lambda x, s, a: x, OccupancyCost(lambda x, s, a: x), initial_x=0.0)
     table = np.random.default_rng(1).normal(size=(5, 4))
     algorithm = SingleLoopActorCritic(
-        problem, still(), num_chains=400, coupled=coupled, policies=linear_table(5, 3, table)
+        problem, still(), Followers(400, coupled=coupled, policies=linear_table(5, 3, table))
     )
 
     @eqx.filter_jit
@@ -264,7 +267,7 @@ def grid_algorithm(**options):
         normalizes=True,
         **options,
     )
-    return SingleLoopActorCritic(problem, sizes, num_chains=4, coupled=True, policies=policies)
+    return SingleLoopActorCritic(problem, sizes, Followers(4, coupled=True, policies=policies))
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -289,12 +292,12 @@ def test_divergence_of_a_network_is_found_in_the_followers():
         upper=OccupancyCost(algorithm.problem.upper.cost, regularizer=lambda x: -x[0]),
     )
     algorithm = dataclasses.replace(algorithm, problem=problem)
-    with pytest.warns(RuntimeWarning, match="seed 0 diverged: .*followers"):
+    with pytest.warns(RuntimeWarning, match="seed 0 diverged: .*parameters"):
         result = run(algorithm, jax.random.key(0), 1, 200, 100, progress=False)
     assert len(result.divergences) == 1
-    assert "followers" in result.divergences[0].quantity
+    assert "parameters" in result.divergences[0].quantity
     assert len(result.divergences[0].quantity) < 200
-    assert np.all(np.isfinite(result.states.followers.weights.actor[0]))
+    assert np.all(np.isfinite(result.states.parameters.weights.actor[0]))
 
 
 def cart_pole_problem(environment):
@@ -312,7 +315,7 @@ def test_cart_pole_runs_with_sampled_metrics_and_two_seeds(phys2d):
     environment = FunctionalEnvironment.from_func_env(phys2d.CartPole(), discount=0.95, time_limit=200)
     problem, sizes = cart_pole_problem(environment), StepSizes.decaying(upper=0.01, actor=1e-3, critic=3e-3)
     policies = NeuralActorCritic.mlp(environment, width=16, depth=1, normalizes=True)
-    algorithm = SingleLoopActorCritic(problem, sizes, num_chains=8, coupled=True, policies=policies)
+    algorithm = SingleLoopActorCritic(problem, sizes, Followers(8, coupled=True, policies=policies))
     result = run(algorithm, jax.random.key(0), 2, 300, log_every=100, progress=False)
     assert np.all(result.metrics["is_sampled"] == 1)
     assert np.all(np.isfinite(result.metrics["upper_value"]))
@@ -337,12 +340,12 @@ def test_what_networks_do_not_do_is_refused():
     problem = random_problem(seed=0)
     policies = NeuralActorCritic.mlp(problem.environment, width=4, depth=1)
     with pytest.raises(ValueError, match="natural must be False"):
-        SingleLoopActorCritic(problem, SIZES, policies=policies, natural=True)
+        SingleLoopActorCritic(problem, SIZES, Followers(policies=policies, natural=True))
     with pytest.raises(ValueError, match=r"policies.law must be Categorical\(num_actions=3\)"):
-        SingleLoopActorCritic(problem, SIZES, policies=linear_table(5, 2))
+        SingleLoopActorCritic(problem, SIZES, Followers(policies=linear_table(5, 2)))
     explicit = random_problem(seed=0, upper=upper_objective("policy"))
     with pytest.raises(ValueError, match=r"policies must be None where problem\.upper is a PolicyLoss"):
-        SingleLoopActorCritic(explicit, SIZES, policies=policies)
+        SingleLoopActorCritic(explicit, SIZES, Followers(policies=policies))
 
 
 def test_what_a_functional_environment_cannot_do_is_refused():
@@ -355,7 +358,10 @@ def test_what_a_functional_environment_cannot_do_is_refused():
         NestedLoop(problem)
     with pytest.raises(ValueError, match="expects_actions needs a TabularMDP"):
         SingleLoopActorCritic(
-            problem, SIZES, policies=NeuralActorCritic.mlp(environment, width=4, depth=1), expects_actions=True
+            problem,
+            SIZES,
+            Followers(policies=NeuralActorCritic.mlp(environment, width=4, depth=1)),
+            expects_actions=True,
         )
     with pytest.raises(ValueError, match="upper must be an OccupancyCost"):
         BilevelProblem(environment, lambda x, s, a: x[0], upper_objective("functional"), np.zeros(3))

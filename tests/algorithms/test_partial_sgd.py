@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel_rl import SingleLoopActorCritic, StepSizes, TabularMDP, exact
+from bilevel_rl import Followers, SingleLoopActorCritic, StepSizes, TabularMDP, exact
 from bilevel_rl.algorithms import PartialSGD
 from garnets import random_problem
 from mean_steps import (
     NUM_ITERATIONS_BEFORE,
     PROBLEMS,
+    actions_of_chains,
     final_x,
     flat,
     mean_follower_step,
@@ -48,29 +49,29 @@ def test_the_follower_learns_like_the_lower_one_of_algorithm_1_and_x_sees_costs_
     problem = dataclasses.replace(random_problem(**PROBLEMS["terminal"], as_dict=True), project=clip_to_half)
     num_chains = 6
     algorithm = PartialSGD(problem, SIZES, num_chains)
-    single_loop = SingleLoopActorCritic(problem, SIZES, num_chains, coupled=False)
+    single_loop = SingleLoopActorCritic(problem, SIZES, Followers(num_chains, coupled=False))
     step, reference = eqx.filter_jit(algorithm.step), eqx.filter_jit(single_loop.step)
     followers, x = random_point(problem)
     both = single_loop.init(jax.random.key(8))._replace(
-        x=jax.tree.map(jnp.asarray, x), followers=jnp.asarray(followers, float)
+        x=jax.tree.map(jnp.asarray, x), parameters=jnp.asarray(followers, float)
     )
-    state = algorithm.init(jax.random.key(8))._replace(x=both.x, followers=both.followers[:1])
+    state = algorithm.init(jax.random.key(8))._replace(x=both.x, parameters=both.parameters[:1])
     state = state._replace(chain_states=both.chain_states[:1])
-    actions_of = jax.jit(lambda *now: single_loop.actor_critic.act(*now).actions[0])
+    actions_of = jax.jit(lambda *now: actions_of_chains(single_loop, *now)[0])
     num_projected = 0
     for k in range(8):
         uniforms = one_draw(single_loop, jax.random.key(k))
         both = both._replace(x=state.x)
-        s, a = both.chain_states[0], np.asarray(actions_of(both.followers, both.chain_states, uniforms))
+        s, a = both.chain_states[0], np.asarray(actions_of(both.parameters, both.chain_states, uniforms))
         model, ζ = model_of(problem, state.x), values_at(SIZES, k)[0]
         unprojected = flat(state.x) - ζ * (model.cost_gradient[s, a].mean(0) + model.regularizer_gradient)
         state, info = step(uniforms[:, :1], state)
         both, expected_info = reference(uniforms, both)
         assert int(state.num_iterations) == k + 1
         np.testing.assert_allclose(flat(state.x), np.clip(unprojected, -0.5, 0.5), rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(state.followers, both.followers[:1], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(state.parameters, both.parameters[:1], rtol=1e-5, atol=1e-5)
         np.testing.assert_array_equal(state.chain_states, both.chain_states[:1])
-        np.testing.assert_allclose(np.stack(info[:4]), np.stack(expected_info[:4])[:, [0, 0]], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(np.stack(info[:4]), np.stack(expected_info[:4])[:, :1], rtol=1e-4, atol=1e-5)
         num_projected += int((np.abs(unprojected) > 0.5).sum())
     assert num_projected > 0
 
@@ -119,23 +120,15 @@ def test_an_iteration_costs_one_transition_a_chain(monkeypatch):
     assert sum(counts) == algorithm.num_transitions_per_iteration == 5
 
 
-def test_the_one_policy_counts_as_both():
+def test_there_is_one_policy():
     algorithm = PartialSGD(random_problem(seed=0), SIZES, num_chains=3)
     followers, _ = random_point(algorithm.problem, num_followers=1)
-    state = algorithm.init(jax.random.key(0))._replace(followers=jnp.asarray(followers, float))
+    state = algorithm.init(jax.random.key(0))._replace(parameters=jnp.asarray(followers, float))
     assert state.chain_states.shape == (1, 3)
-    for log_policy in algorithm.log_policies(state):
-        np.testing.assert_allclose(np.exp(log_policy), policies_of(followers)[0], rtol=1e-5)
+    np.testing.assert_allclose(np.exp(algorithm.log_policies(state)), policies_of(followers), rtol=1e-5)
 
 
 @pytest.mark.parametrize("num_chains", [0, -2])
 def test_there_must_be_a_chain(num_chains):
     with pytest.raises(ValueError, match=f"num_chains must be at least 1, got {num_chains}"):
         PartialSGD(random_problem(seed=0), num_chains=num_chains)
-
-
-def test_devices_must_share_the_chains_evenly():
-    algorithm = PartialSGD(random_problem(seed=0), SIZES, num_chains=6)
-    assert algorithm.shared_by("chains", 3).chain_axis == "chains"
-    with pytest.raises(ValueError, match="num_chains, 6, must be a multiple of 4"):
-        algorithm.shared_by("chains", 4)

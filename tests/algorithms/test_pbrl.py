@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel_rl import SingleLoopActorCritic, StepSizes, exact
+from bilevel_rl import Followers, SingleLoopActorCritic, StepSizes, exact
 from bilevel_rl.algorithms import PBRL, BellmanPBRL, PartialSGD
+from bilevel_rl.algorithms.sampled import SampledState
 from garnets import random_problem
 from mean_steps import (
     PROBLEMS,
@@ -54,9 +55,10 @@ def test_with_one_inner_step_the_value_penalty_takes_the_steps_of_algorithm_1():
     problem = unbounded(random_problem(**PROBLEMS["terminal"], as_dict=True))  # Their critics' bounds differ.
     problem = dataclasses.replace(problem, project=clip_to_half)
     pbrl = PBRL(problem, SIZES, num_chains=6, num_inner_steps=1)
-    single = SingleLoopActorCritic(problem, SIZES, num_chains=6, coupled=False)
+    single = SingleLoopActorCritic(problem, SIZES, Followers(6, coupled=False))
     pbrl_step, single_step = eqx.filter_jit(pbrl.step), eqx.filter_jit(single.step)
-    expected = state = single.init(jax.random.key(1))
+    expected = single.init(jax.random.key(1))
+    state = SampledState(*expected[:4])
     start = flat(state)
     for k in range(30):
         uniforms = one_draw(single, jax.random.key(100 + k))
@@ -77,17 +79,17 @@ def test_the_answer_takes_t_steps_at_fixed_x(kind):
     lone = PartialSGD(problem, STILL, num_chains)
     followers, x = random_point(problem)
     state = algorithm.init(jax.random.key(1))
-    state = state._replace(x=jnp.asarray(x), followers=jnp.asarray(followers, float))
+    state = state._replace(x=jnp.asarray(x), parameters=jnp.asarray(followers, float))
     uniforms = one_draw(algorithm, jax.random.key(2))
     after, info = eqx.filter_jit(algorithm.step)(uniforms, state)
     expected = lone.init(jax.random.key(1))._replace(
-        x=state.x, followers=state.followers[:1], chain_states=state.chain_states[:1]
+        x=state.x, parameters=state.parameters[:1], chain_states=state.chain_states[:1]
     )
     step, infos = eqx.filter_jit(lone.step), []
     for t in range(num_inner_steps):
         expected, lone_info = step(uniforms[t], expected)
         infos.append(np.stack(lone_info[:4])[:, 0])
-    np.testing.assert_allclose(after.followers[0], expected.followers[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(after.parameters[0], expected.parameters[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(after.chain_states[0], expected.chain_states[0])
     np.testing.assert_allclose(np.stack(info[:4])[:, 0], np.mean(infos[1:], axis=0), rtol=1e-4, atol=1e-5)
     assert np.any(np.asarray(after.x) != x)
@@ -231,7 +233,7 @@ def test_the_chains_of_bellman_pbrl_have_the_laws_that_its_gradients_ask_for():
     algorithm = BellmanPBRL(problem, frozen, num_chains=400, num_inner_steps=1)
     state = algorithm.init(jax.random.key(0))
     assert np.all(state.is_first_action)
-    state = state._replace(followers=jnp.asarray(followers, float))
+    state = state._replace(parameters=jnp.asarray(followers, float))
     num_burn_in, num_steps = 30, 600
 
     @eqx.filter_jit
@@ -266,15 +268,12 @@ def test_an_iteration_costs_the_transitions_that_it_says(num_chains, num_inner_s
 
 
 @pytest.mark.parametrize("kind", BOTH)
-def test_there_must_be_chains_and_inner_steps_that_devices_can_share(kind):
+def test_there_must_be_chains_and_inner_steps(kind):
     problem = random_problem(seed=0)
     with pytest.raises(ValueError, match="num_inner_steps must be at least 1, got 0"):
         kind(problem, num_inner_steps=0)
     with pytest.raises(ValueError, match="num_chains must be at least 1, got 0"):
         kind(problem, num_chains=0)
-    with pytest.raises(ValueError, match="num_chains, 6, must be a multiple of 4"):
-        kind(problem, FIXED, num_chains=6).shared_by("chains", 4)
-    assert kind(problem, FIXED, num_chains=6).shared_by("chains", 2).chain_axis == "chains"
 
 
 def test_the_value_penalty_ends_close_to_the_exact_solution():

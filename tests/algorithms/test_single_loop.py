@@ -10,7 +10,16 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from scipy.stats import kstest, norm
 
-from bilevel_rl import BilevelProblem, OccupancyCost, PowerDecay, SingleLoopActorCritic, StepSizes, TabularMDP, exact
+from bilevel_rl import (
+    BilevelProblem,
+    Followers,
+    OccupancyCost,
+    PowerDecay,
+    SingleLoopActorCritic,
+    StepSizes,
+    TabularMDP,
+    exact,
+)
 from bilevel_rl.algorithms.step_sizes import ScheduleWarning
 from bilevel_rl.algorithms.upper_steps import UpperSteps
 from bilevel_rl.policies.categorical import draw_actions, follow_actions
@@ -49,7 +58,7 @@ def problem(request):
 def reference_iteration(problem, step_sizes, k, state, uniforms):
     """One iteration of Algorithm 1, chain by chain: flattened x before projection, followers, chain states and info."""
     ζ, α, β, w, τ = values_at(step_sizes, k)
-    x, followers, chain_states = state.x, np.asarray(state.followers, np.float64), np.asarray(state.chain_states)
+    x, followers, chain_states = state.x, np.asarray(state.parameters, np.float64), np.asarray(state.chain_states)
     mdp, model, γ = problem.environment, model_of(problem, x), problem.environment.discount
     num_actions, num_chains = mdp.num_actions, chain_states.shape[1]
     successors, probabilities = outcomes(mdp)
@@ -101,10 +110,13 @@ OPTIONS = {
 }
 
 
-def sampled(problem, followers, x, **options):
+def sampled(problem, followers, x, *, coupled, **options):
     """Steps of the algorithm divided by their step sizes."""
     return sample_steps(
-        lambda num_chains: SingleLoopActorCritic(problem, SIZES, num_chains, **options), SIZES, x, followers
+        lambda num_chains: SingleLoopActorCritic(problem, SIZES, Followers(num_chains, coupled=coupled), **options),
+        SIZES,
+        x,
+        followers,
     )
 
 
@@ -194,8 +206,10 @@ def test_a_restarting_chain_visits_states_by_their_occupancy(name, generator, co
     problem = random_problem(**PROBLEMS[name] | {"discount": 0.7})
     mdp = problem.environment
     followers, x = random_point(problem)
-    algorithm = SingleLoopActorCritic(problem, FROZEN, num_chains=400, coupled=coupled)
-    state = algorithm.init(jax.random.key(4))._replace(x=jax.tree.map(jnp.asarray, x), followers=jnp.asarray(followers))
+    algorithm = SingleLoopActorCritic(problem, FROZEN, Followers(400, coupled=coupled))
+    state = algorithm.init(jax.random.key(4))._replace(
+        x=jax.tree.map(jnp.asarray, x), parameters=jnp.asarray(followers)
+    )
     start, num_burn_in, num_steps = state, 40, 200
 
     @eqx.filter_jit
@@ -205,11 +219,11 @@ def test_a_restarting_chain_visits_states_by_their_occupancy(name, generator, co
             counts += (k >= num_burn_in) * jax.nn.one_hot(state.chain_states, mdp.num_states)
             return (algorithm.step(one_draw(algorithm, jax.random.fold_in(key, k)), state)[0], counts), None
 
-        start = state, jnp.zeros((2, algorithm.num_chains, mdp.num_states))
+        start = state, jnp.zeros((2, algorithm.followers.num_chains, mdp.num_states))
         return jax.lax.scan(body, start, jnp.arange(num_burn_in + num_steps))[0]
 
     state, counts = visits(algorithm, state, jax.random.key(5, impl=generator))
-    np.testing.assert_array_equal(state.followers, start.followers)  # steps of size zero change nothing
+    np.testing.assert_array_equal(state.parameters, start.parameters)  # steps of size zero change nothing
     jax.tree.map(np.testing.assert_array_equal, state.x, start.x)
     frequencies = np.asarray(counts, np.float64) / num_steps
     for i in range(2):
@@ -222,10 +236,10 @@ def test_a_restarting_chain_visits_states_by_their_occupancy(name, generator, co
 
 
 def test_the_chains_start_from_rho_with_uniform_policies_and_zero_critics(problem):
-    algorithm = SingleLoopActorCritic(problem, num_chains=20_000)
+    algorithm = SingleLoopActorCritic(problem, followers=Followers(20_000))
     state = algorithm.init(jax.random.key(6))
     assert int(state.num_iterations) == 0
-    np.testing.assert_array_equal(state.followers, 0.0)
+    np.testing.assert_array_equal(state.parameters, 0.0)
     jax.tree.map(lambda got, x: np.testing.assert_allclose(got, x, rtol=1e-6), state.x, problem.initial_x)
     for states in np.asarray(state.chain_states):
         assert z_scores(np.eye(problem.environment.num_states)[states], problem.environment.initial).max() < 4
@@ -235,7 +249,7 @@ def test_the_chains_start_from_rho_with_uniform_policies_and_zero_critics(proble
 def test_draws_are_uniform_and_no_two_of_them_are_related(generator):
     num_iterations, num_chains = 2_000, 8
     sizes = StepSizes.decaying(critic=1.0, actor=0.5)
-    algorithm = SingleLoopActorCritic(random_problem(seed=0), sizes, num_chains, coupled=False)
+    algorithm = SingleLoopActorCritic(random_problem(seed=0), sizes, Followers(num_chains, coupled=False))
     key = jax.random.key(14, impl=generator)
     draws = [np.asarray(algorithm.draw(jax.random.fold_in(key, i), num_iterations), np.float64) for i in range(3)]
     for draw in draws:
@@ -273,7 +287,7 @@ def test_coupled_followers_act_by_their_own_laws_and_alike_as_often_as_they_can(
 
 
 def test_coupled_chains_of_equal_followers_never_part(problem):
-    algorithm = SingleLoopActorCritic(problem, FROZEN, num_chains=50, coupled=True)
+    algorithm = SingleLoopActorCritic(problem, FROZEN, Followers(50, coupled=True))
     state = algorithm.init(jax.random.key(18))
     step = eqx.filter_jit(algorithm.step)
     for uniforms in algorithm.draw(jax.random.key(19), 30):
@@ -285,7 +299,7 @@ def test_coupled_chains_of_equal_followers_never_part(problem):
 
 def test_an_average_is_the_answer_where_it_is_asked_for(problem):
     def path(**options):
-        algorithm = SingleLoopActorCritic(problem, SIZES, 4, **options)
+        algorithm = SingleLoopActorCritic(problem, SIZES, Followers(4), **options)
         state, answers = algorithm.init(jax.random.key(20)), []
         step = eqx.filter_jit(algorithm.step)
         for uniforms in algorithm.draw(jax.random.key(21), 6):
@@ -308,10 +322,10 @@ def test_the_critic_learns_from_the_real_successor_not_from_the_restart():
         upper=OccupancyCost(cost=lambda x, s, a: 0.0),
         initial_x=0.25,
     )
-    algorithm = SingleLoopActorCritic(problem, dataclasses.replace(SIZES, upper=PowerDecay(0.0, 0.9)), num_chains=1)
+    algorithm = SingleLoopActorCritic(problem, dataclasses.replace(SIZES, upper=PowerDecay(0.0, 0.9)), Followers(1))
     state = algorithm.init(jax.random.key(0))
     state = state._replace(
-        followers=state.followers.at[:, :, -1].set(jnp.array([1000.0, 2.0, 50.0])),
+        parameters=state.parameters.at[:, :, -1].set(jnp.array([1000.0, 2.0, 50.0])),
         chain_states=jnp.ones((2, 1), jnp.int32),
     )
     new_state, _ = eqx.filter_jit(eqx.filter_vmap(algorithm.step, in_axes=(0, None)))(
@@ -321,7 +335,7 @@ def test_the_critic_learns_from_the_real_successor_not_from_the_restart():
     assert abs((np.asarray(new_state.chain_states) == 0).mean() - 0.9) < 4 * (0.9 * 0.1 / 400) ** 0.5
     _, _, β, _, τ = values_at(SIZES, 0)
     expected = 2.0 + β * (0.25 + τ * np.log(2) + 0.1 * 50.0 - 2.0)
-    np.testing.assert_allclose(new_state.followers[..., 1, -1], expected, rtol=1e-6)
+    np.testing.assert_allclose(new_state.parameters[..., 1, -1], expected, rtol=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -337,11 +351,11 @@ def clip_to_half(x):
 def test_an_iteration_is_the_mean_of_the_papers_single_chain_iterations(name, num_chains):
     problem = dataclasses.replace(random_problem(**PROBLEMS[name]), project=clip_to_half)
     sizes = StepSizes.decaying(upper=0.3, actor=0.8, critic=1.0, penalty=0.6, entropy=0.4, offset=3.0)
-    algorithm = SingleLoopActorCritic(problem, sizes, num_chains, coupled=False)
+    algorithm = SingleLoopActorCritic(problem, sizes, Followers(num_chains, coupled=False))
     followers, x = random_point(problem)
     step = eqx.filter_jit(algorithm.step)
     state = algorithm.init(jax.random.key(8))._replace(
-        x=jax.tree.map(jnp.asarray, x), followers=jnp.asarray(3 * followers)
+        x=jax.tree.map(jnp.asarray, x), parameters=jnp.asarray(3 * followers)
     )
     num_projected, num_repeated = 0, 0
     for k in range(12):
@@ -354,10 +368,10 @@ def test_an_iteration_is_the_mean_of_the_papers_single_chain_iterations(name, nu
         state, info = step(uniforms, state)
         assert int(state.num_iterations) == k + 1
         np.testing.assert_allclose(ravel_pytree(state.x)[0], np.clip(expected_x, -0.5, 0.5), rtol=2e-6, atol=2e-6)
-        np.testing.assert_allclose(state.followers, expected_followers, rtol=2e-6, atol=2e-6)
+        np.testing.assert_allclose(state.parameters, expected_followers, rtol=2e-6, atol=2e-6)
         np.testing.assert_array_equal(state.chain_states, expected_states)
         np.testing.assert_allclose(np.stack(info[:4]), expected_info, rtol=1e-5, atol=1e-5)
-        expected_policies = softmax(np.asarray(state.followers[..., :-1], np.float64))
+        expected_policies = softmax(np.asarray(state.parameters[..., :-1], np.float64))
         np.testing.assert_allclose(np.exp(algorithm.log_policies(state)), expected_policies, rtol=1e-5, atol=1e-7)
     assert num_projected > 0
     assert num_repeated > 0 or num_chains == 1  # the samples of one state add up
@@ -370,7 +384,7 @@ def test_tight_bounds_clip_the_critics_and_hold(num_chains):
     # Sequences that do not decay, so that the bound is one number. They break the order of decay, on purpose.
     sizes = StepSizes(*(PowerDecay(initial, 0.0) for initial in (0.0, 0.5, float(num_chains), 0.6, 0.04)))
     with pytest.warns(ScheduleWarning):
-        algorithm = SingleLoopActorCritic(problem, sizes, num_chains, coupled=False)
+        algorithm = SingleLoopActorCritic(problem, sizes, Followers(num_chains, coupled=False))
     bound = (0.02 + 0.6 * 0.01 + 0.04 * np.log(3)) / (1 - 0.9)
     step, state = eqx.filter_jit(algorithm.step), algorithm.init(jax.random.key(0))
     num_clipped, num_free = np.zeros(2), np.zeros(2)
@@ -379,8 +393,8 @@ def test_tight_bounds_clip_the_critics_and_hold(num_chains):
         _, expected, _, _ = reference_iteration(problem, sizes, k, state, uniforms)
         _, unclipped, _, _ = reference_iteration(free, sizes, k, state, uniforms)
         state, _ = step(uniforms, state)
-        np.testing.assert_allclose(state.followers, expected, rtol=1e-5, atol=1e-6)
-        assert np.abs(state.followers[..., -1]).max() <= bound * (1 + 1e-6)
+        np.testing.assert_allclose(state.parameters, expected, rtol=1e-5, atol=1e-6)
+        assert np.abs(state.parameters[..., -1]).max() <= bound * (1 + 1e-6)
         is_clipped = np.any(np.abs(expected - unclipped) > 1e-2, axis=(1, 2))
         num_clipped += is_clipped
         num_free += ~is_clipped
@@ -399,7 +413,7 @@ def test_x_is_projected_after_the_step():
         initial_x={"slope": 0.0, "shift": np.zeros(3)},
         project=lambda x: {"slope": jnp.clip(x["slope"], -1.0, 1.0), "shift": jnp.clip(x["shift"], -2.0, 2.0)},
     )
-    algorithm = SingleLoopActorCritic(problem, StepSizes.decaying(upper=1_000.0, actor=1.0, critic=2.0), num_chains=4)
+    algorithm = SingleLoopActorCritic(problem, StepSizes.decaying(upper=1_000.0, actor=1.0, critic=2.0), Followers(4))
     state, _ = eqx.filter_jit(algorithm.step)(
         one_draw(algorithm, jax.random.key(10)), algorithm.init(jax.random.key(0))
     )
@@ -434,7 +448,9 @@ def test_actions_follow_the_policy_on_evenly_spaced_uniforms():
 
 @pytest.mark.parametrize("num_chains", [1, 5])
 def test_an_iteration_costs_the_transitions_that_it_says(monkeypatch, num_chains):
-    algorithm = SingleLoopActorCritic(random_problem(seed=0), StepSizes.decaying(actor=0.5, critic=1.0), num_chains)
+    algorithm = SingleLoopActorCritic(
+        random_problem(seed=0), StepSizes.decaying(actor=0.5, critic=1.0), Followers(num_chains)
+    )
     state, transition, counts = algorithm.init(jax.random.key(0)), TabularMDP.step, []
 
     def counted(self, states, actions, uniform):
@@ -454,7 +470,7 @@ def test_a_grid_of_step_sizes_runs_under_vmap():
         *(PowerDecay(np.array(grid[n]), np.full(3, getattr(exponents, n).exponent), np.full(3, 50.0)) for n in grid),
         entropy=PowerDecay(np.array([0.1, 0.2, 0.3]), np.full(3, 0.05), np.full(3, 50.0)),
     )
-    algorithm = SingleLoopActorCritic(problem, sizes, num_chains=4, coupled=False)
+    algorithm = SingleLoopActorCritic(problem, sizes, Followers(4, coupled=False))
     state = algorithm.init(jax.random.key(0))._replace(num_iterations=jnp.int32(25))
     uniforms = one_draw(algorithm, jax.random.key(12))
 
@@ -468,7 +484,7 @@ def test_a_grid_of_step_sizes_runs_under_vmap():
             problem, one, 25, state, np.asarray(uniforms)
         )
         np.testing.assert_allclose(states.x[i], expected_x, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(states.followers[i], expected_followers, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(states.parameters[i], expected_followers, rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(states.chain_states[i], expected_states)
     assert len(set(np.asarray(states.x)[:, 0])) == 3
 
@@ -484,8 +500,8 @@ def test_an_invalid_schedule_warns_and_names_the_condition():
 def test_a_critic_step_above_one_per_sample_warns():
     problem = random_problem(seed=0)
     with pytest.warns(ScheduleWarning, match=r"critic=4 exceeds num_chains, 3"):
-        SingleLoopActorCritic(problem, StepSizes.decaying(critic=4.0), num_chains=3)
-    SingleLoopActorCritic(problem, StepSizes.decaying(critic=4.0), num_chains=4)  # warnings are errors in these tests
+        SingleLoopActorCritic(problem, StepSizes.decaying(critic=4.0), Followers(3))
+    SingleLoopActorCritic(problem, StepSizes.decaying(critic=4.0), Followers(4))  # warnings are errors in these tests
 
 
 def test_a_critic_step_above_the_number_of_states_warns():
@@ -498,7 +514,7 @@ def test_a_critic_step_above_the_number_of_states_warns():
 @pytest.mark.parametrize("num_chains", [0, -2])
 def test_there_must_be_a_chain(num_chains):
     with pytest.raises(ValueError, match=f"num_chains must be at least 1, got {num_chains}"):
-        SingleLoopActorCritic(random_problem(seed=0), num_chains=num_chains)
+        SingleLoopActorCritic(random_problem(seed=0), followers=Followers(num_chains))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -526,7 +542,7 @@ def test_runs_end_close_to_the_exact_solution():
     num_iterations, uniform = 20_000, np.full((16, 5), 1 / 5)
     for schedule in (StepSizes.constant_entropy, StepSizes.decaying):
         sizes = schedule(upper=0.2, actor=2.0, critic=8.0, penalty=1.0, entropy=0.1, offset=2_000.0)
-        algorithm = SingleLoopActorCritic(problem, sizes, num_chains=32)
+        algorithm = SingleLoopActorCritic(problem, sizes, Followers(32))
         states = run(algorithm, jax.random.split(jax.random.key(13), 2), jnp.int32(num_iterations))
 
         *_, w, τ = values_at(sizes, num_iterations)

@@ -10,7 +10,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from bilevel_rl import StepSizes, exact
-from bilevel_rl.algorithms import SoBiRL, SoBiRLModelBased
+from bilevel_rl.algorithms import SoBiRL
 from bilevel_rl.problems import goal_position
 from dense_reference import kernel, soft_value_iteration, table
 from garnets import random_problem
@@ -75,7 +75,7 @@ def sampled_steps(problem, follower, Q_c, value_gradients, num_samples=100, num_
     with jax.enable_x64(True):
         algorithm = SoBiRL(problem, SIZES, num_chains)
         tables = {"cost_action_values": jnp.asarray(Q_c), "value_gradients": jnp.asarray(value_gradients)}
-        state = algorithm.init(jax.random.key(0))._replace(followers=jnp.asarray(follower)[None], **tables)
+        state = algorithm.init(jax.random.key(0))._replace(parameters=jnp.asarray(follower)[None], **tables)
         step, steps = eqx.filter_jit(algorithm.step), []
         for i in range(num_samples):
             chains = np.searchsorted(law[:-1], rng.random((1, num_chains)), side="right")
@@ -86,7 +86,7 @@ def sampled_steps(problem, follower, Q_c, value_gradients, num_samples=100, num_
                     (ravel_pytree(state.x)[0] - ravel_pytree(new.x)[0]) / UPPER,
                     (new.cost_action_values - state.cost_action_values) / CRITIC,
                     (new.value_gradients - state.value_gradients) / CRITIC,
-                    (new.followers - state.followers) / np.r_[np.full(policy.shape[1], ACTOR), CRITIC],
+                    (new.parameters - state.parameters) / np.r_[np.full(policy.shape[1], ACTOR), CRITIC],
                 )
             )
     return [np.asarray(leaves) for leaves in zip(*steps, strict=True)]
@@ -138,55 +138,6 @@ def test_away_from_exact_tables_steps_are_those_of_temporal_differences(problem)
     assert z_scores(of_x, direct + np.einsum("sa,sai->i", d * A_c, gradient_td) / ENTROPY_WEIGHT).max() < 4
 
 
-def test_sweeps_converge_to_the_derivatives_of_the_values(problem):
-    follower, _, value_gradients = exact_tables(problem)
-    with jax.enable_x64(True):
-        still = SoBiRLModelBased(
-            problem, StepSizes.fixed_target(upper=0.0, entropy=ENTROPY_WEIGHT), num_inner_steps=200
-        )
-        nothing = still.draw(jax.random.key(0), 1)
-        state, info = eqx.filter_jit(still.step)(nothing, still.init(jax.random.key(0)))
-        policies = np.exp(still.log_policies(state))
-        moving = SoBiRLModelBased(problem, SIZES, num_inner_steps=1)
-        moved, _ = eqx.filter_jit(moving.step)(nothing, state._replace(num_iterations=jnp.int32(0)))
-        direction = (ravel_pytree(state.x)[0] - ravel_pytree(moved.x)[0]) / UPPER
-    np.testing.assert_allclose(state.values, follower[:, -1], atol=1e-8)
-    np.testing.assert_allclose(policies, [np.exp(follower[:, :-1])] * 2, atol=1e-8)
-    np.testing.assert_allclose(state.value_gradients, value_gradients, atol=1e-6)
-    np.testing.assert_allclose(direction, hyper_gradient(problem), rtol=1e-7)
-    value = exact.upper_value(problem, problem.initial_x, policies[0])
-    price = problem.upper.regularizer(jax.tree.map(jnp.asarray, problem.initial_x))
-    np.testing.assert_allclose(info.mean_cost + price, [value] * 2, rtol=1e-5)
-
-
-def test_a_sweep_is_one_step_of_both_fixed_points():
-    problem = random_problem(seed=0, discount=0.8)
-    mdp, P = problem.environment, kernel(problem.environment)
-    r = table(problem.reward, problem.initial_x, mdp)
-    pairs = jnp.arange(mdp.num_states)[:, None], jnp.arange(mdp.num_actions)
-    r_gradient = np.asarray(jax.jacobian(lambda x: problem.rewards(x, *pairs))(jnp.asarray(problem.initial_x, float)))
-    still = SoBiRLModelBased(problem, StepSizes.fixed_target(upper=0.0, entropy=ENTROPY_WEIGHT), num_inner_steps=2)
-    state, _ = eqx.filter_jit(still.step)((), still.init(jax.random.key(0)))
-    V, gradients = np.zeros(mdp.num_states), np.zeros((mdp.num_states, 3))
-    for _ in range(2):
-        weights = np.exp((r + mdp.discount * P @ V) / ENTROPY_WEIGHT)
-        policy = weights / weights.sum(-1, keepdims=True)
-        V = ENTROPY_WEIGHT * np.log(weights.sum(-1))
-        gradients = np.einsum("sa,sai->si", policy, r_gradient + mdp.discount * np.einsum("sat,ti->sai", P, gradients))
-    np.testing.assert_allclose(state.values, V, rtol=1e-5)
-    np.testing.assert_allclose(state.value_gradients, gradients, rtol=1e-4, atol=1e-5)
-
-
-def test_there_must_be_a_sweep_and_one_device():
-    problem = random_problem(seed=0)
-    with pytest.raises(ValueError, match="num_inner_steps must be at least 1, got 0"):
-        SoBiRLModelBased(problem, num_inner_steps=0)
-    algorithm = SoBiRLModelBased(problem)
-    assert algorithm.shared_by("chains", 1) is algorithm
-    with pytest.raises(ValueError, match="cannot be shared by devices, got 2"):
-        algorithm.shared_by("chains", 2)
-
-
 @eqx.filter_jit
 def final_states(algorithm, key, num_iterations):
     def body(k, state):
@@ -196,20 +147,13 @@ def final_states(algorithm, key, num_iterations):
     return jax.lax.fori_loop(0, num_iterations, body, algorithm.init(key))
 
 
-@pytest.mark.parametrize("name", ["sampled", "model-based"])
-def test_runs_end_close_to_the_exact_solution(name):
+def test_runs_end_close_to_the_exact_solution():
     problem = goal_position(
         size=4, target=(2, 1), width=2.0, initial_x=(1, 2), discount=0.8, installation_cost=0.1, home=(0, 0)
     )
     τ = 0.1
-    algorithm, num_iterations = {
-        "sampled": (
-            SoBiRL(problem, StepSizes.constant_entropy(upper=0.2, actor=2.0, critic=8.0, entropy=τ), 32),
-            20_000,
-        ),
-        "model-based": (SoBiRLModelBased(problem, StepSizes.fixed_target(upper=2.0, entropy=τ)), 1_000),
-    }[name]
-    state = final_states(algorithm, jax.random.key(13), jnp.int32(num_iterations))
+    algorithm = SoBiRL(problem, StepSizes.constant_entropy(upper=0.2, actor=2.0, critic=8.0, entropy=τ), 32)
+    state = final_states(algorithm, jax.random.key(13), jnp.int32(20_000))
     solution = exact.solve(problem, entropy_weight=τ)
     excess = exact.hyper_objective(problem, problem.initial_x, entropy_weight=τ) - solution.objective
     assert np.linalg.norm(problem.initial_x - solution.x) > 1.2

@@ -74,10 +74,10 @@ UNITS = {"reward": 2.0**7, "cost": 2.0**-9, "x": 2.0**5}
 def test_other_units_give_the_same_policies_and_the_same_x_in_its_own_unit(problem):
     own, others = end(rescaled(problem)), end(rescaled(problem, **UNITS))
     np.testing.assert_array_equal(others.chain_states, own.chain_states)
-    np.testing.assert_array_equal(others.followers[..., :-1], own.followers[..., :-1])
-    np.testing.assert_array_equal(others.followers[..., -1], UNITS["reward"] * own.followers[..., -1])
+    np.testing.assert_array_equal(others.parameters[..., :-1], own.parameters[..., :-1])
+    np.testing.assert_array_equal(others.parameters[..., -1], UNITS["reward"] * own.parameters[..., -1])
     np.testing.assert_array_equal(others.x, UNITS["x"] * own.x)
-    assert np.abs(own.followers[..., :-1]).max() > 0.01
+    assert np.abs(own.parameters[..., :-1]).max() > 0.01
     assert np.abs(np.asarray(own.x) - problem.initial_x).max() > 0.01
 
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel_rl import SingleLoopActorCritic, exact
+from bilevel_rl import Followers, SingleLoopActorCritic, exact
 from bilevel_rl.algorithms import NestedLoop
-from bilevel_rl.algorithms.actor_critic import Sample
+from bilevel_rl.algorithms.followers import Transitions
 from bilevel_rl.algorithms.step_sizes import PowerDecay, ScheduleWarning, StepSizes
 from bilevel_rl.algorithms.upper_estimates import Samples, estimate_upper, num_extra_uniforms
 from bilevel_rl.exact.tables import linear_cost
@@ -27,9 +27,11 @@ def samples_of(problem, log_policy, uniforms, states=None, actions=None, visitat
     taken = pairs if actions is None else jnp.stack([actions] * 2)
     floats = jnp.zeros((2, B))
     law = CategoricalLaw(floats[..., None], floats[..., None])
-    chains = Sample(pairs, taken, pairs, law, floats, floats, floats)
+    booleans = jnp.zeros((2, B), bool)
+    transitions = Transitions(pairs, taken, pairs, law, floats, floats, floats, booleans, booleans)
     x = jax.tree.map(jnp.asarray, problem.initial_x)
-    return Samples(x, chains, lambda s: jnp.asarray(log_policy)[s], uniforms, visitation, jnp.int32(0))
+    logits = lambda s: jnp.asarray(log_policy)[s]  # noqa: E731
+    return Samples(x, transitions, floats, logits, uniforms, visitation, jnp.int32(0))
 
 
 def exact_slopes(problem, log_policy):
@@ -116,7 +118,7 @@ def test_the_penalized_policy_is_learned(kind, natural):
             penalty=PowerDecay(0.8, 0.0),
             entropy=PowerDecay(0.4, 0.0),
         )
-        algorithm = SingleLoopActorCritic(problem, step_sizes, num_chains=64, natural=natural)
+        algorithm = SingleLoopActorCritic(problem, step_sizes, Followers(64, natural=natural))
 
     def iterate(state, key):
         return algorithm.step(algorithm.draw(key, 1)[0], state)[0], None
@@ -134,7 +136,9 @@ def test_the_penalized_policy_is_learned(kind, natural):
 
 
 def test_trajectories_cost_transitions():
-    algorithm = SingleLoopActorCritic(random_problem(3, upper=upper_objective("two trajectories")), num_chains=8)
+    algorithm = SingleLoopActorCritic(
+        random_problem(3, upper=upper_objective("two trajectories")), followers=Followers(8)
+    )
     assert algorithm.num_transitions_per_iteration == 8 * (2 + 2 * 2)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from bilevel_rl import (
     BilevelProblem,
+    Followers,
     HostEnvironment,
     NeuralActorCritic,
     OccupancyCost,
@@ -18,8 +19,7 @@ from bilevel_rl import (
     StepSizes,
     run,
 )
-from bilevel_rl.algorithms.actor_critic import ActorCritic
-from bilevel_rl.algorithms.windows import advantages, live
+from bilevel_rl.algorithms.step_sizes import StepSizeValues
 from bilevel_rl.problems import wind_design
 from bilevel_rl.runs.folder import RunFolderError
 from garnets import random_problem, upper_objective
@@ -42,17 +42,18 @@ def seen():
     π, γ = softmax(logits), model.discount
     P, r = np.einsum("sa,sat->st", π, model.kernel), model.reward + ENTROPY_WEIGHT * entropy(π)[:, None]
     exact_values = np.linalg.solve(np.eye(3) - γ * P, (π * r).sum(1))
-    actor_critic = ActorCritic(problem.environment, 3 * CHAINS_PER_STATE)
     start = jnp.repeat(jnp.arange(3, dtype=jnp.int32), CHAINS_PER_STATE)[None]
-    uniforms = jax.random.uniform(jax.random.key(2), (T, actor_critic.num_uniforms, *start.shape))
+    numbers = jax.random.uniform(jax.random.key(2), (T * 4, *start.shape))
+    still = StepSizeValues(*(jnp.asarray(value) for value in (0.0, 0.0, 0.0, 1.0, ENTROPY_WEIGHT)))
 
     @eqx.filter_jit
     def sample(values, gae_lambda):
-        followers = jnp.concatenate([jnp.asarray(logits, float), values[:, None]], axis=1)[None]
-        window = live(actor_critic, followers, start, uniforms)
-        rewards = problem.rewards(jnp.asarray(problem.initial_x), window.sample.states, window.sample.actions)
-        δ = actor_critic.td_errors(window.sample, rewards, ENTROPY_WEIGHT)
-        return window, δ, advantages(δ, window.goes_on, gae_lambda)
+        followers = Followers(3 * CHAINS_PER_STATE, coupled=False, num_steps=T, gae_lambda=gae_lambda)
+        parameters = jnp.concatenate([jnp.asarray(logits, float), values[:, None]], axis=1)[None]
+        window, end = followers.act(problem.environment, parameters, start, followers.uniforms(numbers))
+        rewards = problem.rewards(jnp.asarray(problem.initial_x), window.states, window.actions)
+        _, δ = followers.learn(problem.environment, parameters, window, rewards, still, jnp.inf)
+        return window, end, followers.advantages(δ, window.goes_on)
 
     return Seen(P=P, Q=lambda V: r + γ * model.kernel @ V, π=π, γ=γ, V=exact_values, sample=sample)
 
@@ -84,7 +85,7 @@ def test_with_exact_values_the_mean_advantage_of_an_action_is_exact_at_every_tim
     window, _, found = seen["sample"](jnp.asarray(seen["V"], float), gae_lambda)
     exact_advantage = seen["Q"](seen["V"]) - seen["V"][:, None]
     assert np.abs(exact_advantage).min() > 0.05
-    of_times = [np.asarray(leaf).reshape(T, -1) for leaf in (window.sample.states, window.sample.actions, found)]
+    of_times = [np.asarray(leaf).reshape(T, -1) for leaf in (window.states, window.actions, found)]
     for t in (0, 2, T - 1):
         s, a, advantage = (leaf[t] for leaf in of_times)
         for pair in np.ndindex(exact_advantage.shape):
@@ -93,18 +94,24 @@ def test_with_exact_values_the_mean_advantage_of_an_action_is_exact_at_every_tim
 
 
 def test_windows_hold_transitions_in_the_order_of_time_and_say_which_go_on(seen):
-    window, _, _ = seen["sample"](jnp.zeros(3), 0.5)
-    states, following = (np.asarray(leaf).reshape(T, -1) for leaf in (window.sample.states, window.sample.next_states))
-    goes_on = np.asarray(window.goes_on)[:, 0]
+    window, end, _ = seen["sample"](jnp.zeros(3), 0.5)
+    leaves = window.states, window.next_states, window.goes_on
+    states, following, goes_on = (np.asarray(leaf).reshape(T, -1) for leaf in leaves)
     np.testing.assert_array_equal(states[1:][goes_on[:-1]], following[:-1][goes_on[:-1]])
-    np.testing.assert_array_equal(np.asarray(window.states)[0][goes_on[-1]], following[-1][goes_on[-1]])
+    np.testing.assert_array_equal(np.asarray(end)[0][goes_on[-1]], following[-1][goes_on[-1]])
     assert np.any(states[1:] != following[:-1])
     share = goes_on.mean()
     assert abs(share - seen["γ"]) < 4 * (0.16 / goes_on.size) ** 0.5
 
 
 def windowed(problem, **options):
-    return SingleLoopActorCritic(problem, SIZES, num_chains=5, **options)
+    return SingleLoopActorCritic(problem, SIZES, Followers(5, **options))
+
+
+def window_of(algorithm, noise, state):
+    """The transitions of an iteration."""
+    environment, uniforms = algorithm.problem.driven_environment(state.x), algorithm._of_followers(noise)
+    return algorithm.followers.act(environment, state.parameters, state.chain_states, uniforms)[0]
 
 
 def random_followers(algorithm):
@@ -128,20 +135,21 @@ def test_without_a_trace_a_window_takes_the_mean_step_of_its_transitions(name):
     problem, options = PROBLEMS[name][0](), PROBLEMS[name][1]
     problem = dataclasses.replace(problem, project=lambda x: x)
     single, window = windowed(problem, **options), windowed(problem, num_steps=4, **options)
-    state = single.init(jax.random.key(0))._replace(followers=random_followers(single))
+    state = single.init(jax.random.key(0))._replace(parameters=random_followers(single))
     noise = one_draw(window, jax.random.key(1))
-    of_chains, extra = noise[: 4 * single.actor_critic.num_uniforms], noise[4 * single.actor_critic.num_uniforms :]
+    num_uniforms = window.followers.num_uniforms(problem.environment)
+    of_chains, extra = noise[:num_uniforms], noise[num_uniforms:]
     going, ends = state, []
     for part in jnp.split(of_chains, 4):
         end, info = eqx.filter_jit(single.step)(jnp.concatenate([part, extra]), going)
-        ends.append((end.x, end.followers, info[:6]))
+        ends.append((end.x, end.parameters, info[:6]))
         going = going._replace(chain_states=end.chain_states)
     found, info = eqx.filter_jit(window.step)(noise, state)
     np.testing.assert_array_equal(found.chain_states, going.chain_states)
     mean = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *ends)
-    for a, b in zip(jax.tree.leaves((found.x, found.followers, info[:6])), jax.tree.leaves(mean), strict=True):
+    for a, b in zip(jax.tree.leaves((found.x, found.parameters, info[:6])), jax.tree.leaves(mean), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5)
-    assert np.abs(np.asarray(found.followers - ends[0][1])).max() > 1e-2
+    assert np.abs(np.asarray(found.parameters - ends[0][1])).max() > 1e-2
     if name != "dynamics":  # which another class simulates
         assert window.num_transitions_per_iteration == num_simulated(window)
 
@@ -151,9 +159,9 @@ def test_a_functional_of_visits_counts_all_transitions_of_a_window():
     algorithm = windowed(problem, num_steps=3)
     state = algorithm.init(jax.random.key(0))
     noise = one_draw(algorithm, jax.random.key(1))
-    window = live(algorithm.actor_critic, state.followers, state.chain_states, algorithm._of_chains(noise))
+    window = window_of(algorithm, noise, state)
     visits = np.zeros((5, 3))
-    np.add.at(visits, (np.asarray(window.sample.states)[1], np.asarray(window.sample.actions)[1]), 1 / 15)
+    np.add.at(visits, (np.asarray(window.states)[1], np.asarray(window.actions)[1]), 1 / 15)
     found = algorithm.step(noise, state)[0].visitation
     share = problem.upper.tracking_step
     np.testing.assert_allclose(found, (1 - share) / 15 + share * visits, rtol=1e-5)
@@ -163,55 +171,57 @@ def test_with_a_trace_both_followers_learn_from_advantages_that_look_ahead():
     problem = unbounded(random_problem(seed=15, num_terminal=1))
     λ, T = 0.7, 4
     algorithm = windowed(problem, num_steps=T, gae_lambda=λ)
-    state = algorithm.init(jax.random.key(0))._replace(followers=random_followers(algorithm))
+    state = algorithm.init(jax.random.key(0))._replace(parameters=random_followers(algorithm))
     noise = one_draw(algorithm, jax.random.key(1))
-    sample, goes_on, _ = live(algorithm.actor_critic, state.followers, state.chain_states, algorithm._of_chains(noise))
+    window = window_of(algorithm, noise, state)
     found, _ = eqx.filter_jit(algorithm.step)(noise, state)
     _, α, β, w, τ = values_at(SIZES, 0)
     model = model_of(problem, problem.initial_x)
     for i, reward in enumerate((model.reward, model.reward - w * model.cost)):
-        θ, V = np.asarray(state.followers[i, :, :-1], np.float64), np.asarray(state.followers[i, :, -1], np.float64)
+        θ, V = np.asarray(state.parameters[i, :, :-1], np.float64), np.asarray(state.parameters[i, :, -1], np.float64)
         π, accrues = softmax(θ), ~model.terminal
-        s, a, following = (
-            np.asarray(leaf)[i].reshape(T, -1) for leaf in (sample.states, sample.actions, sample.next_states)
-        )
+        leaves = window.states, window.actions, window.next_states, window.goes_on
+        s, a, following, goes_on = (np.asarray(leaf)[i].reshape(T, -1) for leaf in leaves)
         expected, ahead = np.zeros((5, 4)), np.zeros(5)
         for t in reversed(range(T)):
             bonus = τ * (accrues * entropy(π))[s[t]]
             δ = reward[s[t], a[t]] + bonus + model.discount * V[following[t]] - V[s[t]]
-            ahead = δ + λ * np.asarray(goes_on)[t, i] * ahead
+            ahead = δ + λ * goes_on[t] * ahead
             for b in range(5):
                 slope = τ * accrues[s[t, b]] * entropy_gradient(θ[s[t, b]][None])[0]
                 expected[s[t, b], :-1] += α * (ahead[b] * (np.eye(3)[a[t, b]] - π[s[t, b]]) + slope) / (5 * T)
                 expected[s[t, b], -1] += β * ahead[b] / (5 * T)
-        np.testing.assert_allclose(found.followers[i] - state.followers[i], expected, rtol=1e-3, atol=1e-5)
-    assert np.any(np.asarray(sample.states) == 4)
+        np.testing.assert_allclose(found.parameters[i] - state.parameters[i], expected, rtol=1e-3, atol=1e-5)
+    assert np.any(np.asarray(window.states) == 4)
 
 
 def test_equal_followers_stay_together_through_a_window():
     algorithm = windowed(random_problem(seed=0), num_steps=7, gae_lambda=0.9)
     state = algorithm.init(jax.random.key(0))
     table = jnp.broadcast_to(random_followers(algorithm)[:1], (2, 5, 4))
-    _, info = algorithm.step(one_draw(algorithm, jax.random.key(1)), state._replace(followers=table))
+    _, info = algorithm.step(one_draw(algorithm, jax.random.key(1)), state._replace(parameters=table))
     assert info.coupling_rate == 1
     _, info = algorithm.step(
-        one_draw(algorithm, jax.random.key(1)), state._replace(followers=table.at[1, :, 0].add(3.0))
+        one_draw(algorithm, jax.random.key(1)), state._replace(parameters=table.at[1, :, 0].add(3.0))
     )
     assert info.coupling_rate < 1
 
 
 def test_an_interrupted_run_with_windows_ends_with_the_same_bits(tmp_path):
-    algorithm = dataclasses.replace(small_algorithm(), num_steps=3, gae_lambda=0.8)
+    algorithm = small_algorithm()
+    single = algorithm.followers
+    algorithm = dataclasses.replace(algorithm, followers=dataclasses.replace(single, num_steps=3, gae_lambda=0.8))
+    believing = dataclasses.replace(algorithm, followers=dataclasses.replace(single, num_steps=3))
     whole = small_run(algorithm, num_iterations=60, log_every=20)
     small_run(algorithm, folder=tmp_path, num_iterations=40, log_every=20)
     resumed = small_run(algorithm, folder=tmp_path, num_iterations=60, log_every=20)
     jax.tree.map(np.testing.assert_array_equal, resumed.states, whole.states)
     jax.tree.map(np.testing.assert_array_equal, resumed.metrics, whole.metrics)
-    assert whole.metrics["num_transitions"][-1] == 60 * 2 * 3 * algorithm.num_chains
-    other = run(dataclasses.replace(algorithm, gae_lambda=0.0), KEY, 3, 60, 20, progress=False)
-    assert np.any(other.states.followers != whole.states.followers)
+    assert whole.metrics["num_transitions"][-1] == 60 * 2 * 3 * single.num_chains
+    other = run(believing, KEY, 3, 60, 20, progress=False)
+    assert np.any(other.states.parameters != whole.states.parameters)
     with pytest.raises(RunFolderError, match=r"its gae_lambda is 0\.8, not 0\.0"):
-        small_run(dataclasses.replace(algorithm, gae_lambda=0.0), folder=tmp_path, num_iterations=60, log_every=20)
+        small_run(believing, folder=tmp_path, num_iterations=60, log_every=20)
 
 
 @pytest.mark.parametrize(

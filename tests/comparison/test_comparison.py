@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from bilevel_rl import SingleLoopActorCritic, exact, run
+from bilevel_rl import Followers, SingleLoopActorCritic, exact, run
 from bilevel_rl.comparison import tasks
 from bilevel_rl.comparison.methods import FREE_ITERATIONS, METHODS, Method
 from bilevel_rl.comparison.outcomes import Outcome, read_outcome, read_outcomes
@@ -180,7 +180,7 @@ class Cliff:
 
 STEADY = Method(
     "steady",
-    lambda problem, step_sizes, num_chains: SingleLoopActorCritic(problem, step_sizes, num_chains // 4),
+    lambda problem, step_sizes, num_chains: SingleLoopActorCritic(problem, step_sizes, Followers(num_chains // 4)),
     {"upper": (1e-9, 1.0)},
 )
 
@@ -253,7 +253,7 @@ class FreeRide(SingleLoopActorCritic):
 
 
 def test_a_method_without_transitions_has_one_seed_and_is_a_line_to_compare_with(tmp_path, monkeypatch, copied):
-    free = Method("free", FreeRide, {"upper": (0.01, 0.1)}, is_deterministic=True)
+    free = Method("free", lambda p, s, n: FreeRide(p, s, Followers(n)), {"upper": (0.01, 0.1)}, is_deterministic=True)
     monkeypatch.setitem(METHODS, "free", free)
     with_settings(methods=(*NAMES, "free")).main(copied, progress=False)
     assert [path.name for path in (copied.path / "final/free").iterdir()] == ["seed-0"]

@@ -82,7 +82,7 @@ def test_parameters_reach_the_algorithm(name):
         if "uses_tables" in parameters:
             assert getattr(algorithm, "estimator") == ("rollouts", "tables")[int(parameters["uses_tables"])]  # noqa: B009
         if not method.is_deterministic:
-            assert getattr(algorithm, "num_chains") == NUM_CHAINS  # noqa: B009
+            assert getattr(algorithm, "followers").num_chains == NUM_CHAINS  # noqa: B009
         assert (algorithm.num_transitions_per_iteration == 0) == method.is_deterministic
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import optuna
 import pytest
 
+from bilevel_rl import Followers
 from bilevel_rl.algorithms.step_sizes import ScheduleWarning
 from bilevel_rl.cli import main
 from bilevel_rl.comparison import search, tasks
@@ -204,7 +205,7 @@ def test_the_command_runs_the_algorithm_that_was_found(finished, tmp_path, monke
         algorithm = config.algorithm()
     found = METHODS["single-loop"].build(PROBLEM.problem(), record["chosen"], lambda cost: 6_400 // cost)
     assert eqx.tree_equal(algorithm.step_sizes, found.step_sizes)
-    assert algorithm.num_chains == found.num_chains
+    assert algorithm.followers == found.parameters
     assert config.run.num_iterations == 200
     assert config.run.evaluation_entropy_weight == 0.01
 
@@ -257,7 +258,7 @@ def test_wind_design_is_tuned_as_its_experiment_runs_it():
     config.check()
     parameters = METHODS["single-loop"].draw(0, 0)
     found, ours = config.trial(0, parameters, Path()).algorithm(), WindDesign(**dataclasses.asdict(WIND)).algorithm()
-    assert (found.coupled, found.num_chains) == (ours.coupled, ours.num_chains) == (True, 16)
+    assert found.parameters == ours.parameters == Followers(16)
     assert found.upper_steps.averaging == ours.upper_steps.averaging == 3.0
     with pytest.raises(ValueError, match="which PBRL does not follow"):
         dataclasses.replace(config, tuning=TuningConfig(method="pbrl")).check()

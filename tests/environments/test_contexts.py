@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel_rl import BilevelProblem, Contexts, OccupancyCost, SingleLoopActorCritic, StepSizes, exact, run
+from bilevel_rl import BilevelProblem, Contexts, Followers, OccupancyCost, SingleLoopActorCritic, StepSizes, exact, run
 from bilevel_rl.problems import Grid
 from dense_reference import kernel
 from garnets import garnet, random_problem
@@ -92,7 +92,7 @@ def test_states_are_split_and_joined(contexts):
 
 
 def test_chains_of_the_single_loop_are_in_a_context_as_often_as_it_weighs(union, contexts):
-    algorithm = SingleLoopActorCritic(union, StepSizes.decaying(critic=4.0), num_chains=512)
+    algorithm = SingleLoopActorCritic(union, StepSizes.decaying(critic=4.0), Followers(512))
     result = run(algorithm, jax.random.key(0), 2, 40, log_every=40, diagnostics="sampled", progress=False)
     visited = np.asarray(contexts.split(result.states.chain_states)[0]).ravel()
     shares = np.bincount(visited, minlength=3) / len(visited)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel_rl import SingleLoopActorCritic, StepSizes, TabularMDP, exact
+from bilevel_rl import Followers, SingleLoopActorCritic, StepSizes, TabularMDP, exact
 from bilevel_rl.exact.coupling import CoupledChains, upper_variance
 from bilevel_rl.problems import goal_position
 from garnets import garnet, random_policy, random_problem
@@ -71,10 +71,10 @@ def test_a_model_that_is_too_large_is_refused():
         CoupledChains(mdp, policy, policy)
 
 
-def frozen(problem, policies, num_chains, **options):
-    algorithm = SingleLoopActorCritic(problem, FROZEN, num_chains, **options)
+def frozen(problem, policies, num_chains, *, coupled, **options):
+    algorithm = SingleLoopActorCritic(problem, FROZEN, Followers(num_chains, coupled=coupled), **options)
     tables = np.stack([np.concatenate([np.log(policy), np.zeros((5, 1))], axis=1) for policy in policies])
-    return algorithm, algorithm.init(jax.random.key(1))._replace(followers=jnp.asarray(tables, jnp.float32))
+    return algorithm, algorithm.init(jax.random.key(1))._replace(parameters=jnp.asarray(tables, jnp.float32))
 
 
 @eqx.filter_jit

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bilevel_rl import BilevelProblem, OccupancyCost, SingleLoopActorCritic, StepSizes, TabularMDP
+from bilevel_rl import BilevelProblem, Followers, OccupancyCost, SingleLoopActorCritic, StepSizes, TabularMDP
 from bilevel_rl.lm.rows import StepSizeNumbers
 from lm.tiny_models import HORIZON, all_completions, free_tables, prefix_table, tokenizer
 from lm.tiny_trainers import TextTable, score, text_number, trainer
@@ -112,18 +112,17 @@ def test_an_iteration_makes_the_update_of_the_tabular_loop(tmp_path, coupled, pa
     algorithm = SingleLoopActorCritic(
         token_problem(x, costs),
         StepSizes.constant_entropy(penalty=STEPS.penalty, entropy=STEPS.entropy, **sizes),
-        num_chains=num_chains,
-        coupled=False,
+        Followers(num_chains, coupled=False),
     )
     uniforms = np.full((4, 2, num_chains), 0.5)
     uniforms[0] = uniforms_that_choose(actions, before, states)
     start = algorithm.init(jax.random.key(0))._replace(
-        x=jnp.asarray(x), followers=jnp.asarray(before), chain_states=jnp.asarray(states, jnp.int32)
+        x=jnp.asarray(x), parameters=jnp.asarray(before), chain_states=jnp.asarray(states, jnp.int32)
     )
     state, _ = algorithm.step(jnp.asarray(uniforms, jnp.float32), start)
 
     close = {"rtol": 1e-5, "atol": 1e-6}
     np.testing.assert_allclose(built.reward_model.table.detach().numpy(), state.x, **close)
-    np.testing.assert_allclose(tables(built), state.followers, **close)
+    np.testing.assert_allclose(tables(built), state.parameters, **close)
     assert np.abs(np.asarray(state.x) - x).max() > 0.05
-    assert (np.abs(np.asarray(state.followers) - before).max(axis=(1, 2)) > 0.05).all()
+    assert (np.abs(np.asarray(state.parameters) - before).max(axis=(1, 2)) > 0.05).all()

@@ -87,7 +87,7 @@ def test_a_plain_step_is_the_gradient_of_the_mean_of_the_samples_directions(shar
         logits, values = policy.read(follower._replace(weights=weights), STATES)
         return jnp.mean(jnp.sum(α * directions * logits, axis=1) + value_moves * values)
 
-    learned = policy.learn(follower, STATES, directions, value_moves, α, β)
+    learned = policy.update(follower, STATES, directions, value_moves, α, β)
     expected = jax.tree.map(jnp.add, follower.weights, jax.grad(gain)(follower.weights))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), learned.weights, expected)
     assert not np.allclose(learned.weights.actor[0], follower.weights.actor[0], atol=1e-4)
@@ -98,7 +98,7 @@ def test_adams_first_step_has_the_length_of_the_step_size_and_the_sign_of_the_gr
     policy = NeuralActorCritic.mlp(MDP, width=6, depth=1)
     follower = policy.init(jax.random.key(2))
     directions, value_moves, *_ = random_steps()
-    learned = policy.learn(follower, STATES, *steps(directions, value_moves, actor=0.1, critic=0.02))
+    learned = policy.update(follower, STATES, *steps(directions, value_moves, actor=0.1, critic=0.02))
     moves = jax.tree.map(lambda new, old: np.asarray(new - old), learned.weights, follower.weights)
     for step, move in ((0.1, moves.actor[-1]), (0.02, moves.critic[-1])):  # the biases of the last layers
         np.testing.assert_allclose(np.abs(move), step, rtol=1e-3)
@@ -111,7 +111,7 @@ def test_a_critic_step_of_zero_moves_no_critic():
     policy = NeuralActorCritic.mlp(MDP, width=6, depth=1)
     follower = policy.init(jax.random.key(2))
     directions, _, α, _ = random_steps()
-    learned = policy.learn(follower, STATES, directions, jnp.zeros(4), α, jnp.float32(0.0))
+    learned = policy.update(follower, STATES, directions, jnp.zeros(4), α, jnp.float32(0.0))
     jax.tree.map(np.testing.assert_array_equal, learned.weights.critic, follower.weights.critic)
     assert np.all(np.isfinite(learned.weights.actor[0]))
 
@@ -122,7 +122,7 @@ def test_observations_are_normalized_by_the_moments_of_all_that_were_met():
     follower, met = policy.init(jax.random.key(0)), [np.zeros(2)]
     for i in range(3):
         episode = POINT.reset(jax.random.uniform(jax.random.key(i), (4,)))
-        follower = policy.learn(follower, episode, *random_steps(num_parameters=4))
+        follower = policy.update(follower, episode, *random_steps(num_parameters=4))
         met.extend(np.asarray(episode.state[:, :2]))
     # One observation of mean 0 and variance 1 comes before them all.
     mean, variance = np.mean(met, axis=0), (np.var(met, axis=0) * len(met) + 1) / len(met)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel_rl import ExactDescent, SingleLoopActorCritic, StepSizes, exact, run
-from bilevel_rl.algorithms import HPGD, PBRL, NestedLoop, PartialSGD, SoBiRLModelBased
+from bilevel_rl import ExactDescent, Followers, SingleLoopActorCritic, StepSizes, exact, run
+from bilevel_rl.algorithms import HPGD, PBRL, NestedLoop, PartialSGD
 from bilevel_rl.problems import wind_design
 from garnets import _flat, random_problem
 from mean_steps import (
@@ -115,7 +115,7 @@ def test_at_the_fixed_point_the_mean_of_the_upper_step_is_the_first_order_gradie
     followers = np.stack([optimal_follower(model, reward, τ) for reward in rewards])
     laws = [state_occupancy(model, softmax(follower[:, :-1])) for follower in followers]
     sample = sample_steps(
-        lambda num_chains: SingleLoopActorCritic(problem, SIZES, num_chains, coupled=coupled),
+        lambda num_chains: SingleLoopActorCritic(problem, SIZES, Followers(num_chains, coupled=coupled)),
         SIZES,
         problem.initial_x,
         followers,
@@ -131,7 +131,9 @@ def test_at_the_fixed_point_the_mean_of_the_upper_step_is_the_first_order_gradie
 
 def test_metric_rows_measure_at_the_dynamics_of_x():
     problem = driven_problem(seed=3)
-    result = run(SingleLoopActorCritic(problem, num_chains=4), jax.random.key(0), 2, 20, log_every=20, progress=False)
+    result = run(
+        SingleLoopActorCritic(problem, followers=Followers(4)), jax.random.key(0), 2, 20, log_every=20, progress=False
+    )
     for seed in range(2):
         expected = exact.hyper_objective(problem, result.x[seed], entropy_weight=0.01)
         found = result.metrics["upper_objective"][2 + seed]
@@ -147,7 +149,7 @@ def test_the_exact_variance_of_coupled_chains_says_that_it_does_not_know_the_dyn
         exact.upper_variance(problem, problem.initial_x, policies, penalty=W, coupled=True)
 
 
-@pytest.mark.parametrize("method", [PartialSGD, NestedLoop, PBRL, HPGD, SoBiRLModelBased])
+@pytest.mark.parametrize("method", [PartialSGD, NestedLoop, PBRL, HPGD])
 def test_methods_that_cannot_follow_say_so(method):
     with pytest.raises(ValueError, match=f"outcome_probabilities, which {method.__name__} does not follow"):
         method(driven_problem(seed=0))
@@ -191,7 +193,7 @@ def test_a_sampled_run_comes_to_where_exact_descent_does():
         progress=False,
     ).metrics["upper_objective"]
     sizes = StepSizes.constant_entropy(upper=3.0, actor=1.0, critic=4.0, penalty=0.3, entropy=0.1, offset=5_000.0)
-    algorithm = SingleLoopActorCritic(problem, sizes, 16, coupled=True)
+    algorithm = SingleLoopActorCritic(problem, sizes, Followers(16, coupled=True))
     metrics = run(
         algorithm, jax.random.key(1), 2, 20_000, log_every=20_000, evaluation_entropy_weight=0.1, progress=False
     ).metrics

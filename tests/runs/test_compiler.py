@@ -12,7 +12,8 @@ OPTION = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold="
 
 PROGRAM = """
 import hashlib, jax, numpy as np, bilevel_rl as brl
-algorithm = brl.SingleLoopActorCritic(brl.problems.goal_position(size=4, target=(3, 1), initial_x=(0, 3)), num_chains=8)
+problem = brl.problems.goal_position(size=4, target=(3, 1), initial_x=(0, 3))
+algorithm = brl.SingleLoopActorCritic(problem, followers=brl.Followers(8))
 result = brl.run(algorithm, jax.random.key(0), 2, 300, log_every=100, progress=False)
 leaves = jax.tree.leaves(result.states)
 print(hashlib.sha256(b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in leaves)).hexdigest())

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from bilevel_rl import SingleLoopActorCritic, StepSizes, problems, run
+from bilevel_rl import Followers, SingleLoopActorCritic, StepSizes, problems, run
 from bilevel_rl.problems.grid import Grid
 from bilevel_rl.runs.diagnosis import (
     FEWEST_LOG_POINTS,
@@ -53,7 +53,7 @@ def placement_problem():
 def findings(problem, key, num_iterations=10_000, **changed):
     """Finding to number of seeds. Problems of one shape share their program, whatever the step sizes."""
     step_sizes = StepSizes.decaying(**{"actor": 1.0, "critic": 4.0, "offset": 5_000.0} | changed)
-    return findings_of(SingleLoopActorCritic(problem, step_sizes, coupled=False), key, num_iterations)
+    return findings_of(SingleLoopActorCritic(problem, step_sizes, Followers(coupled=False)), key, num_iterations)
 
 
 def findings_of(algorithm, key, num_iterations=10_000):
@@ -269,12 +269,17 @@ def test_what_cannot_be_judged_is_not(tmp_path):
     sampled = finding_of(tmp_path / "sampled", [row | {"is_sampled": 1} for row in course()])
     assert sampled.name == NOT_JUDGED
     assert "only divergence" in sampled.evidence
-    old = [{name: value for name, value in row.items() if name != "upper_noise"} for row in course()]
+    old = [{name: value for name, value in row.items() if name != "x_movement"} for row in course()]
     assert finding_of(tmp_path / "old", old).name == NOT_JUDGED
     short = finding_of(tmp_path / "short", course()[: FEWEST_LOG_POINTS - 1])
     assert short.name == NOT_JUDGED
     assert short.evidence.startswith("11 log points are too few")
     assert finding_of(tmp_path / "enough", course()[:FEWEST_LOG_POINTS]).name != NOT_JUDGED
+
+
+def test_methods_without_a_penalized_policy_are_judged_without_the_noise_of_its_estimate(tmp_path):
+    rows = [{name: value for name, value in row.items() if name != "upper_noise"} for row in course(x_movement=1.0)]
+    assert finding_of(tmp_path, rows).name.startswith("x outruns")
 
 
 def test_a_measurement_that_is_nan_does_not_hide_the_rest(tmp_path):

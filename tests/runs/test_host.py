@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from bilevel_rl import (
     BilevelProblem,
+    Followers,
     FunctionalEnvironment,
     HostEnvironment,
     NeuralActorCritic,
@@ -79,7 +80,7 @@ def limited(time_limit):
     return lambda: gymnasium.wrappers.TimeLimit(Table(), time_limit)
 
 
-def algorithm_in(environment, sizes=SIZES, num_chains=NUM_CHAINS, **options):
+def algorithm_in(environment, sizes=SIZES, num_chains=NUM_CHAINS, coupled=True):
     """The leader wants to see state 2, and pays for x."""
     problem = BilevelProblem(
         environment,
@@ -88,7 +89,7 @@ def algorithm_in(environment, sizes=SIZES, num_chains=NUM_CHAINS, **options):
         initial_x=[0.2, 0.4],
     )
     policies = NeuralActorCritic.mlp(problem.environment, width=5, depth=1, normalizes=True)
-    return SingleLoopActorCritic(problem, sizes, num_chains, policies=policies, **options)
+    return SingleLoopActorCritic(problem, sizes, Followers(num_chains, coupled=coupled, policies=policies))
 
 
 def on_host(**options):
@@ -132,8 +133,8 @@ def test_the_host_loop_takes_the_steps_of_a_compiled_run(time_limit, coupled):
     np.testing.assert_allclose(here.x, there.x, rtol=1e-4)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-4),
-        here.states.followers,
-        there.states.followers,
+        here.states.parameters,
+        there.states.parameters,
     )
     assert list(here.metrics) == list(there.metrics)
     for name, column in here.metrics.items():
@@ -244,7 +245,7 @@ def test_runs_repeat_and_an_interrupted_one_goes_on_in_new_episodes(tmp_path):
     assert 0 < resumed.metrics["x_movement"][3] < 0.2
     np.testing.assert_allclose(resumed.metrics["x_movement"][3], np.linalg.norm(resumed.x - first.x), rtol=1e-4)
     finished = run_host(on_host(), key, vector(Table), 60, folder=tmp_path / "parts", **options)
-    jax.tree.map(np.testing.assert_array_equal, finished.states.followers, resumed.states.followers)
+    jax.tree.map(np.testing.assert_array_equal, finished.states.parameters, resumed.states.parameters)
     with pytest.raises(RunFolderError, match="another run"):
         run_host(on_host(), jax.random.key(6), vector(Table), 60, folder=tmp_path / "parts", **options)
     with pytest.raises(RunFolderError, match="already done 60"):
@@ -259,7 +260,7 @@ def test_divergence_stops_the_run_at_the_last_finite_state(tmp_path):
         upper=OccupancyCost(algorithm.problem.upper.cost, regularizer=lambda x: -x[0]),
     )
     algorithm = dataclasses.replace(algorithm, problem=problem)
-    with pytest.warns(RuntimeWarning, match="seed 0 diverged: .*followers"):
+    with pytest.warns(RuntimeWarning, match="seed 0 diverged: .*parameters"):
         result = run_host(algorithm, jax.random.key(0), vector(Table), 100, folder=tmp_path / "run", **QUIET)
     (divergence,) = result.divergences
     assert result.states.num_iterations.tolist() == [divergence.num_iterations]

@@ -10,8 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel_rl import BilevelProblem, OccupancyCost, SingleLoopActorCritic, StepSizes, TabularMDP, exact
-from bilevel_rl.algorithms import Info, State
+from bilevel_rl import BilevelProblem, Followers, OccupancyCost, SingleLoopActorCritic, StepSizes, TabularMDP, exact
+from bilevel_rl.algorithms import ExactDescent, ExactDescentInfo
+from bilevel_rl.algorithms.sampled import SampledInfo
+from bilevel_rl.algorithms.single_loop import SingleLoopInfo, SingleLoopState
+from bilevel_rl.algorithms.upper_steps import Memory
 from bilevel_rl.runs import metrics as diagnostics
 from bilevel_rl.runs.metrics import Measurement, are_exact, metric_columns, metric_rows
 from dense_reference import entropies, occupancy_series
@@ -32,7 +35,7 @@ def states():
 def info():
     """Every entry another number."""
     values = 1.0 + np.arange(8 * NUM_SEEDS, dtype=np.float32).reshape(4, NUM_SEEDS, 2)
-    return Info(*values)
+    return SampledInfo(*values)
 
 
 ROLE_COLUMNS = "mean_reward", "mean_cost", "mean_entropy", "mean_squared_td_error"
@@ -125,12 +128,14 @@ def test_measurements_are_those_of_the_oracles():
 @pytest.mark.parametrize("options", [{"num_terminal": 1}, {"num_terminal": 2, "as_dict": True}, {"discount": 0.99}])
 def test_measurements_far_from_the_optimum_are_those_of_the_oracles(options):
     problem, rng = random_problem(seed=15, **options), np.random.default_rng(1)
-    algorithm = SingleLoopActorCritic(problem, StepSizes.decaying(entropy=0.02, penalty=0.7), num_chains=4)
-    states_ = State(
+    algorithm = SingleLoopActorCritic(problem, StepSizes.decaying(entropy=0.02, penalty=0.7), Followers(4))
+    states_ = SingleLoopState(
         num_iterations=np.array([0, 400, 10**6], np.int32),
         x=jax.tree.map(lambda leaf: (leaf + 2 * rng.normal(size=(3, *leaf.shape))).astype("f"), problem.initial_x),
-        followers=4 * rng.normal(size=(3, 2, 5, 4)).astype("f"),
+        parameters=4 * rng.normal(size=(3, 2, 5, 4)).astype("f"),
         chain_states=np.zeros((3, 2, 4), np.int32),
+        upper_memory=Memory(None, None, None),
+        visitation=None,
     )
     for seed, row in enumerate(rows(algorithm, states_)):
         state = jax.tree.map(lambda leaf, i=seed: leaf[i], states_)
@@ -226,7 +231,8 @@ def test_columns_that_are_not_measured():
 
 def test_the_variance_of_the_upper_gradient_comes_from_its_means():
     draws = np.random.default_rng(0).normal(size=(50, NUM_SEEDS, 3)) * [1.0, 2.0, 0.5] + 1.0
-    found = info()._replace(
+    found = SingleLoopInfo(
+        *info(),
         coupling_rate=np.linspace(0.1, 0.3, NUM_SEEDS),
         upper_gradient={"a": draws.mean(0)[:, :1], "b": draws.mean(0)[:, 1:]},
         squared_upper_gradient=(draws**2).sum(-1).mean(0),
@@ -259,7 +265,7 @@ def test_only_running_seeds_are_reported():
 
 
 def test_a_diagnostic_without_roles_keeps_its_name():
-    class Diagnostics(Info):
+    class Diagnostics(SampledInfo):
         def _asdict(self):
             return {"norm": self.mean_reward[:, 0]}
 
@@ -315,6 +321,19 @@ def test_measuring_leaves_the_precision_as_it_was():
     rows()
     assert not jax.config.jax_enable_x64
     assert jnp.zeros(()).dtype == jnp.float32
+
+
+def test_rows_of_a_method_with_one_policy_say_nothing_of_another():
+    algorithm = ExactDescent(random_problem(seed=0), StepSizes.constant_entropy(entropy=TAU))
+    states_ = jax.tree.map(lambda leaf: np.stack([leaf] * NUM_SEEDS), algorithm.init(jax.random.key(0)))
+    info_ = ExactDescentInfo(np.ones((NUM_SEEDS, 1), np.float32))
+    for row in rows(algorithm, states_, info_=info_):
+        assert not any("penalized" in name for name in row)
+        assert "upper_noise" not in row
+        assert row["lower_mean_cost"] == 1.0
+        assert row["lower_residual"] == pytest.approx(0.0, abs=1e-5)
+        expected = exact.hyper_objective(algorithm.problem, algorithm.problem.initial_x, entropy_weight=TAU)
+        assert row["upper_objective"] == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_every_column_is_documented():

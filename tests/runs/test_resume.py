@@ -241,12 +241,12 @@ def test_a_divergence_beyond_the_checkpoint_is_found_again_and_noted_once(tmp_pa
     algorithm = small_algorithm(cost_edge=COST_EDGE)
     stops = first_beyond("x0", COST_EDGE)
     assert all(stop > 150 for stop in stops[1:])
-    with pytest.warns(RuntimeWarning, match="followers"):
+    with pytest.warns(RuntimeWarning, match="parameters"):
         uninterrupted = small_run(algorithm, folder=tmp_path)
     before = files_of(tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / "200")
 
-    with pytest.warns(RuntimeWarning, match="followers"):
+    with pytest.warns(RuntimeWarning, match="parameters"):
         result = small_run(algorithm, folder=tmp_path)
 
     assert result.divergences == uninterrupted.divergences

@@ -204,7 +204,7 @@ def test_the_same_key_gives_the_same_bits_and_another_key_others(whole):
 
 def test_seeds_differ_from_each_other(whole):
     for seed in range(1, NUM_SEEDS):
-        assert differ(seed_of(whole.states.followers, 0), seed_of(whole.states.followers, seed))
+        assert differ(seed_of(whole.states.parameters, 0), seed_of(whole.states.parameters, seed))
 
 
 def test_step_k_of_seed_i_uses_its_entry_of_the_block_drawn_from_the_key_folded_with_i_and_the_block():
@@ -334,7 +334,7 @@ def test_the_iteration_of_a_divergence_is_the_one_that_single_steps_find():
             break
         state = after
     assert int(state.num_iterations) == first_beyond("x1", SLOPE_EDGE)[LONE_SEED]
-    assert np.all(np.isfinite(after.followers))
+    assert np.all(np.isfinite(after.parameters))
 
 
 def test_the_state_kept_is_the_last_finite_one_bit_by_bit(one_stopped):
@@ -387,12 +387,12 @@ def test_states_too_large_to_be_copied_at_every_log_point_end_with_the_same_bits
 
 
 def test_two_seeds_that_stop_in_one_chunk_are_told_apart():
-    with pytest.warns(RuntimeWarning, match="followers is not finite"):
+    with pytest.warns(RuntimeWarning, match="parameters is not finite"):
         result = small_run(small_algorithm(cost_edge=COST_EDGE))
 
     stops = first_beyond("x0", COST_EDGE)
-    cause = LIKELY_CAUSES["followers"]
-    assert list(result.divergences) == [Divergence(seed, stops[seed], "followers", cause) for seed in (1, 2)]
+    cause = LIKELY_CAUSES["parameters"]
+    assert list(result.divergences) == [Divergence(seed, stops[seed], "parameters", cause) for seed in (1, 2)]
     np.testing.assert_array_equal(result.states.num_iterations, [NUM_ITERATIONS, *stops[1:]])
     for seed in (1, 2):
         assert_same_bits(seed_of(result.states, seed), seed_of(small_run(num_iterations=stops[seed]).states, seed))
@@ -476,7 +476,7 @@ def test_a_problem_that_is_broken_at_its_start_says_so():
         result = small_run(small_algorithm(cost_edge=-1.0))
 
     assert [(d.seed, d.num_iterations, d.quantity) for d in result.divergences] == [
-        (i, 0, "followers") for i in range(3)
+        (i, 0, "parameters") for i in range(3)
     ]
     assert any("upper_objective is NaN" in str(warning.message) for warning in caught)
     start = small_run(num_iterations=1).metrics

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from bilevel_rl import BilevelProblem, FunctionalEnvironment, NeuralActorCritic, OccupancyCost, SingleLoopActorCritic
+from bilevel_rl import (
+    BilevelProblem,
+    Followers,
+    FunctionalEnvironment,
+    NeuralActorCritic,
+    OccupancyCost,
+    SingleLoopActorCritic,
+)
 from bilevel_rl.algorithms.step_sizes import StepSizes
 from bilevel_rl.cli import main
 from bilevel_rl.runs.folder import RunFolder
@@ -38,7 +45,7 @@ def switch(num_chains=8, **options):
     )
     step_sizes = StepSizes.constant_entropy(actor=0.01, critic=0.03, entropy=0.1)
     policies = NeuralActorCritic.mlp(environment, width=8, depth=1)
-    return SingleLoopActorCritic(problem, step_sizes, num_chains, policies=policies, **options)
+    return SingleLoopActorCritic(problem, step_sizes, Followers(num_chains, policies=policies, **options))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +53,7 @@ def switch(num_chains=8, **options):
 )
 def test_a_follower_trained_at_a_fixed_x_answers_as_it_should(x, share_on, window):
     algorithm = switch(**window)
-    follower = train(algorithm, jnp.float32(x), jax.random.key(0), 8 * 1_500 * algorithm.num_steps)
+    follower = train(algorithm, jnp.float32(x), jax.random.key(0), 8 * 1_500 * algorithm.followers.num_steps)
     watched = watch(algorithm, jnp.float32(x), follower, jax.random.key(1), 256, 40)
     # On from the second step on is a share γ of the discounted time, off for ever none.
     assert float(watched.objective) == pytest.approx(1 - DISCOUNT * share_on, abs=0.05)

@@ -27,10 +27,6 @@ class Algorithm(Protocol):
         """Environment transitions of one iteration, all chains and inner loops included."""
         ...
 
-    def shared_by(self, axis: str, num_devices: int) -> "Algorithm":
-        """The same algorithm, with each seed's work shared by the devices of a mesh axis; `ValueError` if it cannot."""
-        ...
-
     def init(self, key: Array) -> Any:
         """The state at iteration 0: a named tuple of arrays of fixed shapes, all that the next iteration needs.
 
@@ -49,8 +45,9 @@ class Algorithm(Protocol):
         """The next state, and an Info: a named tuple of diagnostics of this iteration. Deterministic.
 
         `noise` is one iteration's entry of `draw`. `num_iterations` is the same for all seeds that run side by side.
-        Entries of an Info are scalars, or pairs for (lower, penalized), or None; their means over iterations are
-        logged. Of `upper_gradient` (like x) and `squared_upper_gradient` the variance of the estimates is.
+        Entries of an Info are scalars, or have an axis of policies: the lower one, or the lower and the penalized one.
+        Their means over iterations are logged. Of `upper_gradient` (like x) and `squared_upper_gradient` the variance
+        of the estimates is.
         """
         ...
 
@@ -58,6 +55,6 @@ class Algorithm(Protocol):
         """The upper variable that the method would have the leader choose now; what runs measure."""
         ...
 
-    def log_policies(self, state: Any) -> Float[Array, "2 S A"]:
-        """log π of the lower and of the penalized policy in every state."""
+    def log_policies(self, state: Any) -> Float[Array, "P S A"]:
+        """log π in every state, of the lower policy (P = 1), or of the lower and the penalized one (P = 2)."""
         ...

@@ -24,13 +24,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from bilevel_rl.algorithms.devices import shared_by_devices
 from bilevel_rl.algorithms.rollouts import WalkMeans, inverse_cdf_actions
 from bilevel_rl.formulation import BilevelProblem
 
 
 class EpisodeTables(eqx.Module):
-    """Estimates (IG) from B walks of 5 H steps, in episodes of at most H. Attributes as those of `Rollouts`.
+    """Estimates (IG) from B walks of 5 H steps, in episodes of at most H.
+
+    Attributes:
+        problem: what is solved.
+        num_walks: B.
+        num_steps: H.
 
     Raises:
         ValueError: a single walk, which has no halves.
@@ -39,7 +43,6 @@ class EpisodeTables(eqx.Module):
     problem: BilevelProblem
     num_walks: int = eqx.field(static=True)
     num_steps: int = eqx.field(static=True)
-    chain_axis: str | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
         if self.num_walks < 2:
@@ -63,10 +66,9 @@ class EpisodeTables(eqx.Module):
         uniforms: Float[Array, "numbers B"],
     ) -> tuple[PyTree, WalkMeans]:
         """An estimate of ∇Φ_τ(x), given log π_τ*(x), and means over the walks."""
-        problem, γ = self.problem, self.problem.environment.discount
+        problem, γ = self.problem, self.problem.mdp.discount
         policy = jnp.exp(log_policy)
-        walk = shared_by_devices(self.chain_axis, lambda u: self._walks(jnp.cumsum(policy, axis=1)[:, :-1], u))
-        s, a, t, ends = (array[0].T for array in walk(uniforms))  # (steps, B)
+        s, a, t, ends = self._walks(jnp.cumsum(policy, axis=1)[:, :-1], uniforms)
         returns = _returns(problem.costs(x, s, a), ends, γ)
         is_whole = jnp.arange(len(t))[:, None] - t <= 4 * self.num_steps
         halves = jnp.broadcast_to(jnp.arange(self.num_walks) % 2, s.shape)
@@ -87,12 +89,12 @@ class EpisodeTables(eqx.Module):
             return upper, (jnp.sum(weights * r), mean_cost)
 
         gradient, (mean_reward, mean_cost) = jax.grad(upper_estimate, has_aux=True)(x)  # (IG)
-        entropy = -jnp.sum(policy * log_policy, axis=1)[s] * ~problem.environment.is_terminal(s)
+        entropy = -jnp.sum(policy * log_policy, axis=1)[s] * ~problem.mdp.is_terminal(s)
         return gradient, WalkMeans(mean_reward, mean_cost, jnp.sum(weights * entropy))
 
     def _walks(
         self, thresholds: Float[Array, "S choices"], uniforms: Float[Array, "numbers B"]
-    ) -> tuple[Int[Array, "1 B T"], Int[Array, "1 B T"], Int[Array, "1 B T"], Bool[Array, "1 B T"]]:
+    ) -> tuple[Int[Array, "T B"], Int[Array, "T B"], Int[Array, "T B"], Bool[Array, "T B"]]:
         """States, actions, times since the episode's start, and whether the episode ends with this step."""
         environment = self.problem.mdp
 
@@ -105,8 +107,8 @@ class EpisodeTables(eqx.Module):
 
         start = environment.reset(uniforms[0])
         of_steps = uniforms[1:].reshape(-1, 3, uniforms.shape[1])
-        _, walk = jax.lax.scan(step, (start, jnp.zeros_like(start)), of_steps)
-        return jax.tree.map(lambda array: array.T[None], walk)
+        _, (s, a, t, ends) = jax.lax.scan(step, (start, jnp.zeros_like(start)), of_steps)
+        return s, a, t, ends
 
 
 def _ratio(sums: Array, weights: Array) -> Array:

@@ -43,9 +43,9 @@ class ExactDescentState(NamedTuple):
 
 
 class ExactDescentInfo(NamedTuple):
-    """Diagnostics of one iteration. The method has one policy, which stands for both."""
+    """Diagnostics of one iteration, of the follower's answer."""
 
-    mean_cost: Float[Array, "2"]
+    mean_cost: Float[Array, "1"]
 
 
 class ExactDescent(eqx.Module):
@@ -92,16 +92,6 @@ class ExactDescent(eqx.Module):
         """None: nothing is sampled."""
         return 0
 
-    def shared_by(self, axis: str, num_devices: int) -> "ExactDescent":
-        """The same algorithm, for one device.
-
-        Raises:
-            ValueError: there are several devices; a seed has no chains that they could share.
-        """
-        if num_devices > 1:
-            raise ValueError(f"an exact method has no chains that {num_devices} devices could share")
-        return self
-
     def init(self, key: Array) -> ExactDescentState:
         """x at the problem's start, values at 0."""
         x = self.problem.start(key)
@@ -119,17 +109,16 @@ class ExactDescent(eqx.Module):
         updates, optimizer_state = self.optimizer.update(gradient, state.optimizer_state, state.x)
         x = problem.project(jax.tree.map(lambda x, update: x + step_size.upper * update, state.x, updates))
         cost = objective - problem.upper.regularizer(state.x)
-        info = ExactDescentInfo(jnp.stack([cost, cost]))
+        info = ExactDescentInfo(cost[None])
         return ExactDescentState(state.num_iterations + 1, x, optimizer_state, answer.values), info
 
     def recommend(self, state: ExactDescentState) -> PyTree:
         """The last x."""
         return state.x
 
-    def log_policies(self, state: ExactDescentState) -> Float[Array, "2 S A"]:
-        """log π_τ*(x), twice."""
-        log_policy = self._answer(state).log_policy
-        return jnp.stack([log_policy, log_policy])
+    def log_policies(self, state: ExactDescentState) -> Float[Array, "1 S A"]:
+        """log π_τ*(x)."""
+        return self._answer(state).log_policy[None]
 
     def _answer(self, state: ExactDescentState) -> SoftSolution:
         """π_τ*(x) at the present entropy weight."""

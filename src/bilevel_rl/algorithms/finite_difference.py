@@ -16,8 +16,8 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from bilevel_rl.algorithms.actor_critic import Info
-from bilevel_rl.algorithms.sampled import State, TwoLoopAlgorithm, draw_uniforms
+from bilevel_rl.algorithms.followers import draw_uniforms
+from bilevel_rl.algorithms.sampled import SampledInfo, SampledState, TwoLoopAlgorithm, learn_for
 from bilevel_rl.algorithms.step_sizes import as_leaf
 
 MAX_COORDINATES = 4
@@ -29,9 +29,11 @@ class FiniteDifference(TwoLoopAlgorithm):
     An iteration costs 2 N T B environment transitions.
 
     Attributes:
+        problem: what is solved.
+        step_sizes: ζ, α, β and τ; w is not used.
+        num_chains: B, chains per tried x.
+        num_inner_steps: T, steps of the followers between two steps of x.
         radius: h, in units of x.
-
-    The other attributes are those of `TwoLoopAlgorithm`; the penalty w is not used.
 
     Raises:
         ValueError: `radius` is not positive, or as `TwoLoopAlgorithm`.
@@ -68,10 +70,9 @@ class FiniteDifference(TwoLoopAlgorithm):
             ),
         }
 
-    def step(self, noise: dict[str, Array], state: State) -> tuple[State, Info]:
+    def step(self, noise: dict[str, Array], state: SampledState) -> tuple[SampledState, SampledInfo]:
         """One iteration: T steps of every follower at its own x, then one step of x."""
-        problem, actor_critic = self.problem, self.actor_critic
-        step_size = self.step_sizes(state.num_iterations)
+        problem, step_size = self.problem, self.step_sizes(state.num_iterations)
         flat_x, unravel = ravel_pytree(state.x)
         directions = self._directions(noise["direction"])
         tried = jax.vmap(unravel)(flat_x + self.radius * jnp.concatenate([directions, -directions]))
@@ -79,11 +80,9 @@ class FiniteDifference(TwoLoopAlgorithm):
         def rewards(s: Array, a: Array) -> Array:
             return jax.vmap(problem.rewards)(tried, s, a)
 
-        value_bound = actor_critic.value_bound(problem.reward_bound, step_size.entropy)
         uniforms = jnp.concatenate([noise["uniforms"]] * 2, axis=2)
-        followers, chain_states, visits = actor_critic.learn_for(
-            state.followers, state.chain_states, uniforms, rewards, step_size, value_bound
-        )
+        inner = self.followers, problem.mdp, state.parameters, state.chain_states
+        parameters, chain_states, visits = learn_for(*inner, uniforms, rewards, step_size, problem.reward_bound)
         visits = visits.later_half()
 
         def of_follower(x: PyTree, s: Array, a: Array) -> tuple[Array, Array]:
@@ -95,12 +94,12 @@ class FiniteDifference(TwoLoopAlgorithm):
         x = self._moved(state.x, unravel(slopes @ directions), step_size.upper)  # docs/method.md, section 8
 
         entropy, squared_error = visits.entropy, visits.td_errors**2
-        means = jax.tree.map(lambda values: jnp.full(2, jnp.mean(values)), (r, c, entropy, squared_error))
-        return State(state.num_iterations + 1, x, followers, chain_states), Info(*means)
+        info = SampledInfo(*(jnp.mean(values)[None] for values in (r, c, entropy, squared_error)))
+        return SampledState(state.num_iterations + 1, x, parameters, chain_states), info
 
-    def log_policies(self, state: State) -> Float[Array, "2 S A"]:
-        """log π of the first follower, the one at x + h u, twice."""
-        return jnp.stack([jax.nn.log_softmax(state.followers[0, :, :-1])] * 2)
+    def log_policies(self, state: SampledState) -> Float[Array, "1 S A"]:
+        """log π of the first follower, the one at x + h u."""
+        return super().log_policies(state)[:1]
 
     @property
     def _num_numbers(self) -> int:

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from bilevel_rl.algorithms.actor_critic import Info
+from bilevel_rl.algorithms.followers import LOWER, draw_uniforms
 from bilevel_rl.algorithms.implicit_gradient import ImplicitGradientMethod
-from bilevel_rl.algorithms.sampled import State, TwoLoopAlgorithm, draw_uniforms
+from bilevel_rl.algorithms.sampled import SampledInfo, SampledState, TwoLoopAlgorithm, learn_for
 
 
 class HPGD(TwoLoopAlgorithm, ImplicitGradientMethod):
@@ -27,8 +27,17 @@ class HPGD(TwoLoopAlgorithm, ImplicitGradientMethod):
 
     An iteration costs (T + 5 H) B environment transitions; rollouts in a terminal state count on.
 
-    B is the number of chains that the follower learns from and of walks of an estimate. Attributes and errors are those
-    of `TwoLoopAlgorithm` and `ImplicitGradientMethod`.
+    Attributes:
+        problem: what is solved.
+        step_sizes: ζ, α, β and τ; w is not used.
+        num_chains: B, chains that the follower learns from and walks of an estimate.
+        num_inner_steps: T, steps of the follower between two steps of x.
+        num_rollout_steps: H; sums over time lack the share γ^H.
+        estimator: "rollouts" or "tables", how (IG) is estimated.
+        max_global_norm: longer estimates of the gradient are shortened to this length; infinite for none.
+
+    Raises:
+        ValueError: as `TwoLoopAlgorithm` and `ImplicitGradientMethod`.
     """
 
     @property
@@ -49,20 +58,16 @@ class HPGD(TwoLoopAlgorithm, ImplicitGradientMethod):
             "rollouts": draw_uniforms(rollout_key, num_iterations, self.rollouts.num_uniforms, self.num_chains),
         }
 
-    def step(self, noise: dict[str, Array], state: State) -> tuple[State, Info]:
+    def step(self, noise: dict[str, Array], state: SampledState) -> tuple[SampledState, SampledInfo]:
         """One iteration: T steps of θ at fixed x, then one step of x."""
-        problem, actor_critic, x = self.problem, self.actor_critic, state.x
+        problem, x = self.problem, state.x
         step_size = self.step_sizes(state.num_iterations)
-        followers, chain_states, visits = actor_critic.learn_for(
-            state.followers,
-            state.chain_states,
-            noise["inner"],
-            lambda s, a: problem.rewards(x, s, a),
-            step_size,
-            actor_critic.value_bound(problem.reward_bound, step_size.entropy),
+        inner = self.followers, problem.mdp, state.parameters, state.chain_states
+        parameters, chain_states, visits = learn_for(
+            *inner, noise["inner"], lambda s, a: problem.rewards(x, s, a), step_size, problem.reward_bound
         )
-        log_policy = jax.nn.log_softmax(followers[0, :, :-1])
+        log_policy = jax.nn.log_softmax(parameters[LOWER, :, :-1])
         gradient, means = self.rollouts.estimate(x, log_policy, step_size.entropy, noise["rollouts"])
         x = self._descended(x, gradient, step_size.upper)  # (IG)
-        info = Info(*(jnp.full(2, mean) for mean in (*means, jnp.mean(visits.later_half().td_errors ** 2))))
-        return State(state.num_iterations + 1, x, followers, chain_states), info
+        info = SampledInfo(*(mean[None] for mean in (*means, jnp.mean(visits.later_half().td_errors ** 2))))
+        return SampledState(state.num_iterations + 1, x, parameters, chain_states), info

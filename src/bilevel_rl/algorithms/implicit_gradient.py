@@ -23,17 +23,17 @@ class ImplicitGradientMethod(SampledAlgorithm):
     """x ← Π_X[x − ζ_k clip(∇Φ̂_τ(x))], with an estimate of (IG) from trajectories of the follower's policy.
 
     Attributes:
+        problem: what is solved.
+        step_sizes: by default with fixed τ (`StepSizes.fixed_target`); w is not used.
         num_chains: B, walks of an estimate.
         num_rollout_steps: H; sums over time lack the share γ^H.
         estimator: "rollouts", unbiased (`rollouts.py`), or "tables" of average returns, with far less noise and a
             small bias (`episode_tables.py`).
         max_global_norm: longer estimates of the gradient are shortened to this length; infinite for none.
 
-    The other attributes are those of `SampledAlgorithm`; the penalty w is not used.
-
     Raises:
-        ValueError: `num_chains` or `num_rollout_steps` < 1, `estimator` is unknown, or `max_global_norm` is not
-            positive.
+        ValueError: `num_rollout_steps` < 1, `estimator` is unknown, `max_global_norm` is not positive, or as
+            `SampledAlgorithm`.
     """
 
     step_sizes: StepSizes = eqx.field(default_factory=StepSizes.fixed_target)
@@ -53,7 +53,7 @@ class ImplicitGradientMethod(SampledAlgorithm):
     def rollouts(self) -> Rollouts | EpisodeTables:
         """What estimates (IG)."""
         estimator = EpisodeTables if self.estimator == "tables" else Rollouts
-        return estimator(self.problem, self.num_chains, self.num_rollout_steps, self.chain_axis)
+        return estimator(self.problem, self.num_chains, self.num_rollout_steps)
 
     def _descended(self, x: PyTree, gradient: PyTree, step: Array) -> PyTree:
         """Π_X[x − step · clip(gradient)]."""

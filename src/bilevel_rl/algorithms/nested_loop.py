@@ -8,16 +8,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from bilevel_rl.algorithms.actor_critic import Info
-from bilevel_rl.algorithms.sampled import State, TwoLoopAlgorithm, draw_uniforms
-
-LOWER, PENALIZED = 0, 1
+from bilevel_rl.algorithms.followers import LOWER, PENALIZED, draw_uniforms
+from bilevel_rl.algorithms.sampled import SampledInfo, SampledState, TwoLoopAlgorithm, learn_for
 
 
 class NestedLoop(TwoLoopAlgorithm):
-    """T actor-critic steps on θ and θᴸ, then one step (U) on x from what they did.
+    """T actor-critic steps on θ and θᴸ, then one step (U) on x from what they did; 2 T B environment transitions.
 
-    An iteration costs 2 T B environment transitions. Attributes and errors are those of `TwoLoopAlgorithm`.
+    Attributes:
+        problem: what is solved.
+        step_sizes: ζ, α, β, w and τ.
+        num_chains: B, chains per policy.
+        num_inner_steps: T, steps of the policies between two steps of x.
     """
 
     @property
@@ -29,9 +31,9 @@ class NestedLoop(TwoLoopAlgorithm):
         """Uniforms for every chain's action, transition, restart and start, at every inner step."""
         return draw_uniforms(key, num_iterations, self.num_inner_steps, 4, 2, self.num_chains)
 
-    def step(self, uniforms: Float[Array, "T 4 2 B"], state: State) -> tuple[State, Info]:
+    def step(self, uniforms: Float[Array, "T 4 2 B"], state: SampledState) -> tuple[SampledState, SampledInfo]:
         """One iteration: the inner loop at fixed x, then (U)."""
-        problem, actor_critic, x = self.problem, self.actor_critic, state.x
+        problem, x = self.problem, state.x
         step_size = self.step_sizes(state.num_iterations)
         w = step_size.penalty
 
@@ -40,10 +42,8 @@ class NestedLoop(TwoLoopAlgorithm):
             return problem.rewards(x, s, a).at[PENALIZED].add(-w * c)
 
         reward_bound = problem.reward_bound + w * problem.upper.step_cost_bound
-        value_bound = actor_critic.value_bound(reward_bound, step_size.entropy)
-        followers, chain_states, visits = actor_critic.learn_for(
-            state.followers, state.chain_states, uniforms, learned_rewards, step_size, value_bound
-        )
+        inner = self.followers, problem.mdp, state.parameters, state.chain_states
+        parameters, chain_states, visits = learn_for(*inner, uniforms, learned_rewards, step_size, reward_bound)
         visits = visits.later_half()
 
         def upper_estimate(x: PyTree) -> tuple[Array, tuple[Array, Array]]:
@@ -54,5 +54,5 @@ class NestedLoop(TwoLoopAlgorithm):
 
         upper_gradient, (r, c) = jax.grad(upper_estimate, has_aux=True)(x)
         x = self._moved(x, upper_gradient, step_size.upper)  # (U)
-        info = Info(r, c, jnp.mean(visits.entropy, axis=(0, 2)), jnp.mean(visits.td_errors**2, axis=(0, 2)))
-        return State(state.num_iterations + 1, x, followers, chain_states), info
+        info = SampledInfo(r, c, jnp.mean(visits.entropy, axis=(0, 2)), jnp.mean(visits.td_errors**2, axis=(0, 2)))
+        return SampledState(state.num_iterations + 1, x, parameters, chain_states), info

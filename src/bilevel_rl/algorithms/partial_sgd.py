@@ -8,14 +8,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from bilevel_rl.algorithms.actor_critic import Info
-from bilevel_rl.algorithms.sampled import SampledAlgorithm, State, draw_uniforms
+from bilevel_rl.algorithms.followers import draw_uniforms
+from bilevel_rl.algorithms.sampled import SampledAlgorithm, SampledInfo, SampledState
 
 
 class PartialSGD(SampledAlgorithm):
     """x ← Π_X[x − ζ_k ∇_x f̂(x, π_θ)], while θ tracks π_τ*(x) by (A) and (C).
 
-    An iteration costs B environment transitions. Attributes and errors are those of `SampledAlgorithm`.
+    An iteration costs B environment transitions.
+
+    Attributes:
+        problem: what is solved.
+        step_sizes: ζ, α, β and τ; w is not used.
+        num_chains: B, parallel Markov chains.
     """
 
     @property
@@ -32,12 +37,14 @@ class PartialSGD(SampledAlgorithm):
         """Uniforms for every chain's action, transition, restart and start."""
         return draw_uniforms(key, num_iterations, 4, 1, self.num_chains)
 
-    def step(self, uniforms: Float[Array, "4 1 B"], state: State) -> tuple[State, Info]:
+    def step(self, uniforms: Float[Array, "4 1 B"], state: SampledState) -> tuple[SampledState, SampledInfo]:
         """One iteration, all from iteration k's values."""
-        problem, actor_critic = self.problem, self.actor_critic
+        problem, followers, environment = self.problem, self.followers, self.problem.mdp
         step_size = self.step_sizes(state.num_iterations)
-        sample = actor_critic.act(state.followers, state.chain_states, uniforms)
-        s, a = sample.states, sample.actions
+        transitions, chain_states = followers.act(
+            environment, state.parameters, state.chain_states, followers.uniforms(uniforms)
+        )
+        s, a = transitions.states, transitions.actions
 
         def upper_estimate(x: PyTree) -> tuple[Array, Array]:
             c = problem.costs(x, s, a)
@@ -45,13 +52,9 @@ class PartialSGD(SampledAlgorithm):
 
         upper_gradient, c = jax.grad(upper_estimate, has_aux=True)(state.x)
         r = problem.rewards(state.x, s, a)
-        value_bound = actor_critic.value_bound(problem.reward_bound, step_size.entropy)
-        followers, δ = actor_critic.learn(state.followers, sample, r, step_size, value_bound)  # (A), (C)
-
-        means = (r.mean(), c.mean(), actor_critic.accrued_entropy(sample).mean(), (δ**2).mean())
-        return State(
-            state.num_iterations + 1,
-            self._moved(state.x, upper_gradient, step_size.upper),  # (U) without its penalty term
-            followers,
-            actor_critic.restart(sample.next_states, uniforms),
-        ), Info(*(jnp.stack([mean, mean]) for mean in means))
+        parameters, δ = followers.learn(
+            environment, state.parameters, transitions, r, step_size, problem.reward_bound
+        )  # (A), (C)
+        x = self._moved(state.x, upper_gradient, step_size.upper)  # (U) without its penalty term
+        info = SampledInfo(r.mean(1), c.mean(1), transitions.entropy.mean(1), (δ**2).mean(1))
+        return SampledState(state.num_iterations + 1, x, parameters, chain_states), info

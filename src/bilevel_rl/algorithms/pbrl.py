@@ -12,7 +12,7 @@ The Bellman penalty is what is lost by one action of y, followed by π_τ*. So �
 that of π_τ*, and that of the follower who takes its first action from y and all others from π_τ*. Both are sampled by
 chains that restart from ρ with probability 1 − γ. It sees y in start states only, so ρ must reach wherever y matters.
 
-`followers` holds (θ, V) and (y, and the critic of y: of the reward r_x − w c_x with the value penalty, of the cost c_x
+`parameters` holds (θ, V) and (y, and the critic of y: of the reward r_x − w c_x with the value penalty, of the cost c_x
 with the Bellman penalty).
 """
 
@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from bilevel_rl.algorithms.actor_critic import Info, Sample
-from bilevel_rl.algorithms.sampled import State, TwoLoopAlgorithm, draw_uniforms
+from bilevel_rl.algorithms.followers import Transitions, Uniforms, draw_uniforms
+from bilevel_rl.algorithms.sampled import SampledInfo, SampledState, TwoLoopAlgorithm, learn_for
 from bilevel_rl.policies.categorical import direction
 
 ANSWER, JOINT = slice(0, 1), slice(1, 2)
@@ -33,7 +33,13 @@ ANSWER, JOINT = slice(0, 1), slice(1, 2)
 class PBRL(TwoLoopAlgorithm):
     """The value penalty: (U) and (AL), (CL) with fixed w and τ, and T steps (A), (C) before each.
 
-    An iteration costs (T + 1) B environment transitions. Attributes and errors are those of `TwoLoopAlgorithm`.
+    An iteration costs (T + 1) B environment transitions.
+
+    Attributes:
+        problem: what is solved.
+        step_sizes: ζ, α, β, w and τ.
+        num_chains: B, chains per policy.
+        num_inner_steps: T, steps of θ between two of x and y.
     """
 
     @property
@@ -45,23 +51,20 @@ class PBRL(TwoLoopAlgorithm):
         """Uniforms for T inner steps and the joint one."""
         return draw_uniforms(key, num_iterations, self.num_inner_steps + 1, 4, 1, self.num_chains)
 
-    def step(self, uniforms: Float[Array, "steps 4 1 B"], state: State) -> tuple[State, Info]:
+    def step(self, uniforms: Float[Array, "steps 4 1 B"], state: SampledState) -> tuple[SampledState, SampledInfo]:
         """One iteration: T steps of θ at fixed x, then one step of x and y."""
-        problem, actor_critic, x = self.problem, self.actor_critic, state.x
+        problem, followers, environment, x = self.problem, self.followers, self.problem.mdp, state.x
         step_size = self.step_sizes(state.num_iterations)
-        w, τ = step_size.penalty, step_size.entropy
+        w = step_size.penalty
 
-        answer, answer_chains, visits = actor_critic.learn_for(
-            state.followers[ANSWER],
-            state.chain_states[ANSWER],
-            uniforms[:-1],
-            lambda s, a: problem.rewards(x, s, a),
-            step_size,
-            actor_critic.value_bound(problem.reward_bound, τ),
+        inner = followers, environment, state.parameters[ANSWER], state.chain_states[ANSWER]
+        answer, answer_chains, visits = learn_for(
+            *inner, uniforms[:-1], lambda s, a: problem.rewards(x, s, a), step_size, problem.reward_bound
         )
         visits = visits.later_half()
-        sample = actor_critic.act(state.followers[JOINT], state.chain_states[JOINT], uniforms[-1])
-        s, a = sample.states, sample.actions
+        joint, of_joint = state.parameters[JOINT], followers.uniforms(uniforms[-1])
+        transitions, joint_chains = followers.act(environment, joint, state.chain_states[JOINT], of_joint)
+        s, a = transitions.states, transitions.actions
 
         def upper_estimate(x: PyTree) -> tuple[Array, tuple[Array, Array, Array]]:
             best = jnp.mean(problem.rewards(x, visits.states, visits.actions))
@@ -69,22 +72,21 @@ class PBRL(TwoLoopAlgorithm):
             return jnp.mean(c) + problem.upper.regularizer(x) + (best - jnp.mean(r)) / w, (best, r, c)
 
         upper_gradient, (best, r, c) = jax.grad(upper_estimate, has_aux=True)(x)
-        bound = actor_critic.value_bound(problem.reward_bound + w * problem.upper.step_cost_bound, τ)
-        joint, δ = actor_critic.learn(state.followers[JOINT], sample, r - w * c, step_size, bound)  # (AL), (CL)
+        bound = problem.reward_bound + w * problem.upper.step_cost_bound
+        joint, δ = followers.learn(environment, joint, transitions, r - w * c, step_size, bound)  # (AL), (CL)
 
-        entropy = actor_critic.accrued_entropy(sample)
         answer_cost = jnp.mean(problem.costs(x, visits.states, visits.actions))
-        info = Info(
+        info = SampledInfo(
             jnp.stack([best, r.mean()]),
             jnp.stack([answer_cost, c.mean()]),
-            jnp.stack([visits.entropy.mean(), entropy.mean()]),
+            jnp.stack([visits.entropy.mean(), transitions.entropy.mean()]),
             jnp.stack([jnp.mean(visits.td_errors**2), jnp.mean(δ**2)]),
         )
-        return State(
+        return SampledState(
             state.num_iterations + 1,
             self._moved(x, upper_gradient, step_size.upper),  # (U), of the penalty above
             jnp.concatenate([answer, joint]),
-            jnp.concatenate([answer_chains, actor_critic.restart(sample.next_states, uniforms[-1])]),
+            jnp.concatenate([answer_chains, joint_chains]),
         ), info
 
 
@@ -93,7 +95,7 @@ class BellmanPBRLState(NamedTuple):
 
     num_iterations: Int[Array, ""]
     x: PyTree
-    followers: Float[Array, "2 S columns"]
+    parameters: Float[Array, "2 S columns"]
     chain_states: Int[Array, "3 B"]
     is_first_action: Bool[Array, " B"]
 
@@ -102,7 +104,13 @@ class BellmanPBRL(TwoLoopAlgorithm):
     """The Bellman penalty.
 
     An iteration costs (T + 3) B environment transitions: T per chain of θ, one per chain of y and per chain that mixes
-    both, and one from each of B start states. Attributes and errors are those of `TwoLoopAlgorithm`.
+    both, and one from each of B start states.
+
+    Attributes:
+        problem: what is solved.
+        step_sizes: ζ, α, β, w and τ.
+        num_chains: B, chains of each of the four kinds.
+        num_inner_steps: T, steps of θ between two of x and y.
     """
 
     @property
@@ -116,8 +124,8 @@ class BellmanPBRL(TwoLoopAlgorithm):
         return BellmanPBRLState(
             num_iterations=jnp.int32(0),
             x=self.problem.start(x_key),
-            followers=self.actor_critic.init(2),
-            chain_states=self.actor_critic.start(jax.random.uniform(chain_key, (3, self.num_chains))),
+            parameters=self.followers.init(self.problem.mdp, 2),
+            chain_states=self.problem.mdp.reset(jax.random.uniform(chain_key, (3, self.num_chains))),
             is_first_action=jnp.ones(self.num_chains, bool),
         )
 
@@ -125,78 +133,73 @@ class BellmanPBRL(TwoLoopAlgorithm):
         """Uniforms for T inner steps and for the three samples of the joint one."""
         return draw_uniforms(key, num_iterations, self.num_inner_steps + 3, 4, 1, self.num_chains)
 
-    def step(self, uniforms: Float[Array, "steps 4 1 B"], state: BellmanPBRLState) -> tuple[BellmanPBRLState, Info]:
+    def step(
+        self, uniforms: Float[Array, "steps 4 1 B"], state: BellmanPBRLState
+    ) -> tuple[BellmanPBRLState, SampledInfo]:
         """One iteration: T steps of θ at fixed x, then one step of x and y."""
-        problem, actor_critic, x = self.problem, self.actor_critic, state.x
+        problem, followers, environment, x = self.problem, self.followers, self.problem.mdp, state.x
         step_size = self.step_sizes(state.num_iterations)
         w, τ = step_size.penalty, step_size.entropy
-        of_joint, of_mixture, of_start = uniforms[-3:]
+        of_joint, of_mixture, of_start = (followers.uniforms(numbers) for numbers in uniforms[-3:])
 
-        answer, answer_chains, visits = actor_critic.learn_for(
-            state.followers[ANSWER],
-            state.chain_states[:1],
-            uniforms[:-3],
-            lambda s, a: problem.rewards(x, s, a),
-            step_size,
-            actor_critic.value_bound(problem.reward_bound, τ),
+        inner = followers, environment, state.parameters[ANSWER], state.chain_states[:1]
+        answer, answer_chains, visits = learn_for(
+            *inner, uniforms[:-3], lambda s, a: problem.rewards(x, s, a), step_size, problem.reward_bound
         )
         visits = visits.later_half()
-        joint = state.followers[JOINT]
-        sample = actor_critic.act(joint, state.chain_states[1:2], of_joint)
+        joint = state.parameters[JOINT]
+        transitions, joint_chains = followers.act(environment, joint, state.chain_states[1:2], of_joint)
         mixed_s = state.chain_states[2:]
-        mixed_a, mixed_next_s = self._mixed_transition(answer, joint, mixed_s, state.is_first_action, of_mixture)
+        mixed_a, mixed_chains = self._mixed_transition(answer, joint, mixed_s, state.is_first_action, of_mixture)
 
         def upper_estimate(x: PyTree) -> tuple[Array, tuple[Array, Array, Array]]:
             best = jnp.mean(problem.rewards(x, visits.states, visits.actions))
             mixed = jnp.mean(problem.rewards(x, mixed_s, mixed_a))
-            c = problem.costs(x, sample.states, sample.actions)
+            c = problem.costs(x, transitions.states, transitions.actions)
             return jnp.mean(c) + problem.upper.regularizer(x) + (best - mixed) / w, (best, mixed, c)
 
         upper_gradient, (best, mixed, c) = jax.grad(upper_estimate, has_aux=True)(x)
-        cost_bound = actor_critic.value_bound(w * problem.upper.step_cost_bound, 0.0)
-        learned, δ = actor_critic.learn(joint, sample, -w * c, step_size._replace(entropy=jnp.zeros(())), cost_bound)
-        start = actor_critic.act(joint, actor_critic.start(of_start[3]), of_start)
+        without_entropy, cost_bound = step_size._replace(entropy=jnp.zeros(())), w * problem.upper.step_cost_bound
+        learned, δ = followers.learn(environment, joint, transitions, -w * c, without_entropy, cost_bound)
+        start, _ = followers.act(environment, joint, environment.reset(of_start.start[0]), of_start)
         learned = self._descend_penalty(learned, answer, start, x, step_size.actor, τ)
 
         answer_cost = jnp.mean(problem.costs(x, visits.states, visits.actions))
-        info = Info(
+        info = SampledInfo(
             jnp.stack([best, mixed]),
             jnp.stack([answer_cost, c.mean()]),
-            jnp.stack([visits.entropy.mean(), actor_critic.accrued_entropy(sample).mean()]),
+            jnp.stack([visits.entropy.mean(), transitions.entropy.mean()]),
             jnp.stack([jnp.mean(visits.td_errors**2), jnp.mean(δ**2)]),
         )
-        next_states = [
-            answer_chains,
-            actor_critic.restart(sample.next_states, of_joint),
-            actor_critic.restart(mixed_next_s, of_mixture),
-        ]
         return BellmanPBRLState(
             state.num_iterations + 1,
             self._moved(x, upper_gradient, step_size.upper),  # (U), of the penalty above
             jnp.concatenate([answer, learned]),
-            jnp.concatenate(next_states),
-            of_mixture[2, 0] >= problem.environment.discount,
+            jnp.concatenate([answer_chains, joint_chains, mixed_chains]),
+            of_mixture.restart[0, 0] >= environment.discount,
         ), info
 
     def _mixed_transition(
-        self, answer: Array, joint: Array, states: Array, is_first_action: Array, uniforms: Array
+        self, answer: Array, joint: Array, states: Array, is_first_action: Array, uniforms: Uniforms
     ) -> tuple[Array, Array]:
-        """Actions, of y where they are the first since the start and of θ otherwise, and the states they lead to."""
+        """Actions, of y where they are the first since the start and of θ otherwise, and where the chains go on."""
+        environment, of_one = self.problem.mdp, jax.tree.map(lambda leaf: leaf[0], uniforms)
         by_answer, by_joint = (
-            self.actor_critic.choose(followers, states, uniforms[0]) for followers in (answer, joint)
+            self.followers.decide(environment, policy, states, of_one).actions for policy in (answer, joint)
         )
         actions = jnp.where(is_first_action, by_joint, by_answer)
-        return actions, self.problem.mdp.step(states, actions, uniforms[1])
+        next_states = environment.step(states, actions, of_one.transition)
+        return actions, self.followers.restart(environment, next_states, of_one)
 
     def _descend_penalty(
-        self, joint: Array, answer: Array, start: Sample, x: PyTree, actor_step: Array, entropy_weight: Array
+        self, joint: Array, answer: Array, start: Transitions, x: PyTree, actor_step: Array, entropy_weight: Array
     ) -> Array:
         """y's step against the Bellman penalty: (1−γ) E_{s∼ρ, a∼y}[(Q*(s, a) − V*(s)) ∇log y(a|s) + τ ∇H(y(·|s))]."""
-        γ, values = self.problem.environment.discount, self.actor_critic.table.values
+        γ, table = self.problem.environment.discount, self.followers.table(self.problem.mdp)
         s, a = start.states, start.actions
         r = self.problem.rewards(x, s, a)
-        advantages = r[0] + γ * values(answer[0], start.next_states[0]) - values(answer[0], s[0])
-        τ = entropy_weight * ~self.problem.environment.is_terminal(s[0])
+        advantages = r[0] + γ * table.values(answer[0], start.next_states[0]) - table.values(answer[0], s[0])
+        τ = entropy_weight * ~start.is_terminal[0]
         ascent = direction(advantages, a[0], *(array[0] for array in start.law), τ)
         step = (1 - γ) * actor_step / self.num_chains * ascent
-        return self.actor_critic.table.ascend(joint[0], s[0], step, jnp.zeros_like(advantages))[None]
+        return table.ascend(joint[0], s[0], step, jnp.zeros_like(advantages))[None]

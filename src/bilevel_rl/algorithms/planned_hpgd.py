@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from bilevel_rl.algorithms.followers import draw_uniforms
 from bilevel_rl.algorithms.implicit_gradient import ImplicitGradientMethod
-from bilevel_rl.algorithms.sampled import draw_uniforms
 from bilevel_rl.exact.soft_mdp import soft_optimal
 from bilevel_rl.exact.tables import reward_table
 
 
-class PlannedState(NamedTuple):
-    """What the next iteration needs; log π and V of the follower at the previous x."""
+class PlannedHPGDState(NamedTuple):
+    """What the next iteration needs; log π and V are those of the follower at the previous x."""
 
     num_iterations: Int[Array, ""]
     x: PyTree
@@ -25,12 +25,12 @@ class PlannedState(NamedTuple):
     values: Float[Array, " S"]
 
 
-class PlannedInfo(NamedTuple):
-    """Diagnostics of one iteration from its walks, given twice: there is one policy."""
+class PlannedHPGDInfo(NamedTuple):
+    """Diagnostics of one iteration, means over its walks."""
 
-    mean_reward: Float[Array, "2"]
-    mean_cost: Float[Array, "2"]
-    mean_entropy: Float[Array, "2"]
+    mean_reward: Float[Array, "1"]
+    mean_cost: Float[Array, "1"]
+    mean_entropy: Float[Array, "1"]
 
 
 class PlannedHPGD(ImplicitGradientMethod):
@@ -38,7 +38,16 @@ class PlannedHPGD(ImplicitGradientMethod):
 
     An iteration costs 5 H B environment transitions; rollouts in a terminal state count on.
 
-    Of the step sizes ζ and τ are used. Attributes and errors are those of `ImplicitGradientMethod`.
+    Attributes:
+        problem: what is solved.
+        step_sizes: of the five sequences ζ and τ are used.
+        num_chains: B, walks of an estimate.
+        num_rollout_steps: H; sums over time lack the share γ^H.
+        estimator: "rollouts" or "tables", how (IG) is estimated.
+        max_global_norm: longer estimates of the gradient are shortened to this length; infinite for none.
+
+    Raises:
+        ValueError: as `ImplicitGradientMethod`.
     """
 
     @property
@@ -46,26 +55,28 @@ class PlannedHPGD(ImplicitGradientMethod):
         """Environment transitions of one iteration: the rollouts'."""
         return self.rollouts.num_transitions
 
-    def init(self, key: Array) -> PlannedState:
+    def init(self, key: Array) -> PlannedHPGDState:
         """The uniform policy, V = 0, and x at the problem's start."""
         mdp = self.problem.mdp
         log_policy = jnp.full((mdp.num_states, mdp.num_actions), -np.log(mdp.num_actions), float)
-        return PlannedState(jnp.int32(0), self.problem.start(key), log_policy, jnp.zeros(mdp.num_states))
+        return PlannedHPGDState(jnp.int32(0), self.problem.start(key), log_policy, jnp.zeros(mdp.num_states))
 
     def draw(self, key: Array, num_iterations: int) -> Float[Array, "iterations numbers B"]:
         """Uniforms for the rollouts."""
         return draw_uniforms(key, num_iterations, self.rollouts.num_uniforms, self.num_chains)
 
-    def step(self, uniforms: Float[Array, "numbers B"], state: PlannedState) -> tuple[PlannedState, PlannedInfo]:
+    def step(
+        self, uniforms: Float[Array, "numbers B"], state: PlannedHPGDState
+    ) -> tuple[PlannedHPGDState, PlannedHPGDInfo]:
         """One iteration: the follower's answer to x, then one step of x."""
         x, step_size = state.x, self.step_sizes(state.num_iterations)
         τ = step_size.entropy
         answer = soft_optimal(self.problem.mdp, reward_table(self.problem, x), τ, start_values=state.values)
         gradient, means = self.rollouts.estimate(x, answer.log_policy, τ, uniforms)
         x = self._descended(x, gradient, step_size.upper)  # (IG)
-        info = PlannedInfo(*(jnp.full(2, mean) for mean in means))
-        return PlannedState(state.num_iterations + 1, x, answer.log_policy, answer.values), info
+        info = PlannedHPGDInfo(*(mean[None] for mean in means))
+        return PlannedHPGDState(state.num_iterations + 1, x, answer.log_policy, answer.values), info
 
-    def log_policies(self, state: PlannedState) -> Float[Array, "2 S A"]:
-        """log π of the answer to the previous x, twice."""
-        return jnp.stack([state.log_policy] * 2)
+    def log_policies(self, state: PlannedHPGDState) -> Float[Array, "1 S A"]:
+        """log π of the answer to the previous x."""
+        return state.log_policy[None]

@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from bilevel_rl.algorithms.devices import shared_by_devices
 from bilevel_rl.formulation import BilevelProblem
 
 WALK, ROLLOUTS = 0, slice(1, 5)
@@ -52,13 +51,11 @@ class Rollouts(eqx.Module):
         problem: what is solved.
         num_walks: B.
         num_steps: H.
-        chain_axis: mesh axis whose devices share the walks; None for no sharing.
     """
 
     problem: BilevelProblem
     num_walks: int = eqx.field(static=True)
     num_steps: int = eqx.field(static=True)
-    chain_axis: str | None = eqx.field(static=True, default=None)
 
     @property
     def num_transitions(self) -> int:
@@ -81,7 +78,7 @@ class Rollouts(eqx.Module):
         problem, γ = self.problem, self.problem.environment.discount
         policy = jnp.exp(log_policy)
         thresholds = jnp.cumsum(policy, axis=1)[:, :-1]
-        states, actions = shared_by_devices(self.chain_axis, lambda u: self._trajectories(thresholds, u))(uniforms)
+        states, actions = self._trajectories(thresholds, uniforms)
 
         weights = γ ** jnp.arange(self.num_steps)
         occupancy = (1 - γ) * weights / self.num_walks
@@ -97,7 +94,7 @@ class Rollouts(eqx.Module):
             return mean_cost + problem.upper.regularizer(x) + through_policy, (jnp.sum(r[WALK] @ occupancy), mean_cost)
 
         gradient, (mean_reward, mean_cost) = jax.grad(upper_estimate, has_aux=True)(x)  # (IG)
-        accrues = ~problem.environment.is_terminal(states[WALK])
+        accrues = ~problem.mdp.is_terminal(states[WALK])
         entropy = -jnp.sum(policy * log_policy, axis=1)[states[WALK]] * accrues
         return gradient, WalkMeans(mean_reward, mean_cost, jnp.sum(entropy @ occupancy))
 

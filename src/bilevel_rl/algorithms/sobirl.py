@@ -8,7 +8,7 @@ so ∂V is the value of d rewards ∂_x r at once, and TD(0) steps along the fol
 
 | symbol | name                  | meaning                                                                    |
 |--------|-----------------------|----------------------------------------------------------------------------|
-| θ, V   | `followers`           | policy and critic of the follower, by (A) and (C)                          |
+| θ, V   | `parameters`          | policy and critic of the follower, by (A) and (C)                          |
 | Q_c    | `cost_action_values`  | action values of the leader's cost; A_c(s, a) = Q_c(s, a) − E_π[Q_c(s, ·)] |
 | ∂V     | `value_gradients`     | derivatives of the follower's optimal values, a column a number of x       |
 
@@ -32,17 +32,17 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
-from bilevel_rl.algorithms.actor_critic import Info
-from bilevel_rl.algorithms.sampled import SampledAlgorithm, draw_uniforms
+from bilevel_rl.algorithms.followers import draw_uniforms
+from bilevel_rl.algorithms.sampled import SampledAlgorithm, SampledInfo
 from bilevel_rl.algorithms.step_sizes import StepSizes
 
 
 class SoBiRLState(NamedTuple):
-    """What the next iteration needs."""
+    """What the next iteration needs; the table above says what is what."""
 
     num_iterations: Int[Array, ""]
     x: PyTree
-    followers: Float[Array, "1 S columns"]
+    parameters: Float[Array, "1 S columns"]
     chain_states: Int[Array, "1 B"]
     cost_action_values: Float[Array, "S A"]
     value_gradients: Float[Array, "S d"]
@@ -54,9 +54,10 @@ class SoBiRL(SampledAlgorithm):
     An iteration costs B environment transitions; its tables take S (A + d) numbers.
 
     Attributes:
-        step_sizes: by default of constant τ (`StepSizes.constant_entropy`). β is the step of all critics, ∂V included.
-
-    The other attributes, and the errors, are those of `SampledAlgorithm`; the penalty w is not used.
+        problem: what is solved.
+        step_sizes: ζ, α, β and τ, by default of constant τ (`StepSizes.constant_entropy`). β is the step of all
+            critics, ∂V included; w is not used.
+        num_chains: B, parallel Markov chains.
     """
 
     step_sizes: StepSizes = eqx.field(default_factory=StepSizes.constant_entropy)
@@ -78,19 +79,21 @@ class SoBiRL(SampledAlgorithm):
         num_numbers = ravel_pytree(start.x)[0].size
         value_gradients = jnp.zeros((environment.num_states, num_numbers))
         return SoBiRLState(
-            start.num_iterations, start.x, start.followers, start.chain_states, cost_action_values, value_gradients
+            start.num_iterations, start.x, start.parameters, start.chain_states, cost_action_values, value_gradients
         )
 
     def draw(self, key: Array, num_iterations: int) -> Float[Array, "iterations 4 1 B"]:
         """Uniforms for every chain's action, transition, restart and start."""
         return draw_uniforms(key, num_iterations, 4, 1, self.num_chains)
 
-    def step(self, uniforms: Float[Array, "4 1 B"], state: SoBiRLState) -> tuple[SoBiRLState, Info]:
+    def step(self, uniforms: Float[Array, "4 1 B"], state: SoBiRLState) -> tuple[SoBiRLState, SampledInfo]:
         """One iteration, all from iteration k's values."""
-        problem, actor_critic, x = self.problem, self.actor_critic, state.x
-        step_size, γ = self.step_sizes(state.num_iterations), problem.environment.discount
-        sample = actor_critic.act(state.followers, state.chain_states, uniforms)
-        s, a, next_s = sample.states[0], sample.actions[0], sample.next_states[0]
+        problem, followers, environment, x = self.problem, self.followers, self.problem.mdp, state.x
+        step_size, γ = self.step_sizes(state.num_iterations), environment.discount
+        transitions, chain_states = followers.act(
+            environment, state.parameters, state.chain_states, followers.uniforms(uniforms)
+        )
+        s, a, next_s = transitions.states[0], transitions.actions[0], transitions.next_states[0]
         flat_x, unravel = ravel_pytree(x)
 
         reward_gradients = jax.vmap(jax.grad(lambda x, s, a: problem.rewards(unravel(x), s, a)), (None, 0, 0))
@@ -99,7 +102,7 @@ class SoBiRL(SampledAlgorithm):
         )
         cost_action_values = state.cost_action_values[s]
         of_action = jnp.take_along_axis(cost_action_values, a[:, None], axis=1)[:, 0]
-        cost_advantages = of_action - jnp.sum(sample.law[0][0] * cost_action_values, axis=1)
+        cost_advantages = of_action - jnp.sum(transitions.law[0][0] * cost_action_values, axis=1)
 
         def direct_estimate(x: PyTree) -> tuple[Array, Array]:
             c = problem.costs(x, s, a)
@@ -109,19 +112,18 @@ class SoBiRL(SampledAlgorithm):
         through_policy = unravel(cost_advantages @ td_gradients / (self.num_chains * step_size.entropy))
         gradient = jax.tree.map(jnp.add, direct, through_policy)  # (IG)
 
-        next_policy = jax.nn.softmax(state.followers[0, next_s, :-1])
+        next_policy = jax.nn.softmax(state.parameters[0, next_s, :-1])
         next_cost_values = jnp.sum(next_policy * state.cost_action_values[next_s], axis=1)
         table_step = step_size.critic / self.num_chains
-        r = problem.rewards(x, sample.states, sample.actions)
-        value_bound = actor_critic.value_bound(problem.reward_bound, step_size.entropy)
-        followers, δ = actor_critic.learn(state.followers, sample, r, step_size, value_bound)  # (A), (C)
-
-        means = (r.mean(), c.mean(), actor_critic.accrued_entropy(sample).mean(), (δ**2).mean())
+        r = problem.rewards(x, transitions.states, transitions.actions)
+        parameters, δ = followers.learn(
+            environment, state.parameters, transitions, r, step_size, problem.reward_bound
+        )  # (A), (C)
         return SoBiRLState(
             state.num_iterations + 1,
             self._moved(x, gradient, step_size.upper),
-            followers,
-            actor_critic.restart(sample.next_states, uniforms),
+            parameters,
+            chain_states,
             state.cost_action_values.at[s, a].add(table_step * (c + γ * next_cost_values - of_action)),
             state.value_gradients.at[s].add(table_step * td_gradients),
-        ), Info(*(jnp.stack([mean, mean]) for mean in means))
+        ), SampledInfo(r.mean(1), c.mean(keepdims=True), transitions.entropy.mean(1), (δ**2).mean(1))

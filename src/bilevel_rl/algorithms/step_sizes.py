@@ -225,6 +225,28 @@ class StepSizes(eqx.Module):
         """The five values at iteration k."""
         return StepSizeValues(*(getattr(self, name)(num_iterations) for name in SEQUENCES))
 
+    @property
+    def is_traced(self) -> bool:
+        """Whether their values are not known yet, inside of a compiled function."""
+        return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(self))
+
+    def overshoots(self, num_chains: int, num_steps: int, num_states: int) -> list[str]:
+        """Says what the critics' first step exceeds: more than that, and they overshoot where they are tables.
+
+        Args:
+            num_chains: of every follower.
+            num_steps: transitions of every chain in an iteration.
+            num_states: rows of a table.
+        """
+        critic_step = float(np.max(np.asarray(self.critic.initial)))
+        of_samples = "num_chains" if num_steps == 1 else "num_chains times num_steps"
+        return [
+            f"critic={critic_step:g} exceeds {limit}, {count}: the steps of an iteration on one state add up to more "
+            "than a whole one, and critics overshoot; lower critic and actor"
+            for limit, count in ((of_samples, num_chains * num_steps), ("the number of states", num_states))
+            if critic_step > count
+        ]
+
     def violations(self) -> list[str]:
         """Names every validity condition (docs/method.md, section 4) that these sequences violate.
 

@@ -21,6 +21,7 @@ import warnings
 
 import optax
 
+from bilevel_rl.algorithms.followers import Followers
 from bilevel_rl.algorithms.single_loop import SingleLoopActorCritic
 from bilevel_rl.algorithms.step_sizes import ScheduleWarning, StepSizes
 from bilevel_rl.algorithms.upper_steps import UpperSteps
@@ -50,7 +51,7 @@ def untuned(
     Args:
         problem: what is solved. Give it bounds of reward and cost, so that their scales need not be measured at x_0.
         num_chains: B. It changes how many iterations a number of transitions is, not what they do, while B ≤ S.
-        coupled: both followers' chains live on the same random numbers.
+        coupled: both followers' chains use the same random numbers.
         scales: the problem's units, where `measure_scales` cannot know them.
 
     Raises:
@@ -73,10 +74,8 @@ def untuned(
         return SingleLoopActorCritic(
             problem,
             untuned_step_sizes(problem, num_chains, scales),
-            num_chains,
-            coupled=coupled,
+            Followers(num_chains, coupled=coupled, natural=True),
             expects_actions=True,
-            natural=True,
             upper_steps=UpperSteps(ADAM, averaging=AVERAGING),
         )
 

@@ -1,7 +1,7 @@
-"""How the single loop estimates each kind of upper objective from samples of the penalized policy.
+"""How the single loop estimates (U): each kind of upper objective, and what the followers gain at another x.
 
-Source: docs/method.md, section 6. f enters twice: its direct gradient ∇_x f̂ moves x in (U), and its slope in θᴸ moves
-the penalized policy in (AL), either as a cost per step inside of δᴸ or as a gradient of the logits beside it.
+Source: docs/method.md, sections 5 and 6. f enters twice: its direct gradient ∇_x f̂ moves x in (U), and its slope in θᴸ
+moves the penalized policy in (AL), either as a cost per step inside of δᴸ or as a gradient of the logits beside it.
 """
 
 import functools
@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from bilevel_rl.algorithms.actor_critic import Sample
+from bilevel_rl.algorithms.followers import PENALIZED, Transitions
 from bilevel_rl.algorithms.step_sizes import PowerDecay
-from bilevel_rl.environments import TabularMDP
+from bilevel_rl.environments import DrivenMDP, TabularMDP
 from bilevel_rl.formulation import (
     BilevelProblem,
     OccupancyCost,
@@ -24,8 +24,6 @@ from bilevel_rl.formulation import (
     UpperObjective,
 )
 from bilevel_rl.policies.categorical import draw_actions
-
-LOWER, PENALIZED = 0, 1
 
 ReadLogits = Callable[[Int[Array, " N"]], Float[Array, "N A"]]
 """From states to θᴸ(s, ·)."""
@@ -44,7 +42,7 @@ class UpperEstimate(NamedTuple):
 
     objective: Callable[[PyTree], Array]
     mean_cost: Float[Array, "2"]
-    step_costs: Float[Array, " B"]
+    step_costs: Float[Array, " N"]
     explicit: tuple[Int[Array, " N"], Float[Array, "N A"]] | None = None
     visitation: Float[Array, "S A"] | None = None
 
@@ -54,7 +52,8 @@ class Samples(NamedTuple):
 
     Attributes:
         x: the present upper variable.
-        chains: this iteration's transitions of both followers.
+        transitions: this iteration's, of both followers.
+        outcomes: the uniforms from which s' was drawn.
         logits: reads θᴸ.
         uniforms: as many rows as `num_extra_uniforms` says.
         visitation: the running estimate of d^{π^L} so far.
@@ -63,7 +62,8 @@ class Samples(NamedTuple):
     """
 
     x: PyTree
-    chains: Sample
+    transitions: Transitions
+    outcomes: Float[Array, "2 N"]
     logits: ReadLogits
     uniforms: Float[Array, "U B"]
     visitation: Float[Array, "S A"] | None
@@ -71,13 +71,28 @@ class Samples(NamedTuple):
     expects_actions: bool = False
 
 
-def of_samples(function: Callable, x: PyTree, chains: Sample, expects_actions: bool) -> Float[Array, "2 B"]:
-    """`function(x, states, actions)` of the chains' samples: of the actions taken, or of the mean action."""
-    s, a = chains.states, chains.actions
-    if not expects_actions:
+def of_samples(function: Callable, x: PyTree, samples: Samples) -> Float[Array, "2 N"]:
+    """`function(x, states, actions)` of both followers' transitions: of the actions taken, or of the mean action."""
+    s, a = samples.transitions.states, samples.transitions.actions
+    if not samples.expects_actions:
         return function(x, s, a)
-    policy, _ = chains.law
+    policy, _ = samples.transitions.law
     return jnp.sum(policy * function(x, s[..., None], jnp.arange(policy.shape[-1])), axis=-1)
+
+
+def estimate_gains(problem: BilevelProblem, x: PyTree, samples: Samples) -> Float[Array, "2 N"]:
+    """What both followers' transitions are worth to them at x, as far as its gradient goes.
+
+    r_x, and where the dynamics depend on x what has the gradient γ ∇_x log P_x(s'|s,a) (V(s') − V(s)), each with its
+    own critic. V(s) changes nothing in the mean and lowers the variance.
+    """
+    rewards, transitions = of_samples(problem.rewards, x, samples), samples.transitions
+    now, moved = problem.driven_environment(samples.x), problem.driven_environment(x)
+    if not (isinstance(now, DrivenMDP) and isinstance(moved, DrivenMDP)):
+        return rewards
+    s, a = transitions.states, transitions.actions
+    log_probability = moved.log_probability(s, a, now.outcome(s, a, samples.outcomes))
+    return rewards + now.discount * log_probability * (transitions.next_values - transitions.values)
 
 
 def num_extra_uniforms(upper: UpperObjective) -> int:
@@ -116,10 +131,10 @@ def estimate_upper(upper: UpperObjective, problem: BilevelProblem, samples: Samp
 
 @estimate_upper.register
 def _(upper: OccupancyCost, problem: BilevelProblem, samples: Samples) -> UpperEstimate:
-    c = problem.costs(samples.x, samples.chains.states, samples.chains.actions)
+    c = problem.costs(samples.x, samples.transitions.states, samples.transitions.actions)
 
     def objective(x: PyTree) -> Array:
-        costs = of_samples(problem.costs, x, samples.chains, samples.expects_actions)
+        costs = of_samples(problem.costs, x, samples)
         return jnp.mean(costs[PENALIZED]) + upper.regularizer(x)
 
     return UpperEstimate(objective, c.mean(1), c[PENALIZED])
@@ -127,7 +142,7 @@ def _(upper: OccupancyCost, problem: BilevelProblem, samples: Samples) -> UpperE
 
 @estimate_upper.register
 def _(upper: OccupancyFunctional, problem: BilevelProblem, samples: Samples) -> UpperEstimate:
-    s, a = samples.chains.states[PENALIZED], samples.chains.actions[PENALIZED]
+    s, a = samples.transitions.states[PENALIZED], samples.transitions.actions[PENALIZED]
     share = PowerDecay(upper.tracking_step, 0.5, 20_000.0)(samples.num_iterations)
     visitation = ((1 - share) * jnp.asarray(samples.visitation)).at[s, a].add(share / len(s))
     value, slope = jax.value_and_grad(lambda d: jnp.asarray(upper.functional(samples.x, d), float))(visitation)
@@ -155,7 +170,7 @@ def _(upper: PolicyLoss, problem: BilevelProblem, samples: Samples) -> UpperEsti
     def objective(x: PyTree) -> Array:
         return mean_loss(x, logits) + upper.regularizer(x)
 
-    nothing = jnp.zeros_like(samples.chains.values[PENALIZED])
+    nothing = jnp.zeros_like(samples.transitions.values[PENALIZED])
     return UpperEstimate(objective, jnp.stack([value, value]), nothing, (s, slope))
 
 
@@ -179,7 +194,7 @@ def _(upper: TrajectoryLoss, problem: BilevelProblem, samples: Samples) -> Upper
         return jnp.mean(losses(x)) + upper.regularizer(x)
 
     value = jnp.mean(loss)
-    nothing = jnp.zeros_like(samples.chains.values[PENALIZED])
+    nothing = jnp.zeros_like(samples.transitions.values[PENALIZED])
     return UpperEstimate(objective, jnp.stack([value, value]), nothing, (s.reshape(-1), weights[:, None] * score))
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from bilevel_rl.algorithms.step_sizes import PowerDecay
 
@@ -67,6 +67,20 @@ class UpperSteps(eqx.Module):
         """Before the first iteration."""
         last = None if self.recursion is None else (jax.tree.map(jnp.zeros_like, x), x)
         return Memory(self.optimizer.init(x), last, None if self.averaging is None else x)
+
+    def step(
+        self,
+        estimate: Estimate,
+        x: PyTree,
+        memory: Memory,
+        k: Int[Array, ""],
+        step_size: Float[Array, ""],
+        project: Callable[[PyTree], PyTree],
+    ) -> tuple[PyTree, PyTree, Memory]:
+        """x_{k+1} = Π_X[x_k − ζ_k d_k], the estimate of this iteration alone, and the memory for the next one."""
+        direction, gradient, memory = self.direction(estimate, x, memory, k)
+        x = project(jax.tree.map(lambda x, d: x - step_size * d, x, direction))
+        return x, gradient, self.averaged(memory, x, k)
 
     def direction(
         self, estimate: Estimate, x: PyTree, memory: Memory, k: Int[Array, ""]

@@ -3,7 +3,6 @@
 Methods are all that are compared, baselines all but Algorithm 1. A method is one entry of `METHODS`.
 """
 
-import functools
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from bilevel_rl.algorithms import (
     BellmanPBRL,
     ExactDescent,
     FiniteDifference,
+    Followers,
     NestedLoop,
     PartialSGD,
     PlannedHPGD,
@@ -118,6 +118,11 @@ def _ranges(*names: str) -> dict[str, tuple[float, float]]:
     return {name: STEP_SIZES[name] for name in names}
 
 
+def _single_loop(problem: BilevelProblem, step_sizes: StepSizes, num_chains: int) -> SingleLoopActorCritic:
+    """As published: the chains of the two policies are independent."""
+    return SingleLoopActorCritic(problem, step_sizes, Followers(num_chains, coupled=False))
+
+
 def _with_estimator(algorithm: Callable[..., Algorithm]) -> Callable[..., Algorithm]:
     """HPGD whose estimator of the implicit gradient is chosen by a number, like every other parameter."""
 
@@ -153,7 +158,7 @@ METHODS: dict[str, Method] = {
     for method in (
         Method(
             "single-loop",
-            functools.partial(SingleLoopActorCritic, coupled=False),
+            _single_loop,
             _TWO_POLICIES,
             exponents=(9 / 10, 1 / 2, 1 / 2, 3 / 20, 1 / 20),
         ),

@@ -157,7 +157,7 @@ class Tuning(Study):
         options |= {"num-iterations": num_iterations, "log-every": math.ceil(num_iterations / NUM_LOG_POINTS)}
         options |= {"evaluation-entropy-weight": self.tuning.evaluation_entropy_weight}
         words = [f"--{name} {value}" for name, value in options.items()]
-        if not chosen.algorithm().coupled:  # pyright: ignore[reportAttributeAccessIssue]
+        if not chosen.algorithm().followers.coupled:  # pyright: ignore[reportAttributeAccessIssue]
             words.append("--no-coupled")
         changed = _changed_options(self.problem)
         return " ".join(["bilevel-rl run", self.run_by, *changed, "--schedule decaying", *words])

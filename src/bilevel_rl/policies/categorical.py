@@ -62,7 +62,7 @@ class Categorical(eqx.Module):
     def natural_direction(
         self, δ: Float[Array, " B"], a: Int[Array, " B"], law: CategoricalLaw, τ: Float[Array, " B"]
     ) -> Float[Array, "B A"]:
-        """The natural gradient, in place of `direction`."""
+        """The natural gradient, instead of `direction`."""
         return natural_direction(δ, a, law.policy, law.log_policy, τ)
 
 

@@ -77,7 +77,7 @@ class NeuralActorCritic(eqx.Module):
         >>> problem = brl.problems.goal_position(size=5, target=(3, 1), initial_x=(1, 3))
         >>> policies = brl.NeuralActorCritic.mlp(problem.environment, width=16, depth=1)
         >>> step_sizes = brl.StepSizes.decaying(actor=1e-3, critic=3e-3)
-        >>> algorithm = brl.SingleLoopActorCritic(problem, step_sizes, policies=policies)
+        >>> algorithm = brl.SingleLoopActorCritic(problem, step_sizes, brl.Followers(policies=policies))
         >>> log_policies = algorithm.log_policies(algorithm.init(jax.random.key(0)))
         >>> log_policies.shape, bool(abs(log_policies + jax.numpy.log(5)).max() < 0.02)
         ((2, 25, 5), True)
@@ -192,7 +192,7 @@ class NeuralActorCritic(eqx.Module):
         trunk, _, critic = follower.weights
         return self._values((trunk, critic), self._observations(follower, states))
 
-    def learn(
+    def update(
         self,
         follower: NeuralFollower,
         states: PyTree,

@@ -26,7 +26,7 @@ class Policy(Protocol):
         """Values of a batch of states."""
         ...
 
-    def learn(
+    def update(
         self,
         follower: Any,
         states: Any,

@@ -50,7 +50,7 @@ class TabularActorCritic(eqx.Module):
         """Adds each sample's step to the row of its state; samples of one state add up."""
         return _add_rows(table, states, jnp.concatenate([logit_steps, value_steps[:, None]], axis=1))
 
-    def learn(
+    def update(
         self,
         table: Float[Array, "S columns"],
         states: Int[Array, " B"],

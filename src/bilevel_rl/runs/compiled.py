@@ -31,7 +31,8 @@ TRANSITIONS_PER_GROUP = 64
 NUMBERS_PER_BLOCK = 2048
 """Random numbers that a seed draws at a time: enough to make a call of the generator cheap, few enough for a cache."""
 
-SEEDS, CHAINS = "seeds", "chains"
+SEEDS = "seeds"
+"""The axis of the mesh along which devices have seeds of their own."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Layout:
     """How seeds lie on devices and iterations in blocks.
 
     Attributes:
-        mesh: devices. Those along the axis "seeds" have seeds of their own, those along "chains" share theirs.
+        mesh: devices, each with seeds of its own.
         num_seeds: seeds on all devices.
         seeds_per_group: seeds that run side by side; they decide the last bits.
         iterations_per_block: iterations whose randomness is drawn at once.
@@ -55,7 +56,7 @@ class Layout:
         """A layout over all devices of all processes.
 
         Raises:
-            ValueError: `seeds_per_group` does not divide `num_seeds`, or the devices cannot share the work evenly.
+            ValueError: `seeds_per_group` does not divide `num_seeds`, or the devices cannot share the groups evenly.
         """
         if seeds_per_group is None:
             # Without transitions there are no vectors to fill, and linear systems are solved one by one anyway.
@@ -65,22 +66,13 @@ class Layout:
         if seeds_per_group < 1 or num_seeds % seeds_per_group:
             raise ValueError(f"seeds_per_group must divide num_seeds, {num_seeds}, got {seeds_per_group}")
         num_devices = jax.device_count()
-        seed_devices = math.gcd(num_devices, num_seeds // seeds_per_group)
-        try:
-            algorithm.shared_by(CHAINS, num_devices // seed_devices)
-        except ValueError as error:
+        if num_seeds // seeds_per_group % num_devices:
             raise ValueError(
-                f"{num_seeds} seeds in groups of {seeds_per_group} cannot be shared evenly by {num_devices} devices "
-                f"({error}); run a multiple of {seeds_per_group * num_devices} seeds, or set seeds_per_group"
-            ) from error
-        shape = seed_devices, num_devices // seed_devices
-        mesh = jax.make_mesh(shape, (SEEDS, CHAINS), axis_types=(AxisType.Auto, AxisType.Auto))
+                f"{num_seeds} seeds in groups of {seeds_per_group} cannot be shared evenly by {num_devices} devices; "
+                f"run a multiple of {seeds_per_group * num_devices} seeds, or set seeds_per_group"
+            )
+        mesh = jax.make_mesh((num_devices,), (SEEDS,), axis_types=(AxisType.Auto,))
         return cls(mesh, num_seeds, seeds_per_group, length_of_block(algorithm))
-
-    @property
-    def exchanges(self) -> bool:
-        """Whether processes exchange data in every iteration, because they share the chains of a seed."""
-        return jax.process_count() > 1 and self.mesh.shape[CHAINS] > 1
 
     def put(self, algorithm: Algorithm) -> Algorithm:
         """The algorithm with its arrays on every device, in working precision."""
@@ -107,8 +99,7 @@ class Loop:
                 "key must not be of unsafe_rbg, whose fold_in commutes: seeds would share random numbers; use rbg"
             )
         self.layout = layout
-        sharers = layout.mesh.shape[CHAINS]
-        self._algorithm = layout.put(algorithm.shared_by(CHAINS, sharers) if sharers > 1 else algorithm)
+        self._algorithm = layout.put(algorithm)
         self._seed_keys = jnp.stack([jax.random.fold_in(key, seed) for seed in range(layout.num_seeds)])
 
     def start(self) -> PyTree:
@@ -118,7 +109,7 @@ class Loop:
     def advance(self, states: PyTree, first: int, last: int) -> tuple[PyTree, PyTree, PyTree[Bool[Array, " seeds"]]]:
         """All seeds' states after iterations first … last−1, the sums of their Infos, and which leaves are finite.
 
-        The buffers of `states` are given to the result, which is computed in their place.
+        The buffers of `states` are given to the result, which is computed there.
         """
         fixed = self.layout, self._algorithm, self._seed_keys, jnp.int32(first), jnp.int32(last)
         return _compiled_advance()(fixed, states)

@@ -122,10 +122,12 @@ class Course:
 
     @property
     def noise(self) -> float:
-        """Noise of an iteration of (U), as a multiple of the steepest slope that Φ showed.
+        """Noise of an iteration of (U), as a multiple of the steepest slope that Φ showed; 0 for methods without (U).
 
         That of the start or the median, since it may vanish where x ran to.
         """
+        if "upper_noise" not in self._columns:
+            return 0.0
         pairs = self["num_transitions"][-1] / self["num_iterations"][-1] / 2
         noise = max(self["upper_noise"][0], np.nanmedian(self["upper_noise"]))
         return _share(noise / np.sqrt(pairs), np.nanmax(self["hyper_gradient_norm"]))
@@ -291,7 +293,7 @@ def _of_divergence(entry: dict) -> Finding:
 
 
 def _of_rows(rows: Sequence[Row]) -> Finding:
-    if rows[0].get("is_sampled") or "upper_noise" not in rows[0]:  # Earlier versions did not write all columns.
+    if rows[0].get("is_sampled") or "x_movement" not in rows[0]:  # Earlier versions did not write all columns.
         evidence = "only divergence can be told: all other rules need exact columns (`--diagnostics exact`)"
         return Finding(NOT_JUDGED, (), evidence, "")
     if len(rows) < FEWEST_LOG_POINTS:

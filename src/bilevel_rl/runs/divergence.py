@@ -21,7 +21,7 @@ LIKELY_CAUSES = {
     "optimizer_state": NO_ANSWER,
     "x": "the upper step is too large for its noise, which grows like 1/penalty: lower `upper`, raise `penalty` or "
     "`num_chains`, or bound x by `project`; or the regularizer or the reward has no finite gradient at the last x",
-    "followers": "the policies outrun their critics: lower `actor` and `critic`, keeping actor <= critic; or the "
+    "parameters": "the policies outrun their critics: lower `actor` and `critic`, keeping actor <= critic; or the "
     "reward or cost is not finite at the last x: check both, and clip the critics by `reward_bound` and `cost_bound`",
 }
 

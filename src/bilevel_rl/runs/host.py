@@ -42,7 +42,7 @@ def run_host(
     Args:
         algorithm: what runs, in a `HostEnvironment`; for several seeds call this with several keys.
         key: from `jax.random.key`. Environments are reset with seeds made of it, so that runs can be repeated.
-        envs: a `gymnasium.vector.VectorEnv` of 2 B sub-environments (B = `algorithm.num_chains`), with
+        envs: a `gymnasium.vector.VectorEnv` of 2 B sub-environments (B = `algorithm.followers.num_chains`), with
             `AutoresetMode.DISABLED`. It is not closed.
         num_iterations: as `run`.
         log_every: as `run`.
@@ -70,8 +70,7 @@ def run_host(
         >>> algorithm = brl.SingleLoopActorCritic(
         ...     problem,
         ...     brl.StepSizes.decaying(actor=1e-3, critic=3e-3),
-        ...     num_chains=4,
-        ...     policies=brl.NeuralActorCritic.mlp(problem.environment, width=8),
+        ...     brl.Followers(4, policies=brl.NeuralActorCritic.mlp(problem.environment, width=8)),
         ... )
         >>> result = brl.run_host(algorithm, jax.random.key(0), envs, 20, log_every=10, progress=False)
         >>> result.metrics["num_transitions"].tolist()

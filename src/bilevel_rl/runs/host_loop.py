@@ -1,6 +1,6 @@
 """The loop of an environment that lives on the host: the algorithm is compiled, the transitions are pushed in.
 
-An iteration is `SingleLoopActorCritic.step` in its three parts: the device decides, Gymnasium steps, the device learns.
+An iteration is `SingleLoopActorCritic.step` in three parts: the device decides, Gymnasium steps, the device learns.
 Keys and uniforms are those that `loop` gives the first seed of a compiled run.
 
 | of the chains   | here                                                                                          |
@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from bilevel_rl.algorithms import SingleLoopActorCritic
-from bilevel_rl.algorithms.actor_critic import Decision, Info
-from bilevel_rl.algorithms.sampled import State
+from bilevel_rl.algorithms.followers import Decision, Transitions, Uniforms
+from bilevel_rl.algorithms.single_loop import SingleLoopInfo, SingleLoopState
 from bilevel_rl.environments import HostEnvironment, HostEpisode
 from bilevel_rl.runs.compiled import key_of_start, length_of_block
 
@@ -35,8 +35,8 @@ class Progressed(NamedTuple):
         is_finite: whether every leaf of the state after that one is.
     """
 
-    state: State
-    info_totals: Info
+    state: SingleLoopState
+    info_totals: SingleLoopInfo
     is_finite: PyTree[Bool[Array, ""]]
 
 
@@ -94,7 +94,7 @@ class HostChains:
         return self._episode
 
     def restart(self, uniforms: Float[np.ndarray, "U 2 B"]) -> HostEpisode:
-        """Where the chains go on; the uniforms are those of `ActorCritic.restart`."""
+        """Where the chains go on; the uniforms are those of one transition."""
         after = self._episode
         restarts = (uniforms[2] >= np.asarray(self._environment.discount, uniforms.dtype)) | after.is_truncated
         is_reset = (restarts | self._has_ended).ravel()
@@ -139,10 +139,10 @@ class HostLoop:
         if not isinstance(environment, HostEnvironment):
             raise ValueError(f"problem.environment must be a HostEnvironment, got a {type(environment).__name__}")
         self._algorithm = jax.tree.map(lambda leaf: jnp.asarray(leaf) if eqx.is_array(leaf) else leaf, algorithm)
-        self._chains = HostChains(envs, environment, algorithm.num_chains)
+        self._chains = HostChains(envs, environment, algorithm.followers.num_chains)
         self._key, self._block_length = jax.random.fold_in(key, 0), length_of_block(algorithm)
         self._block: tuple[int, np.ndarray] | None = None
-        self._decide = jax.jit(lambda state, uniforms: self._algorithm.decide(uniforms, state))
+        self._decide = jax.jit(self._decided)
         self._learn = jax.jit(self._learned, donate_argnums=0)
         self._draw = jax.jit(lambda key: self._algorithm.draw(key, self._block_length))
 
@@ -152,20 +152,19 @@ class HostLoop:
         state = self._algorithm.init(key, self._new_episodes(key))
         return self.cleared(jax.tree.map(jnp.copy, state))  # What a problem starts from stays its own.
 
-    def resumed(self, state: State) -> Progressed:
+    def resumed(self, state: SingleLoopState) -> Progressed:
         """A saved state, in new episodes."""
         key = jax.random.fold_in(key_of_start(self._key), state.num_iterations)
         return self.cleared(jax.tree.map(jnp.array, state)._replace(chain_states=self._new_episodes(key)))
 
-    def cleared(self, state: State) -> Progressed:
+    def cleared(self, state: SingleLoopState) -> Progressed:
         """Nothing added up yet."""
         uniforms = jax.eval_shape(self._draw, self._key)
-        next_states = state.chain_states
+        episode = state.chain_states
 
-        def one(state: State, uniforms: Array) -> Info:
-            decision = self._algorithm.decide(uniforms, state)
-            sample = self._algorithm.sample(state, decision, next_states)
-            return self._algorithm.learn(uniforms, state, sample)[1]
+        def one(state: SingleLoopState, uniforms: Array) -> SingleLoopInfo:
+            transitions = self._transitions(state, uniforms, self._decided(state, uniforms), episode)
+            return self._algorithm.step_from(transitions, episode, uniforms, state)[1]
 
         info = jax.eval_shape(one, state, jax.ShapeDtypeStruct(uniforms.shape[1:], uniforms.dtype))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), info)
@@ -190,13 +189,30 @@ class HostLoop:
         going_on: HostEpisode,
     ) -> Progressed:
         state, totals, was_finite = progressed
-        new, info = self._algorithm.learn(uniforms, state, self._algorithm.sample(state, decision, following))
-        new = new._replace(chain_states=going_on)
+        transitions = self._transitions(state, uniforms, decision, following)
+        new, info = self._algorithm.step_from(transitions, going_on, uniforms, state)
         was_fine = _all(was_finite)
         is_finite = jax.tree.map(lambda was, leaf: was & (~was_fine | jnp.all(jnp.isfinite(leaf))), was_finite, new)
         is_fine = _all(is_finite)
         state = jax.tree.map(lambda new, old: jnp.where(is_fine, new, old), new, state)
         return Progressed(state, jax.tree.map(jnp.add, totals, info), is_finite)
+
+    def _decided(self, state: SingleLoopState, uniforms: Array) -> Decision:
+        """The actions of an iteration."""
+        followers, environment = self._algorithm.followers, self._algorithm.problem.environment
+        return followers.decide(environment, state.parameters, state.chain_states, self._of_one_step(uniforms))
+
+    def _transitions(
+        self, state: SingleLoopState, uniforms: Array, decision: Decision, following: HostEpisode
+    ) -> Transitions:
+        """What an iteration learns from, once it is known where its actions led."""
+        followers, environment = self._algorithm.followers, self._algorithm.problem.environment
+        return followers.complete(
+            environment, state.parameters, state.chain_states, decision, following, self._of_one_step(uniforms)
+        )
+
+    def _of_one_step(self, uniforms: Array) -> Uniforms:
+        return jax.tree.map(lambda leaf: leaf[0], self._algorithm.followers.uniforms(uniforms))
 
     def _uniforms(self, k: int) -> Float[np.ndarray, "U D B"]:
         number = k // self._block_length
@@ -205,8 +221,9 @@ class HostLoop:
         return self._block[1][k % self._block_length]
 
     def _new_episodes(self, key: Array) -> HostEpisode:
-        uniforms = np.array(jax.random.uniform(key, (2, self._algorithm.num_chains)))
-        if self._algorithm.coupled:
+        followers = self._algorithm.followers
+        uniforms = np.array(jax.random.uniform(key, (2, followers.num_chains)))
+        if followers.coupled:
             uniforms[1] = uniforms[0]
         return jax.tree.map(jnp.array, self._chains.start(uniforms))
 

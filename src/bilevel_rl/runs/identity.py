@@ -4,14 +4,14 @@ import dataclasses
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Array
 
-from bilevel_rl.algorithms import Algorithm
+from bilevel_rl.algorithms import Algorithm, Followers
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
 
 NO_CHECKPOINT, REFUSED = -1, -2
@@ -36,10 +36,16 @@ def identity_of(algorithm: Algorithm, key: Array, log_every: int) -> dict[str, A
     }
 
 
-def _options(algorithm: Algorithm) -> dict[str, Any]:
-    """Numbers and switches that are not arrays."""
-    values = {field.name: getattr(algorithm, field.name) for field in dataclasses.fields(cast(Any, algorithm))}
-    return {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
+def _options(part: Any) -> dict[str, Any]:
+    """Numbers and switches that are not arrays, of an algorithm and of its followers."""
+    options: dict[str, Any] = {}
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if isinstance(value, Followers):
+            options |= _options(value)
+        elif isinstance(value, bool | int | float | str):
+            options[field.name] = value
+    return options
 
 
 def find_checkpoint(

@@ -31,6 +31,8 @@ from bilevel_rl.runs.folder import Row
 class Measurement(NamedTuple):
     """Exact values at one iteration. x_k, w_k, τ_k, π_θ, π_θᴸ are those of the iteration, τ_eval is fixed.
 
+    What is said of π_θᴸ is None where a method has no such policy.
+
     Attributes:
         upper_objective: Φ_{τ_eval}(x_k), what the leader gets once the follower has optimized; lower is better.
         regularized_objective: Φ_{τ_k}(x_k).
@@ -49,11 +51,11 @@ class Measurement(NamedTuple):
     hyper_gradient_norm: Float[Array, "*seeds"]
     upper_value: Float[Array, "*seeds"]
     lower_residual: Float[Array, "*seeds"]
-    penalized_residual: Float[Array, "*seeds"]
+    penalized_residual: Float[Array, "*seeds"] | None
     optimal_entropy: Float[Array, "*seeds"]
     missed_occupancy: Float[Array, "*seeds"]
     hyper_gradient_norm_at_first_entropy: Float[Array, "*seeds"]
-    upper_noise: Float[Array, "*seeds"]
+    upper_noise: Float[Array, "*seeds"] | None
 
 
 RARELY = 0.01
@@ -81,6 +83,9 @@ def are_exact(diagnostics: Diagnostics, problem: BilevelProblem) -> bool:
     return diagnostics == "exact" or (diagnostics == "auto" and can_be)
 
 
+ROLES = "lower", "penalized"
+"""Policies of a method, in the order of an Info's axis; a method may have the first alone."""
+
 MAX_LOGGED_COMPONENTS = 16
 """x is written to the metric rows where it has at most this many numbers."""
 
@@ -107,7 +112,8 @@ def metric_columns(
             entropy_weight=step_sizes.entropy,
             first_entropy_weight=float(algorithm.step_sizes(0).entropy),
             evaluation_entropy_weight=evaluation_entropy_weight,
-        )._asdict()
+        )
+        measured = {name: values for name, values in measured._asdict().items() if values is not None}
     else:
         measured = {"upper_value": info.mean_cost[:, 0] + prices}
     columns = {
@@ -124,21 +130,20 @@ def metric_columns(
     components = np.concatenate([np.reshape(leaf, (num_seeds, -1)) for leaf in jax.tree.leaves(x)], axis=1)
     if components.shape[1] <= MAX_LOGGED_COMPONENTS:
         columns |= {f"x{i}": components[:, i] for i in range(components.shape[1])}
-    found = {name: values for name, values in info._asdict().items() if values is not None}
-    upper_gradient = found.pop("upper_gradient", None)
-    if upper_gradient is not None:
-        found["upper_variance"] = _variance(found.pop("squared_upper_gradient"), upper_gradient)
+    found = info._asdict()
+    if "upper_gradient" in found:
+        found["upper_variance"] = _variance(found.pop("squared_upper_gradient"), found.pop("upper_gradient"))
     for name, values in found.items():
         if values.ndim == 1:
             columns[name] = values
         else:
-            columns |= {f"{role}_{name}": values[:, i] for i, role in enumerate(("lower", "penalized"))}
+            columns |= {f"{role}_{name}": column for role, column in zip(ROLES, values.T, strict=False)}
     return {name: np.asarray(column) for name, column in columns.items()}
 
 
 @eqx.filter_jit
 def _of_states(algorithm: Algorithm, states: PyTree, with_policies: bool) -> tuple[StepSizeValues, Array, Array | None]:
-    """Of every seed: the step sizes, the price g(x), and log π of both policies."""
+    """Of every seed: the step sizes, the price g(x), and log π of its policies."""
 
     def one_seed(state: PyTree) -> tuple[StepSizeValues, Array, Array | None]:
         price = jnp.asarray(algorithm.problem.upper.regularizer(algorithm.recommend(state)), float)
@@ -221,7 +226,7 @@ def metric_rows(columns: dict[str, np.ndarray], is_running: Bool[np.ndarray, " s
 def measure(
     problem: BilevelProblem,
     x: PyTree,
-    log_policies: Float[ArrayLike, "seeds 2 S A"],
+    log_policies: Float[ArrayLike, "seeds P S A"],
     *,
     penalty: Float[ArrayLike, " seeds"],
     entropy_weight: Float[ArrayLike, " seeds"],
@@ -251,19 +256,25 @@ def _measure(
         mdp = problem.environment_at(x)
         reward = reward_table(problem, x)
         # Normalized again: single-precision logits miss a sum of one by more than an exact residual may be.
-        lower, penalized = jax.nn.log_softmax(log_policies)
-        occupancies = occupancy(mdp, jnp.exp(lower)), occupancy(mdp, jnp.exp(penalized))
+        lower, *others = jax.nn.log_softmax(log_policies)
+        lower_occupancy = occupancy(mdp, jnp.exp(lower))
         # Every optimal policy is sought from the values of one that is close to it.
         lower_values = soft_values(mdp, reward, lower, τ)
         answer = soft_optimal(mdp, reward, τ, start_values=lower_values)
         evaluated = soft_optimal(mdp, reward, evaluation_entropy_weight, start_values=answer.values)
-        penalized_reward = reward - w * linear_cost(problem, x, occupancies[1], penalized)
-        penalized_values = soft_values(mdp, penalized_reward, penalized, τ)
-        penalized_answer = soft_optimal(mdp, penalized_reward, τ, start_values=penalized_values)
         regularized_objective, gradient = implicit_gradient(problem, x, answer.log_policy, τ)
         first_answer = soft_optimal(mdp, reward, first_entropy_weight, start_values=answer.values)
         _, first_gradient = implicit_gradient(problem, x, first_answer.log_policy, first_entropy_weight)
-        visits, best_visits = occupancies[0].sum(1), occupancy(mdp, answer.policy).sum(1)
+        visits, best_visits = lower_occupancy.sum(1), occupancy(mdp, answer.policy).sum(1)
+        penalized_residual = noise = None
+        if others:
+            (penalized,) = others
+            occupancies = lower_occupancy, occupancy(mdp, jnp.exp(penalized))
+            penalized_reward = reward - w * linear_cost(problem, x, occupancies[1], penalized)
+            penalized_values = soft_values(mdp, penalized_reward, penalized, τ)
+            penalized_answer = soft_optimal(mdp, penalized_reward, τ, start_values=penalized_values)
+            penalized_residual = start_mean(mdp, penalized_answer.values - penalized_values)
+            noise = upper_noise(problem, x, occupancies, (lower_values, penalized_values), w)
 
         def upper_value(state_action_occupancy: Array, log_policy: Array) -> Array:
             return problem.upper.value(problem.mdp, x, state_action_occupancy, log_policy)
@@ -272,13 +283,13 @@ def _measure(
             upper_objective=upper_value(occupancy(mdp, evaluated.policy), evaluated.log_policy),
             regularized_objective=regularized_objective,
             hyper_gradient_norm=optax.tree.norm(gradient),
-            upper_value=upper_value(occupancies[0], lower),
+            upper_value=upper_value(lower_occupancy, lower),
             lower_residual=start_mean(mdp, answer.values - lower_values),
-            penalized_residual=start_mean(mdp, penalized_answer.values - penalized_values),
+            penalized_residual=penalized_residual,
             optimal_entropy=jnp.sum(jnp.where(mdp.terminal, 0.0, visits) * entropy(answer.log_policy)),
             missed_occupancy=jnp.sum(jnp.where(visits < RARELY * best_visits, best_visits, 0.0)),
             hyper_gradient_norm_at_first_entropy=optax.tree.norm(first_gradient),
-            upper_noise=upper_noise(problem, x, occupancies, (lower_values, penalized_values), w),
+            upper_noise=noise,
         )
 
     # One after the other: under vmap the last bits would depend on how many seeds this process has.

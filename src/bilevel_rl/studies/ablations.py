@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from bilevel_rl import exact, figures
-from bilevel_rl.algorithms import SingleLoopActorCritic
+from bilevel_rl.algorithms import Followers, SingleLoopActorCritic
 from bilevel_rl.algorithms.step_sizes import PowerDecay, ScheduleWarning, StepSizes
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.problems import Grid, goal_position
@@ -66,7 +66,7 @@ class Ablations:
             warnings.warn(f"variants break conditions on purpose: {listed}", ScheduleWarning, stacklevel=2)
         with warnings.catch_warnings(action="ignore", category=ScheduleWarning):
             return {
-                name: SingleLoopActorCritic(study.problem, step_sizes, study.num_chains, coupled=False)
+                name: SingleLoopActorCritic(study.problem, step_sizes, Followers(study.num_chains, coupled=False))
                 for name, step_sizes in study.variants.items()
             }
 
@@ -74,7 +74,7 @@ class Ablations:
         """The reference, the first of `algorithms`."""
         study = STUDIES[self.study]()
         return SingleLoopActorCritic(
-            study.problem, next(iter(study.variants.values())), study.num_chains, coupled=False
+            study.problem, next(iter(study.variants.values())), Followers(study.num_chains, coupled=False)
         )
 
 

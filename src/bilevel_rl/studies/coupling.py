@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bilevel_rl import exact, figures
-from bilevel_rl.algorithms import SingleLoopActorCritic
+from bilevel_rl.algorithms import Followers, SingleLoopActorCritic
 from bilevel_rl.algorithms.step_sizes import PowerDecay, ScheduleWarning
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.problems import goal_position
@@ -49,7 +49,7 @@ class Coupling:
         # That w does not decay is what is studied.
         with warnings.catch_warnings(action="ignore", category=ScheduleWarning):
             return {
-                name: SingleLoopActorCritic(problem, held, schedule.num_chains, coupled=name == "coupled")
+                name: SingleLoopActorCritic(problem, held, Followers(schedule.num_chains, coupled=name == "coupled"))
                 for name in CHAINS
             }
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bilevel_rl import exact, figures
-from bilevel_rl.algorithms import SingleLoopActorCritic
+from bilevel_rl.algorithms import Followers, SingleLoopActorCritic
 from bilevel_rl.algorithms.step_sizes import StepSizes
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.problems import goal_position
@@ -49,7 +49,7 @@ class EntropySchedules:
             upper=self.upper, entropy=self.entropy_weight, offset=self.offset, exponents=exponents
         )
         return {
-            name: SingleLoopActorCritic(problem, step_sizes, self.num_chains, coupled=False)
+            name: SingleLoopActorCritic(problem, step_sizes, Followers(self.num_chains, coupled=False))
             for name, step_sizes in zip(SCHEDULES, (constant, decaying), strict=True)
         }
 

@@ -1,5 +1,6 @@
 """Neural followers of experiments: in the single loop, and trained from scratch on a reward to see what it is worth."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,9 +10,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
-from bilevel_rl.algorithms import SingleLoopActorCritic, UpperSteps
-from bilevel_rl.algorithms.actor_critic import ActorCritic
-from bilevel_rl.algorithms.windows import advantages, live
+from bilevel_rl.algorithms import Followers, SingleLoopActorCritic, UpperSteps
+from bilevel_rl.algorithms.followers import Uniforms
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.policies import NeuralActorCritic
 from bilevel_rl.studies.config import ScheduleConfig
@@ -49,33 +49,30 @@ def single_loop(
         width: of both hidden layers of every network.
         observe: what the networks see of a state, where that is not what the environment says.
         averaging: the answer is the mean of all x_k, weighted as k to this power.
-        num_steps: as in `SingleLoopActorCritic`.
-        gae_lambda: as in `SingleLoopActorCritic`.
+        num_steps: as in `Followers`.
+        gae_lambda: as in `Followers`.
 
     Raises:
-        ValueError: `width` < 1, or as `SingleLoopActorCritic`.
+        ValueError: `width` < 1, or as `Followers` and `SingleLoopActorCritic`.
     """
     if width < 1:
         raise ValueError(f"width must be at least 1, got {width}")
     return SingleLoopActorCritic(
         problem,
         schedule.step_sizes(),
-        schedule.num_chains,
+        Followers(
+            schedule.num_chains,
+            policies=NeuralActorCritic.mlp(problem.environment, observe, width=width),
+            num_steps=num_steps,
+            gae_lambda=gae_lambda,
+        ),
         upper_steps=UpperSteps(optax.adam(1.0), averaging=averaging),
-        policies=NeuralActorCritic.mlp(problem.environment, observe, width=width),
-        num_steps=num_steps,
-        gae_lambda=gae_lambda,
     )
 
 
 def lower(states: Any, seed: int) -> PyTree:
     """The lower follower of a seed of a run."""
-    return jax.tree.map(lambda leaf: leaf[seed, 0], states.followers)
-
-
-def _alone(algorithm: SingleLoopActorCritic) -> ActorCritic:
-    """How one follower lives outside of the loop, with the networks that it has inside."""
-    return ActorCritic(algorithm.problem.environment, algorithm.num_chains, policies=algorithm.policies)
+    return jax.tree.map(lambda leaf: leaf[seed, 0], states.parameters)
 
 
 def train(algorithm: SingleLoopActorCritic, x: PyTree, key: Array, num_transitions: int) -> PyTree:
@@ -88,32 +85,30 @@ def train(algorithm: SingleLoopActorCritic, x: PyTree, key: Array, num_transitio
         key: of all randomness.
         num_transitions: of all chains together, rounded down to whole iterations. One compiled program serves for all.
     """
-    num_iterations = num_transitions // (algorithm.num_chains * algorithm.num_steps)
+    num_iterations = num_transitions // algorithm.followers.num_samples
     return _train(algorithm, x, key, jnp.int32(num_iterations))
 
 
 @eqx.filter_jit
 def _train(algorithm: SingleLoopActorCritic, x: PyTree, key: Array, num_iterations: Int[Array, ""]) -> PyTree:
-    actor_critic, problem = _alone(algorithm), algorithm.problem
+    problem, environment = algorithm.problem, algorithm.problem.environment
+    followers = dataclasses.replace(algorithm.followers, coupled=False)
     key_of_weights, key_of_start, key_of_steps = jax.random.split(key, 3)
-    shape = (1, algorithm.num_chains)
+    shape = (1, followers.num_chains)
 
     def iterate(k: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
-        followers, states = carry
-        step_size = algorithm.step_sizes(k)
-        of_steps = algorithm.num_steps, actor_critic.num_uniforms, *shape
-        window = live(
-            actor_critic, followers, states, jax.random.uniform(jax.random.fold_in(key_of_steps, k), of_steps)
+        parameters, states = carry
+        numbers = jax.random.uniform(jax.random.fold_in(key_of_steps, k), (followers.num_uniforms(environment), *shape))
+        transitions, states = followers.act(environment, parameters, states, followers.uniforms(numbers))
+        rewards = problem.rewards(x, transitions.states, transitions.actions)
+        parameters, _ = followers.learn(
+            environment, parameters, transitions, rewards, algorithm.step_sizes(k), problem.reward_bound
         )
-        rewards = problem.rewards(x, window.sample.states, window.sample.actions)
-        δ = actor_critic.td_errors(window.sample, rewards, step_size.entropy)
-        bound = actor_critic.value_bound(problem.reward_bound, step_size.entropy)
-        Â = advantages(δ, window.goes_on, algorithm.gae_lambda)
-        return actor_critic.move(followers, window.sample, Â, step_size, bound), window.states
+        return parameters, states
 
-    start = actor_critic.init(1, key_of_weights), actor_critic.start(jax.random.uniform(key_of_start, shape))
-    followers, _ = jax.lax.fori_loop(0, num_iterations, iterate, start)
-    return jax.tree.map(lambda leaf: leaf[0], followers)
+    start = followers.init(environment, 1, key_of_weights), environment.reset(jax.random.uniform(key_of_start, shape))
+    parameters, _ = jax.lax.fori_loop(0, num_iterations, iterate, start)
+    return jax.tree.map(lambda leaf: leaf[0], parameters)
 
 
 @eqx.filter_jit
@@ -130,18 +125,20 @@ def watch(
         num_episodes: side by side.
         num_steps: of each. What comes later is left out, a share γ^num_steps of the discounted time.
     """
-    actor_critic, problem = _alone(algorithm), algorithm.problem
-    γ = problem.environment.discount
-    followers = jax.tree.map(lambda leaf: leaf[None], follower)
-    uniforms = jax.random.uniform(key, (num_steps, actor_critic.num_uniforms, 1, num_episodes))
+    problem, environment = algorithm.problem, algorithm.problem.environment
+    followers = Followers(num_episodes, coupled=False, policies=algorithm.followers.policies, num_steps=num_steps)
+    parameters = jax.tree.map(lambda leaf: leaf[None], follower)
+    numbers = jax.random.uniform(key, (followers.num_uniforms(environment), 1, num_episodes))
 
-    def transition(states: Any, uniforms: Array) -> tuple[PyTree, tuple[PyTree, Array, Array]]:
-        sample = actor_critic.act(followers, states, uniforms)
-        seen = jax.tree.map(lambda leaf: leaf[0], (states.state, sample.actions))
-        return sample.next_states, (*seen, jnp.mean(problem.costs(x, states, sample.actions)))
+    def transition(states: Any, uniforms: Uniforms) -> tuple[PyTree, tuple[PyTree, Array, Array]]:
+        actions = followers.decide(environment, parameters, states, uniforms).actions
+        seen = jax.tree.map(lambda leaf: leaf[0], (states.state, actions))
+        next_states = environment.step(states, actions, uniforms.transition)
+        return next_states, (*seen, jnp.mean(problem.costs(x, states, actions)))
 
-    start = actor_critic.start(uniforms[0, 3])  # Restarts, for which this uniform is, do not happen here.
+    uniforms = followers.uniforms(numbers)
+    start = environment.reset(uniforms.start[0])  # Restarts, for which this uniform is, do not happen here.
     _, (states, actions, costs) = jax.lax.scan(transition, start, uniforms)
-    weights = γ ** jnp.arange(num_steps)
+    weights = environment.discount ** jnp.arange(num_steps)
     mean_cost = jnp.sum(weights * costs) / jnp.sum(weights)
     return Watched(states, actions, mean_cost + problem.upper.regularizer(x))

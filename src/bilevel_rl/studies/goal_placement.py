@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from bilevel_rl import exact, figures, problems
-from bilevel_rl.algorithms import SingleLoopActorCritic
+from bilevel_rl.algorithms import Followers, SingleLoopActorCritic
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.problems import goal_placement
 from bilevel_rl.problems.goal_placement import HAZARDS, WALLS
@@ -75,7 +75,9 @@ class GoalPlacement(GoalPlacementOptions):
     def algorithm(self) -> SingleLoopActorCritic:
         """What runs; building it checks every option."""
         schedule = self.schedule
-        return SingleLoopActorCritic(self.problem(), schedule.step_sizes(), schedule.num_chains, coupled=self.coupled)
+        return SingleLoopActorCritic(
+            self.problem(), schedule.step_sizes(), Followers(schedule.num_chains, coupled=self.coupled)
+        )
 
 
 def main(config: GoalPlacement, folder: RunFolder, *, progress: bool = True):

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from bilevel_rl import exact, figures
-from bilevel_rl.algorithms import SingleLoopActorCritic
+from bilevel_rl.algorithms import Followers, SingleLoopActorCritic
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.problems import goal_position
 from bilevel_rl.runs import processes
@@ -92,7 +92,9 @@ class GoalPosition(GoalPositionOptions):
     def algorithm(self) -> SingleLoopActorCritic:
         """What runs; building it checks every option."""
         schedule = self.schedule
-        return SingleLoopActorCritic(self.problem(), schedule.step_sizes(), schedule.num_chains, coupled=self.coupled)
+        return SingleLoopActorCritic(
+            self.problem(), schedule.step_sizes(), Followers(schedule.num_chains, coupled=self.coupled)
+        )
 
 
 def main(config: GoalPosition, folder: RunFolder, *, progress: bool = True):

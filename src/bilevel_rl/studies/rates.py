@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from bilevel_rl import exact, figures
-from bilevel_rl.algorithms import Algorithm, NestedLoop, SingleLoopActorCritic, UpperSteps
+from bilevel_rl.algorithms import Algorithm, Followers, NestedLoop, SingleLoopActorCritic, UpperSteps
 from bilevel_rl.algorithms.step_sizes import PowerDecay, StepSizes
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.problems import goal_position
@@ -74,11 +74,11 @@ class Rates:
         nested = StepSizes.fixed_target(upper=self.nested_upper, entropy=τ, offset=self.offset / self.num_inner_steps)
         recursive = UpperSteps(recursion=PowerDecay(self.recursion, RECURSION_EXPONENT, self.offset))
         algorithms = (
-            SingleLoopActorCritic(problem, decaying, self.num_chains, coupled=False),
-            SingleLoopActorCritic(problem, decaying, self.num_chains),
-            SingleLoopActorCritic(problem, decaying, self.num_chains, upper_steps=recursive),
-            SingleLoopActorCritic(problem, constant, self.num_chains, coupled=False),
-            SingleLoopActorCritic(problem, constant, self.num_chains, upper_steps=recursive),
+            SingleLoopActorCritic(problem, decaying, Followers(self.num_chains, coupled=False)),
+            SingleLoopActorCritic(problem, decaying, Followers(self.num_chains)),
+            SingleLoopActorCritic(problem, decaying, Followers(self.num_chains), upper_steps=recursive),
+            SingleLoopActorCritic(problem, constant, Followers(self.num_chains, coupled=False)),
+            SingleLoopActorCritic(problem, constant, Followers(self.num_chains), upper_steps=recursive),
             NestedLoop(problem, nested, self.num_chains, num_inner_steps=self.num_inner_steps),
         )
         return dict(zip(METHODS, algorithms, strict=True))

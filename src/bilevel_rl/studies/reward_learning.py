@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Float, Int
 
 from bilevel_rl import exact, figures
-from bilevel_rl.algorithms import SingleLoopActorCritic, UpperSteps
+from bilevel_rl.algorithms import Followers, SingleLoopActorCritic, UpperSteps
 from bilevel_rl.formulation import BilevelProblem, TrajectoryLoss
 from bilevel_rl.formulation.segments import Segments
 from bilevel_rl.problems import inverse_rl, preference_learning, target_visitation
@@ -63,7 +63,7 @@ class RewardLearning(abc.ABC):
         return SingleLoopActorCritic(
             self.problem(),
             self.schedule.step_sizes(),
-            self.schedule.num_chains,
+            Followers(self.schedule.num_chains),
             upper_steps=UpperSteps(optax.adam(1.0), averaging=3.0),
         )
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from bilevel_rl import exact, figures
-from bilevel_rl.algorithms import SingleLoopActorCritic, UpperSteps
+from bilevel_rl.algorithms import Followers, SingleLoopActorCritic, UpperSteps
 from bilevel_rl.algorithms.step_sizes import StepSizes
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.problems import wind_design
@@ -27,7 +27,7 @@ EXACT_ITERATIONS = 1_500
 def single_loop(problem: BilevelProblem, step_sizes: StepSizes, num_chains: int) -> SingleLoopActorCritic:
     """Coupled chains, Adam on x, averaged iterates."""
     upper_steps = UpperSteps(optax.adam(1.0), averaging=3.0)
-    return SingleLoopActorCritic(problem, step_sizes, num_chains, upper_steps=upper_steps)
+    return SingleLoopActorCritic(problem, step_sizes, Followers(num_chains), upper_steps=upper_steps)
 
 
 @dataclass(frozen=True)

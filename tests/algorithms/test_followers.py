@@ -1,4 +1,4 @@
-"""The actor-critic of any number of followers: its inner loop against a loop by hand, its chains against their law.
+"""Any number of followers: their inner loop against a loop by hand, their chains against their law.
 
 The steps themselves, (A) and (C), are tested where two followers take them: test_single_loop.py.
 """
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel_rl.algorithms.actor_critic import ActorCritic, Visits
+from bilevel_rl.algorithms import Followers
+from bilevel_rl.algorithms.sampled import Visits, learn_for
 from bilevel_rl.algorithms.step_sizes import StepSizeValues
 from garnets import garnet
 from mean_steps import entropy, policies_of, softmax, z_scores
@@ -44,17 +45,17 @@ def uniforms_of(seed, num_steps, num_chains):
 
 
 def test_the_inner_loop_acts_learns_and_restarts_one_step_after_the_other(mdp, followers):
-    actor_critic, num_steps = ActorCritic(mdp, num_chains=5), 6
+    kind, num_steps = Followers(5, coupled=False), 6
     table = np.where(mdp.terminal[:, None], 0.0, np.random.default_rng(6).normal(size=(NUM_FOLLOWERS, 6, 3)))
     rewards, uniforms = rewards_of(table), uniforms_of(7, num_steps, 5)
-    states = actor_critic.start(uniforms_of(8, 1, 5)[0, 0])
+    states = mdp.reset(uniforms_of(8, 1, 5)[0, 0])
     rest = step_size(), jnp.float32(jnp.inf)
-    learned, end, visits = eqx.filter_jit(actor_critic.learn_for)(followers, states, uniforms, rewards, *rest)
+    learned, end, visits = eqx.filter_jit(learn_for)(kind, mdp, followers, states, uniforms, rewards, *rest)
 
     @jax.jit
     def one_step(followers, states, uniforms):
-        sample = actor_critic.act(followers, states, uniforms)
-        return sample, *actor_critic.learn(followers, sample, rewards(states, sample.actions), *rest)
+        sample, _ = kind.act(mdp, followers, states, kind.uniforms(uniforms))
+        return sample, *kind.learn(mdp, followers, sample, rewards(states, sample.actions), *rest)
 
     expected = followers
     for t in range(num_steps):
@@ -81,12 +82,12 @@ def test_the_later_half_of_an_odd_number_holds_the_step_in_the_middle(num_steps,
 
 def test_chains_of_the_inner_loop_have_the_occupancy_of_their_policies_as_law(mdp, followers):
     num_chains, num_burn_in, num_steps = 400, 30, 150
-    actor_critic = ActorCritic(mdp, num_chains)
+    kind = Followers(num_chains, coupled=False)
     uniforms = uniforms_of(9, num_burn_in + num_steps, num_chains)
-    states = actor_critic.start(jnp.zeros((NUM_FOLLOWERS, num_chains)))
+    states = mdp.reset(jnp.zeros((NUM_FOLLOWERS, num_chains)))
     frozen, bound = step_size(actor=0.0, critic=0.0), jnp.float32(jnp.inf)
-    learned, _, visits = eqx.filter_jit(actor_critic.learn_for)(
-        followers, states, uniforms, lambda s, a: jnp.ones(s.shape), frozen, bound
+    learned, _, visits = eqx.filter_jit(learn_for)(
+        kind, mdp, followers, states, uniforms, lambda s, a: jnp.ones(s.shape), frozen, bound
     )
     np.testing.assert_array_equal(learned, followers)
     pairs = np.asarray(visits.states * 3 + visits.actions)[num_burn_in:]
@@ -114,22 +115,21 @@ def occupancy(mdp, policy, num_terms=300):
 
 @pytest.mark.parametrize(("reward_bound", "entropy_weight"), [(2.0, 0.0), (0.5, 0.3), (np.inf, 0.3)])
 def test_the_bound_of_the_critics_is_that_of_the_largest_return(mdp, reward_bound, entropy_weight):
-    bound = ActorCritic(mdp, num_chains=1).value_bound(reward_bound, entropy_weight)
+    bound = Followers(1, coupled=False).value_bound(mdp, reward_bound, entropy_weight)
     expected = sum(0.8**t * (reward_bound + entropy_weight * np.log(3)) for t in range(200))
     np.testing.assert_allclose(bound, expected, rtol=1e-6)
 
 
 def test_no_critic_leaves_the_bound_that_the_inner_loop_is_given(mdp, followers):
-    actor_critic, bound = ActorCritic(mdp, num_chains=4), 0.3
+    kind, bound = Followers(4, coupled=False), 0.3
     start = followers.at[..., -1].set(jnp.clip(followers[..., -1], -bound, bound))
-    states, uniforms = actor_critic.start(uniforms_of(8, 1, 4)[0, 0]), uniforms_of(10, 20, 4)
+    states, uniforms = mdp.reset(uniforms_of(8, 1, 4)[0, 0]), uniforms_of(10, 20, 4)
     signs = np.array([1.0, -1.0, 1.0])[:, None]
 
     @jax.jit
     def critics(bound):
-        learned, _, _ = actor_critic.learn_for(
-            start, states, uniforms, lambda s, a: signs * jnp.ones(s.shape), step_size(critic=4.0), bound
-        )
+        rewards, sizes = lambda s, a: signs * jnp.ones(s.shape), step_size(critic=4.0, entropy=0.0)
+        learned, _, _ = learn_for(kind, mdp, start, states, uniforms, rewards, sizes, bound * (1 - mdp.discount))
         return learned[..., -1]
 
     assert np.abs(critics(bound)).max() <= bound * (1 + 1e-5)
@@ -139,9 +139,9 @@ def test_no_critic_leaves_the_bound_that_the_inner_loop_is_given(mdp, followers)
 
 
 def test_any_number_of_followers_starts_uniform_with_critics_at_zero_and_chains_from_rho(mdp):
-    actor_critic = ActorCritic(mdp, num_chains=20_000)
-    assert actor_critic.init(NUM_FOLLOWERS).shape == (NUM_FOLLOWERS, 6, 4)
-    np.testing.assert_array_equal(actor_critic.init(NUM_FOLLOWERS), 0.0)
-    np.testing.assert_allclose(softmax(np.asarray(actor_critic.init(1)[..., :-1])), 1 / 3)
-    for states in np.asarray(actor_critic.start(uniforms_of(11, 1, 20_000)[0, 0])):
+    kind = Followers(20_000, coupled=False)
+    assert kind.init(mdp, NUM_FOLLOWERS).shape == (NUM_FOLLOWERS, 6, 4)
+    np.testing.assert_array_equal(kind.init(mdp, NUM_FOLLOWERS), 0.0)
+    np.testing.assert_allclose(softmax(np.asarray(kind.init(mdp, 1)[..., :-1])), 1 / 3)
+    for states in np.asarray(mdp.reset(uniforms_of(11, 1, 20_000)[0, 0])):
         assert z_scores(np.eye(6)[states], mdp.initial).max() < 4
