@@ -64,7 +64,7 @@ def main(options: BestOfN):
             None,
             [""],
             setting.preferences(options.num_answers, options.seed),
-            config.algorithm(folder),
+            config.trainer_config(folder),
             setting.peft_config,
         )
     assert trainer.preferences is not None

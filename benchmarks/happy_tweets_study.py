@@ -22,8 +22,6 @@ import tyro
 from benchmarks import tidy
 from benchmarks.tidy import Row, TidyStudy
 from bilevel_rl.runs.folder import RunFolder
-from bilevel_rl.studies.config import to_json
-from bilevel_rl.studies.happy_tweets import study as happy_tweets
 from bilevel_rl.studies.happy_tweets.figures import WINDOW, StudyCurves, draw_happy_tweets_study
 from bilevel_rl.studies.happy_tweets.study import HUMAN_MAXIMUM, HappyTweets, Method, TweetRunConfig
 
@@ -85,9 +83,9 @@ def run(study: Study, finished: TidyStudy):
                     continue
                 path = study.path(method, beta, seed)
                 config, folder = study.config(method, beta, seed), RunFolder(path)
-                folder.write_config(to_json("happy-tweets", config))
-                happy_tweets.main(config, folder)
-                print(f"{path.name}: {happy_tweets.summarize(folder)}", flush=True)
+                folder.write_config(config.to_json())
+                config.main(folder)
+                print(f"{path.name}: {config.summarize(folder)}", flush=True)
 
 
 def condense(path: Path) -> TidyStudy:

@@ -16,7 +16,7 @@ import numpy as np
 
 import bilevel_rl as brl
 from bilevel_rl.algorithms.step_sizes import ScheduleWarning
-from bilevel_rl.studies.goal_position import GoalPositionOptions
+from bilevel_rl.problems import GoalPosition
 
 EVALUATION_ENTROPY_WEIGHT = 0.01
 """τ at which Φ is measured, as everywhere by default."""
@@ -39,7 +39,7 @@ def main():
     parser.add_argument("--uncoupled", action="store_true", help="chains on random numbers of their own")
     arguments = parser.parse_args()
 
-    options = GoalPositionOptions()
+    options = GoalPosition()
     problem = options.problem()
     optimum = options.optimum(problem, EVALUATION_ENTROPY_WEIGHT)
     middle = (options.size - 1) / 2

@@ -19,12 +19,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from bilevel_rl.commands import EXPERIMENTS
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.statistics import bootstrap_interval, interquartile_mean
-from bilevel_rl.studies.config import from_json
 from bilevel_rl.studies.followers import train, watch
-from bilevel_rl.studies.reward_design import RewardDesign, judge
+from bilevel_rl.studies.registry import open_study
+from bilevel_rl.studies.reward_design import RewardDesign
 
 NUM_EPISODES, NUM_STEPS = 64, 500
 """By which a candidate is watched; 32,000 transitions."""
@@ -56,8 +55,9 @@ def main():
     )
     arguments = parser.parse_args()
     folder = RunFolder.open(arguments.run)
-    config_type, _ = EXPERIMENTS[folder.config()["experiment"]]
-    config = from_json(config_type, folder.config()["options"])
+    config = open_study(folder)
+    if not isinstance(config, RewardDesign):
+        parser.error(f"{arguments.run} must hold a run of cartpole-design or pendulum-design, got {config.name}")
     data = folder.read_arrays("followers")
     algorithm = config.algorithm()
     budget = config.run.num_iterations * algorithm.num_transitions_per_iteration
@@ -67,7 +67,7 @@ def main():
     judged = []
     for seed in range(config.run.num_seeds):
         x, seen, num_candidates = search(config, budget, int(arguments.learning), seed)
-        judged.append(float(judge(config, algorithm, x, seed).objective))
+        judged.append(float(config.judge(algorithm, x, seed).objective))
         print(f"| {seed} | {num_candidates} | {seen:.3f} | {judged[-1]:.3f} | {data['after'][seed]:.3f} |", flush=True)
     for name, values in (("random search", np.array(judged)), *((key, data[key]) for key in ("after", "before"))):
         low, high = bootstrap_interval(values)

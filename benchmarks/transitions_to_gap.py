@@ -20,10 +20,9 @@ import bilevel_rl as brl
 from bilevel_rl.algorithms import UpperSteps
 from bilevel_rl.algorithms.step_sizes import PowerDecay, ScheduleWarning, StepSizes
 from bilevel_rl.comparison.methods import NUM_CHAINS, STEP_SIZES, Method
+from bilevel_rl.problems import GoalPlacement, GoalPosition
 from bilevel_rl.runs import compiler
 from bilevel_rl.runs.statistics import bootstrap_interval, interquartile_mean, transitions_to_reach
-from bilevel_rl.studies.goal_placement import GoalPlacementOptions
-from bilevel_rl.studies.goal_position import GoalPositionOptions
 
 SHARE = 0.05
 EVALUATION = 0.01
@@ -31,9 +30,9 @@ TUNING, FINAL = 0, 1
 RECURSION = {"recursion": (0.01, 1.0)}
 
 PROBLEMS = {
-    "goal-position": GoalPositionOptions(),
-    "goal-position, installation 0.05": GoalPositionOptions(installation_cost=0.05),
-    "goal-placement": GoalPlacementOptions(),
+    "goal-position": GoalPosition(),
+    "goal-position, installation 0.05": GoalPosition(installation_cost=0.05),
+    "goal-placement": GoalPlacement(),
 }
 
 Parameters = Mapping[str, float]

@@ -9,20 +9,29 @@ import io
 import json
 import re
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
+import docstring_parser
 import jax
 import numpy as np
 import pytest
 
-from bilevel_rl import Followers, RunResult, StepSizes, exact, problems, run
+from bilevel_rl import Followers, RunResult, StepSizes, exact, problems, run, studies
 from bilevel_rl.cli import main
-from bilevel_rl.commands import EXPERIMENTS
 from bilevel_rl.runs.folder import RunFolder
-from bilevel_rl.studies import ablations, entropy_schedules, four_rooms, goal_placement, goal_position, reward_learning
-from bilevel_rl.studies.config import RunConfig, ScheduleConfig, from_json, to_json
-from bilevel_rl.studies.happy_tweets import study as happy_tweets
+from bilevel_rl.studies import ablations, four_rooms, reward_learning
+from bilevel_rl.studies.ablations import Ablations
+from bilevel_rl.studies.config import RunConfig, ScheduleConfig
+from bilevel_rl.studies.entropy_schedules import EntropySchedules
+from bilevel_rl.studies.four_rooms import FourRooms
+from bilevel_rl.studies.goal_placement import GoalPlacementStudy
+from bilevel_rl.studies.goal_position import GoalPositionStudy
+from bilevel_rl.studies.happy_tweets.study import HappyTweets
+from bilevel_rl.studies.registry import find_studies, open_study
+
+EXPERIMENTS = {name: kind for name, kind in find_studies().items() if kind.command == "run"}
 
 FEW = ["--num-seeds", "2", "--num-iterations", "40", "--log-every", "25"]
 ARGUMENTS = {
@@ -156,8 +165,8 @@ def computes_nothing(monkeypatch):
         raise AssertionError("something was computed")
 
     monkeypatch.setattr(importlib.import_module("bilevel_rl.studies.config"), "run", fail)
-    for module in {module for _, module in EXPERIMENTS.values()}:
-        monkeypatch.setattr(module, "main", fail)
+    for kind in EXPERIMENTS.values():
+        monkeypatch.setattr(kind, "main", fail)
 
 
 # Run, plot, resume, list.
@@ -165,7 +174,7 @@ def computes_nothing(monkeypatch):
 
 def test_run_writes_config_tables_arrays_and_figures(finished):
     name, folder, _ = finished
-    figures = {f"{figure}{suffix}" for figure in FIGURES[name] for suffix in (".png", "-print.pdf")}
+    figures = {f"{figure}.png" for figure in FIGURES[name]}
     assert entries_of(folder / "figures") == figures
     assert all((folder / "figures" / figure).stat().st_size > 1_000 for figure in figures)
     log_points = LOG_POINTS.get(name, {".": (0, 25, 40)})
@@ -202,7 +211,7 @@ def test_run_says_where_it_writes_and_what_came_out(finished):
     assert out.startswith(f"{name} → {folder}\n")
     for figure in FIGURES[name]:
         assert f"figure  {folder / 'figures' / figure}.png\n" in out
-    assert EXPERIMENTS[name][1].summarize(RunFolder(folder)) in out
+    assert open_study(RunFolder(folder)).summarize(RunFolder(folder)) in out
 
 
 @pytest.mark.parametrize("finished", ["goal-position"], indirect=True)
@@ -213,7 +222,7 @@ def test_the_summary_of_goal_position_is_the_gap_to_the_optimum(finished):
     optimum = exact.solve(problem, entropy_weight=0.01, starts=[(2.0, 0.0), (1.5, 0.5)]).objective
     gaps = [row["upper_objective"] - optimum for row in rows[-2:]]
     expected = f"Φ* = {optimum:.4f}; final Φ − Φ*: largest {max(gaps):.4f}, median {np.mean(gaps):.4f} of 2 seeds"
-    assert goal_position.summarize(RunFolder(folder)) == expected
+    assert open_study(RunFolder(folder)).summarize(RunFolder(folder)) == expected
 
 
 def test_plot_draws_the_same_figures_again_and_runs_nothing(finished, tmp_path, computes_nothing):
@@ -226,9 +235,23 @@ def test_plot_draws_the_same_figures_again_and_runs_nothing(finished, tmp_path, 
     assert code is None
     assert out == f"{name}: figures in {copy / 'figures'}\n"
     assert entries_of(copy / "figures") == entries_of(folder / "figures")
-    for pdf in (copy / "figures").glob("*.pdf"):
-        assert pdf.read_bytes() == (folder / "figures" / pdf.name).read_bytes()
     assert entries_of(copy) == entries_of(folder)
+
+
+@pytest.mark.parametrize("finished", ["goal-position"], indirect=True)
+def test_figures_for_print_are_drawn_when_asked_for_and_the_same_bytes_again(finished, tmp_path, computes_nothing):
+    _, folder, _ = finished
+    first, second = (Path(shutil.copytree(folder, tmp_path / name)) for name in ("first", "second"))
+    for path in (first, second):
+        assert call("plot", path, "--pdf")[0] is None
+        names = {f"{figure}{suffix}" for figure in FIGURES["goal-position"] for suffix in (".png", "-print.pdf")}
+        assert entries_of(path / "figures") == names
+    for pdf in (first / "figures").glob("*.pdf"):
+        assert pdf.stat().st_size > 1_000
+        assert pdf.read_bytes() == (second / "figures" / pdf.name).read_bytes()
+    (first / "figures" / "residuals-print.pdf").unlink()
+    call("plot", first)
+    assert "residuals-print.pdf" not in entries_of(first / "figures")  # asked for once is not asked for ever
 
 
 def test_an_unfinished_run_is_listed_with_how_to_resume_it(finished, tmp_path, monkeypatch, computes_nothing):
@@ -244,7 +267,7 @@ def test_an_unfinished_run_is_listed_with_how_to_resume_it(finished, tmp_path, m
         assert code is None
         lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
         assert set(EXPERIMENTS) <= set(lines)
-        assert EXPERIMENTS[name][1].summarize(RunFolder(folder)) in lines["whole"]
+        assert open_study(RunFolder(folder)).summarize(RunFolder(folder)) in lines["whole"]
         assert "unfinished: bilevel-rl resume runs/cut" in lines["cut"]
         if name not in LOG_POINTS:
             assert "40 of 40" in lines["cut"]
@@ -273,15 +296,15 @@ def test_resume_finishes_a_run_that_was_cut_off(finished, tmp_path):
     code, out, _ = call("resume", cut, "--no-progress")
 
     assert code is None
-    assert goal_position.summarize(RunFolder(folder)) in out
+    assert open_study(RunFolder(folder)).summarize(RunFolder(folder)) in out
     assert entries_of(cut / "figures") == entries_of(folder / "figures")
     assert (cut / "metrics.csv").read_bytes() == (folder / "metrics.csv").read_bytes()
 
 
 def test_progress_is_shown_unless_told_otherwise(tmp_path, monkeypatch):
     shown = []
-    monkeypatch.setattr(goal_position, "main", lambda config, folder, progress: shown.append(progress))
-    monkeypatch.setattr(goal_position, "summarize", lambda folder: "well done")
+    monkeypatch.setattr(GoalPositionStudy, "main", lambda study, folder, progress: shown.append(progress))
+    monkeypatch.setattr(GoalPositionStudy, "summarize", lambda study, folder: "well done")
     call("run", "goal-position", "--folder", tmp_path / "a")
     call("run", "goal-position", "--folder", tmp_path / "b", "--no-progress")
     call("resume", tmp_path / "a")
@@ -291,8 +314,8 @@ def test_progress_is_shown_unless_told_otherwise(tmp_path, monkeypatch):
 
 def test_a_run_gets_a_dated_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(goal_position, "main", lambda config, folder, progress: None)
-    monkeypatch.setattr(goal_position, "summarize", lambda folder: "well done")
+    monkeypatch.setattr(GoalPositionStudy, "main", lambda study, folder, progress: None)
+    monkeypatch.setattr(GoalPositionStudy, "summarize", lambda study, folder: "well done")
     code, out, _ = call("run", "goal-position")
     assert code is None
     (folder,) = (tmp_path / "runs").iterdir()
@@ -301,11 +324,11 @@ def test_a_run_gets_a_dated_folder_of_its_own(tmp_path, monkeypatch):
 
 
 def test_tensorboard_is_written_when_asked_for_also_by_resume(tmp_path, monkeypatch):
-    def write(config, folder, progress):
+    def write(study, folder, progress):
         folder.append_rows("metrics", [{"seed": 0, "num_iterations": 0, "upper_objective": 0.5}])
 
-    monkeypatch.setattr(goal_position, "main", write)
-    monkeypatch.setattr(goal_position, "summarize", lambda folder: "")
+    monkeypatch.setattr(GoalPositionStudy, "main", write)
+    monkeypatch.setattr(GoalPositionStudy, "summarize", lambda study, folder: "")
     for flag in ("--tensorboard", "--no-tensorboard"):
         call("run", "goal-position", flag, "--folder", tmp_path / flag)
         assert (tmp_path / flag / "tensorboard").exists() == (flag == "--tensorboard")
@@ -316,8 +339,10 @@ def test_tensorboard_is_written_when_asked_for_also_by_resume(tmp_path, monkeypa
 
 def test_stopped_seeds_are_reported(tmp_path, monkeypatch):
     divergence = {"seed": 3, "num_iterations": 17, "quantity": "x", "likely_cause": "a cause"}
-    monkeypatch.setattr(goal_position, "main", lambda config, folder, progress: folder.write_divergences([divergence]))
-    monkeypatch.setattr(goal_position, "summarize", lambda folder: "well done")
+    monkeypatch.setattr(
+        GoalPositionStudy, "main", lambda study, folder, progress: folder.write_divergences([divergence])
+    )
+    monkeypatch.setattr(GoalPositionStudy, "summarize", lambda study, folder: "well done")
     _, out, _ = call("run", "goal-position", "--folder", tmp_path / "run")
     assert out.endswith("well done\nseed 3 stopped at iteration 17\n")
 
@@ -408,7 +433,7 @@ def test_bad_values_are_refused_before_anything_happens(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Expected one of {run, compare, tune, rates, resume, plot, diagnose, list}"),
+        ([], "Expected one of {run, compare, tune, resume, plot, diagnose, list}"),
         (["walk"], "walk"),
         (["run"], "goal-position"),
         (["run", "nothing"], "nothing"),
@@ -451,8 +476,8 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path, computes_nothing):
 
 
 def test_an_empty_folder_is_used(tmp_path, monkeypatch):
-    monkeypatch.setattr(goal_position, "main", lambda config, folder, progress: None)
-    monkeypatch.setattr(goal_position, "summarize", lambda folder: "")
+    monkeypatch.setattr(GoalPositionStudy, "main", lambda study, folder, progress: None)
+    monkeypatch.setattr(GoalPositionStudy, "summarize", lambda study, folder: "")
     assert call("run", "goal-position", "--folder", tmp_path)[0] is None
     assert RunFolder.open(tmp_path).config()["experiment"] == "goal-position"
 
@@ -473,8 +498,8 @@ def test_only_run_folders_are_resumed_and_drawn(command, tmp_path, computes_noth
 
 
 def test_step_sizes_out_of_order_are_warned_about(tmp_path, monkeypatch):
-    monkeypatch.setattr(goal_position, "main", lambda config, folder, progress: None)
-    monkeypatch.setattr(goal_position, "summarize", lambda folder: "")
+    monkeypatch.setattr(GoalPositionStudy, "main", lambda study, folder, progress: None)
+    monkeypatch.setattr(GoalPositionStudy, "summarize", lambda study, folder: "")
     _, _, err = call("run", "goal-position", "--actor", "5", "--critic", "4", "--folder", tmp_path / "a")
     assert err.startswith("warning: step sizes violate actor <= critic at the start")
     _, _, err = call("run", "goal-position", "--critic", "17", "--folder", tmp_path / "b")
@@ -483,18 +508,19 @@ def test_step_sizes_out_of_order_are_warned_about(tmp_path, monkeypatch):
 
 # Configs.
 
-CONFIGS = [RunConfig, ScheduleConfig, *(kind for kind, _ in EXPERIMENTS.values())]
-
 
 def attribute_docstrings(kind):
-    """The string below each field, inherited ones first, None where there is none."""
+    """What is said of each field, below it or in the class's docstring, inherited ones first; None where nothing is."""
     documented = {}
     for base in reversed([base for base in kind.__mro__ if dataclasses.is_dataclass(base)]):
         (definition,) = ast.parse(inspect.getsource(base)).body
+        of_arguments = {entry.arg_name: entry.description for entry in docstring_parser.parse(base.__doc__).params}
         for statement, below in zip(definition.body, [*definition.body[1:], None], strict=True):
-            if isinstance(statement, ast.AnnAssign):
+            if isinstance(statement, ast.AnnAssign) and "ClassVar" not in ast.unparse(statement.annotation):
                 is_string = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
-                documented[statement.target.id] = below.value.value if is_string else None
+                name = statement.target.id
+                text = below.value.value if is_string else of_arguments.get(name)
+                documented[name] = text or documented.get(name)
     return documented
 
 
@@ -514,11 +540,12 @@ def test_every_option_has_help(name):
     code, out, _ = call("run", name, "--help")
     assert code == 0
     shown = " ".join(re.sub(r"[│╭╮╰╯─]", " ", out).split())
-    options = dict(options_of(EXPERIMENTS[name][0]))
+    options = dict(options_of(EXPERIMENTS[name]))
     assert len(options) > 10
     for flag, text in {**options, "--folder": "run folder, new or empty", "--progress": "show a progress bar"}.items():
+        text = " ".join(text.split())
         assert re.search(rf"{flag}\b.*? {re.escape(text)}", shown), f"{flag}: {text}"
-    assert " ".join(EXPERIMENTS[name][0].__doc__.split()) in shown
+    assert " ".join(EXPERIMENTS[name].__doc__.split()) in shown
 
 
 def test_help_names_every_command():
@@ -542,14 +569,22 @@ def fields_of(config):
 
 
 @pytest.mark.parametrize(
-    ("config", "function"),
+    ("kind", "function"),
     [
-        (goal_position.GoalPositionOptions(), problems.goal_position),
-        (goal_placement.GoalPlacementOptions(), problems.goal_placement),
+        (problems.GoalPosition, problems.goal_position),
+        (problems.GoalPlacement, problems.goal_placement),
+        (problems.WindDesign, problems.wind_design),
+        (problems.CartpoleDesign, problems.cartpole_design),
+        (problems.PendulumDesign, problems.pendulum_design),
+        (problems.MountainCarShaping, problems.mountain_car_shaping),
     ],
 )
-def test_defaults_of_a_config_are_those_of_its_problem(config, function):
-    assert fields_of(config) == defaults_of(function)
+def test_the_function_of_a_problem_has_the_arguments_and_the_words_of_its_class(kind, function):
+    assert fields_of(kind()) == defaults_of(function)
+    assert function.__doc__ == kind.__doc__
+    assert function.__name__.replace("_", "") == kind.__name__.lower()
+    documented = {entry.arg_name for entry in docstring_parser.parse(kind.__doc__).params}
+    assert documented == set(inspect.signature(function).parameters)
 
 
 @pytest.mark.parametrize("build", [StepSizes.decaying, StepSizes.constant_entropy])
@@ -569,7 +604,7 @@ def test_defaults_of_the_settings_are_those_of_run():
 
 
 def test_settings_reach_run(tmp_path, monkeypatch):
-    algorithm = goal_position.GoalPosition(size=5, target=(1, 2), initial_x=(3, 3), home=(0, 0)).algorithm()
+    algorithm = GoalPositionStudy(size=5, target=(1, 2), initial_x=(3, 3), home=(0, 0)).algorithm()
     folder, calls = RunFolder(tmp_path), []
     module = importlib.import_module("bilevel_rl.studies.config")
 
@@ -604,7 +639,7 @@ def test_settings_reach_run(tmp_path, monkeypatch):
 
 def test_options_reach_the_problem_and_the_algorithm():
     schedule = ScheduleConfig("constant-entropy", 0.1, 0.2, 0.3, 0.4, 0.5, 60.0, 7)
-    algorithm = goal_position.GoalPosition(
+    algorithm = GoalPositionStudy(
         schedule=schedule, size=3, slip=0.4, discount=0.8, target=(2, 0), width=3.0, initial_x=(0, 1)
     ).algorithm()
     expected = StepSizes.constant_entropy(upper=0.1, actor=0.2, critic=0.3, penalty=0.4, entropy=0.5, offset=60.0)
@@ -623,7 +658,7 @@ def test_options_reach_the_problem_and_the_algorithm():
 
 
 def test_the_two_schedules_of_the_comparison_differ_in_the_entropy_weight_alone_at_first():
-    config = entropy_schedules.EntropySchedules(entropy_weight=0.7, upper=0.04, num_chains=5)
+    config = EntropySchedules(entropy_weight=0.7, upper=0.04, num_chains=5)
     constant, decaying = config.algorithms().values()
     assert list(config.algorithms()) == ["constant", "decaying"]
     assert constant.step_sizes(0) == decaying.step_sizes(0)
@@ -632,64 +667,63 @@ def test_the_two_schedules_of_the_comparison_differ_in_the_entropy_weight_alone_
     assert constant.followers.num_chains == decaying.followers.num_chains == 5
 
 
-def test_every_cell_of_four_rooms_is_annealed_alike():
-    config = four_rooms.FourRooms(run=RunConfig(num_iterations=10), annealing_share=0.5)
-    assert len(list(config.cells())) == 9
-    assert set(config.cells()) == set(four_rooms.PUBLISHED)
-    for cell in config.cells():
-        sizes = config.algorithm_of(problems.four_rooms(*cell), 3.0).step_sizes
-        ratios = [float(sizes(k).entropy) / cell.entropy_weight for k in (0, 5, 10)]
+def test_every_setting_of_four_rooms_is_annealed_alike():
+    config = FourRooms(run=RunConfig(num_iterations=10), annealing_share=0.5)
+    assert len(config.each_setting()) == 9
+    assert set(config.each_setting()) == set(four_rooms.PUBLISHED)
+    for setting in config.each_setting():
+        sizes = config.algorithm_of(problems.four_rooms(*setting), 3.0).step_sizes
+        ratios = [float(sizes(k).entropy) / setting.entropy_weight for k in (0, 5, 10)]
         assert ratios == pytest.approx([3, 1, 1], rel=1e-5)
         assert [float(sizes(k).upper) for k in (0, 10)] == pytest.approx([6, 0.18], rel=1e-5)
 
 
 def test_the_table_of_four_rooms_takes_each_seeds_best_start(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.write_config(to_json("four-rooms", four_rooms.FourRooms(entropy_weights=(0.003,), betas=(1.0, 2.0))))
+    study = FourRooms(entropy_weights=(0.003,), betas=(1.0, 2.0))
     values = np.array([[[1.0, 1.2, 0.5], [0.9, 1.3, 0.8]], [[0.2, 0.2, 0.2], [0.1, 0.1, 0.1]]])
     folder.write_arrays("four_rooms", values=values, penalties=np.ones((2, 104)), visits=np.ones((2, 104)))
 
-    rows = four_rooms.table(folder).splitlines()[2:]
+    rows = study.table(folder).splitlines()[2:]
 
     assert rows == [
         "| 0.003 | 1 | 1.033 ± 0.145 | 1.300 | 0.95 ± 0.002 | 1.00 | 0.91 ± 0.048 |",
         "| 0.003 | 2 | 0.200 ± 0.000 | 0.200 | – | – | – |",
     ]
-    assert four_rooms.summarize(folder).startswith("mean F is at least the best published mean in 1 of 1 cells")
+    assert study.summarize(folder).startswith("mean F is at least the best published mean in 1 of 1 cells")
 
 
 @pytest.mark.parametrize(
     "config",
     [
-        goal_position.GoalPosition(
+        GoalPositionStudy(
             run=RunConfig(seed=5, tensorboard=True),
             schedule=ScheduleConfig(schedule="constant-entropy", offset=1.0),
             walls=((1, 2), (3, 4)),
             target=(0.1, 2.5),
         ),
-        goal_placement.GoalPlacement(walls=(), hazards=((0, 1),)),
-        entropy_schedules.EntropySchedules(entropy_exponent=0.15),
-        four_rooms.FourRooms(betas=(2.0,), anneal_from=(1.0, 4.0)),
-        ablations.Ablations("penalty", RunConfig(num_seeds=3)),
-        happy_tweets.HappyTweets(cache="elsewhere"),
-        *(kind() for kind, _ in EXPERIMENTS.values()),
+        GoalPlacementStudy(walls=(), hazards=((0, 1),)),
+        EntropySchedules(entropy_exponent=0.15),
+        FourRooms(betas=(2.0,), anneal_from=(1.0, 4.0)),
+        Ablations(RunConfig(num_seeds=3), "penalty"),
+        HappyTweets(cache="elsewhere"),
+        *(kind() for kind in EXPERIMENTS.values()),
     ],
 )
 def test_a_config_is_read_back_from_json(config):
-    name = next(name for name, (kind, _) in EXPERIMENTS.items() if isinstance(config, kind))
-    written = json.loads(json.dumps(to_json(name, config)))
-    assert written["experiment"] == name
-    assert from_json(type(config), written["options"]) == config
+    written = json.loads(json.dumps(config.to_json()))
+    assert EXPERIMENTS[written["experiment"]] is type(config)
+    assert type(config).from_json(written["options"]) == config
 
 
 def test_variants_of_a_study_share_their_compilation_and_break_conditions_with_one_warning():
-    for name in ablations.STUDIES:
-        config = ablations.Ablations(name)
+    for name, build in ablations.ABLATIONS.items():
+        config = Ablations(study=name)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            reference = config.algorithm()
-            assert caught == [], name
             algorithms = config.algorithms()
+            assert caught == [], name
+            config.check()
         broken = [variant for variant, algorithm in algorithms.items() if algorithm.step_sizes.violations()]
         assert len(caught) == bool(broken), name
         assert all(f"{variant} (" in str(caught[0].message) for variant in broken)
@@ -697,7 +731,7 @@ def test_variants_of_a_study_share_their_compilation_and_break_conditions_with_o
         assert len(structures) == 1
         assert len({id(algorithm.problem) for algorithm in algorithms.values()}) == 1
         first = next(iter(algorithms.values())).step_sizes
-        assert jax.tree.leaves(first) == jax.tree.leaves(reference.step_sizes)
+        assert jax.tree.leaves(first) == jax.tree.leaves(next(iter(build().variants.values())))
 
 
 @pytest.mark.parametrize("finished", ["ablations"], indirect=True)
@@ -718,3 +752,104 @@ def test_list_names_a_foreign_folder_and_goes_on(tmp_path, capsys):
     (folder / "config.json").write_text("{}\n")
     main(["list", str(tmp_path)])
     assert "holds a run of None" in " ".join(capsys.readouterr().out.split())
+
+
+# One file is an experiment.
+
+NEW_STUDY = '''
+"""How far does the goal walk in so many steps?"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from bilevel_rl import figures
+from bilevel_rl.algorithms import SingleLoopActorCritic
+from bilevel_rl.problems import goal_position
+from bilevel_rl.studies.config import RunConfig
+from bilevel_rl.studies.experiment import SingleRun
+
+
+@dataclass(frozen=True)
+class Walk(SingleRun):
+    """Say how far the goal walks [new]."""
+
+    name: ClassVar[str] = "walk"
+    results: ClassVar[str] = "walk"
+
+    run: RunConfig = field(default_factory=lambda: RunConfig(num_seeds=2, num_iterations=40, log_every=25))
+    size: int = 3
+    """cells along a side"""
+
+    def algorithm(self):
+        problem = goal_position(self.size, target=(2, 0), initial_x=(0, 2))
+        return SingleLoopActorCritic(problem, self.schedule.step_sizes(), Followers(self.schedule.num_chains))
+
+    def measure_run(self, algorithm, result):
+        return {"distance": np.linalg.norm(np.asarray(result.x) - algorithm.problem.initial_x, axis=1)}
+
+    def plot(self, folder):
+        figures.draw_step_sizes(folder)
+
+    def summarize(self, folder):
+        return f"at least {folder.read_arrays(self.results)['distance'].min():.3f}"
+'''
+
+
+@pytest.fixture
+def new_study(tmp_path, monkeypatch):
+    """A module beside the studies that are there."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "walk.py").write_text(NEW_STUDY)
+    monkeypatch.setattr(studies, "__path__", [*studies.__path__, str(tmp_path / "modules")])
+    find_studies.cache_clear()
+    yield
+    sys.modules.pop("bilevel_rl.studies.walk", None)
+    find_studies.cache_clear()
+
+
+def test_a_new_file_is_an_experiment_that_is_listed_run_resumed_and_drawn(new_study, tmp_path):
+    folder = tmp_path / "runs" / "mine"
+    assert "Say how far the goal walks [new]." in call("list", tmp_path / "runs")[1]
+    assert call("run", "walk", "--size", "1", "--folder", folder)[2] == "error: size must be at least 2, got 1\n"
+    assert not folder.exists()
+    code, out, err = call("run", "walk", "--size", "4", "--num-seeds", "3", "--folder", folder, "--no-progress")
+    assert (code, err) == (None, "")
+    assert out.startswith(f"walk → {folder}\nat least 0.")
+    assert (
+        RunFolder(folder).config()["options"].items()
+        >= {"size": 4, "schedule": dataclasses.asdict(ScheduleConfig())}.items()
+    )
+    metrics, figure = (folder / "metrics.csv").read_bytes(), folder / "figures" / "step_sizes.png"
+    assert "40 of 40" in call("list", tmp_path / "runs")[1]
+
+    (folder / "walk.npz").unlink()
+    shutil.rmtree(folder / "checkpoints" / "40")
+    assert "unfinished: bilevel-rl resume" in " ".join(call("list", tmp_path / "runs")[1].split())
+    assert call("resume", folder, "--no-progress")[1] == out
+    assert (folder / "metrics.csv").read_bytes() == metrics
+
+    figure.unlink()
+    assert call("plot", folder)[:2] == (None, f"walk: figures in {folder / 'figures'}\n")
+    assert figure.stat().st_size > 1_000
+
+
+def test_two_studies_of_one_name_are_refused(new_study, tmp_path):
+    (tmp_path / "modules" / "stroll.py").write_text(NEW_STUDY)
+    with pytest.raises(ValueError, match="are both named 'walk'"):
+        find_studies()
+    sys.modules.pop("bilevel_rl.studies.stroll")
+
+
+def test_who_cannot_share_the_work_refuses_the_options_of_sharing(tmp_path, computes_nothing):
+    for arguments, message in (
+        (("happy-tweets", "--coordinator", "localhost:1", "--num-processes", "2"), "happy-tweets is not a JAX program"),
+        (("happy-tweets", "--cpu-devices", "2"), "happy-tweets is not a JAX program"),
+    ):
+        code, _, err = call("run", *arguments, "--folder", tmp_path / "run")
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert f"{message}: --coordinator, --num-processes, --process-id and --cpu-devices do not apply" in err
+    RunFolder(tmp_path / "run").write_config(GoalPositionStudy().to_json())
+    code, _, err = call("resume", tmp_path / "run", "--jobs", "2")
+    assert (code, err) == (2, "error: goal-position is one run: --jobs, --backend and --address do not apply\n")

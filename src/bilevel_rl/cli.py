@@ -1,41 +1,129 @@
-"""The command `bilevel-rl`: run, compare, tune, rates, resume, plot, diagnose, list. Its options are in `commands`."""
+"""The command `bilevel-rl`: run, compare, tune, resume, plot, diagnose, list. Every option is a field of a dataclass.
+
+Which experiments there are is found by `studies.registry`; nothing here names one.
+"""
 
 import contextlib
 import datetime
+import functools
+import operator
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Annotated, Any, Generic, TypeVar, get_args
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from bilevel_rl.commands import (
-    COMPARISONS,
-    EXPERIMENTS,
-    RUNS,
-    TUNINGS,
-    Command,
-    Compare,
-    Diagnose,
-    Job,
-    List,
-    Plot,
-    Resume,
-    Run,
-    Tune,
-)
+from bilevel_rl import figures
 from bilevel_rl.comparison.workers import Workers
 from bilevel_rl.runs import diagnosis as failure_signatures, processes
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
-from bilevel_rl.runs.study import Study
-from bilevel_rl.studies.config import from_json, to_json
-from bilevel_rl.studies.happy_tweets.study import HappyTweets
+from bilevel_rl.runs.job import Job
+from bilevel_rl.runs.study import Command, Study
+from bilevel_rl.studies.registry import find_studies, open_study
 
-SHARED = COMPARISONS | TUNINGS
-"""Made of many runs, which workers share."""
+RUNS = Path("runs")
+
+AnyStudy = TypeVar("AnyStudy")
+"""The union of the studies of a command."""
+
+
+@dataclass(frozen=True)
+class Run(Generic[AnyStudy]):
+    """Run an experiment into a new run folder, and draw its figures."""
+
+    study: AnyStudy
+    folder: Path | None = None
+    """run folder, new or empty; by default runs/EXPERIMENT-DATE-TIME"""
+    job: Job = field(default_factory=Job)
+    progress: bool = True
+    """show a progress bar"""
+
+
+@dataclass(frozen=True)
+class Compare(Generic[AnyStudy]):
+    """Tune several methods in the same way, run them at the same budget, and write tables and figures."""
+
+    study: AnyStudy
+    folder: Path | None = None
+    """run folder, new or empty; by default runs/compare-PROBLEM-DATE-TIME"""
+    workers: Workers = field(default_factory=Workers)
+    progress: bool = True
+    """show a progress bar"""
+
+
+@dataclass(frozen=True)
+class Tune(Generic[AnyStudy]):
+    """Search the step sizes of a method with Optuna, and print the best and the command that uses them."""
+
+    study: AnyStudy
+    folder: Path | None = None
+    """run folder, new or empty; by default runs/tune-PROBLEM-DATE-TIME"""
+    workers: Workers = field(default_factory=Workers)
+    progress: bool = True
+    """show a progress bar"""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Continue an interrupted run from its newest checkpoint; it ends with the same bits as if never interrupted."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """run folder"""
+    job: Job = field(default_factory=Job)
+    workers: Workers = field(default_factory=Workers)
+    progress: bool = True
+    """show a progress bar"""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw the figures of a run folder again, without running anything."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """run folder"""
+    pdf: bool = False
+    """also for paper: as PDF, readable in black and white"""
+
+
+@dataclass(frozen=True)
+class Diagnose:
+    """Say which failure a run shows, if any, with numbers and a remedy; from its files alone."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """run folder"""
+
+
+@dataclass(frozen=True)
+class List:
+    """List the experiments, and the runs in a folder."""
+
+    runs: Annotated[Path, tyro.conf.Positional] = RUNS
+    """folder that holds run folders"""
+
+
+def _commands() -> Any:
+    """The union of all commands, with a subcommand for every study."""
+    of_studies: dict[Command, Any] = {"run": Run, "compare": Compare, "tune": Tune}
+    kinds = {command: kind[_studies_of(command)] for command, kind in of_studies.items()}
+    kinds |= {"resume": Resume, "plot": Plot, "diagnose": Diagnose, "list": List}
+    return functools.reduce(
+        operator.or_, [Annotated[kind, tyro.conf.subcommand(command)] for command, kind in kinds.items()]
+    )
+
+
+def _studies_of(command: Command) -> Any:
+    studies = [kind for kind in find_studies().values() if kind.command == command]
+    return functools.reduce(operator.or_, [Annotated[kind, tyro.conf.subcommand(_title(kind))] for kind in studies])
+
+
+def _title(kind: type[Study]) -> str:
+    """What a study is called after its command."""
+    return kind.name.removeprefix(f"{kind.command}-")
 
 
 def main(arguments: Sequence[str] | None = None):
@@ -44,23 +132,24 @@ def main(arguments: Sequence[str] | None = None):
     console = Console(highlight=False, soft_wrap=True)
     try:
         command = tyro.cli(
-            Command,  # pyright: ignore[reportArgumentType]
+            _commands(),
             args=arguments,
             prog="bilevel-rl",
             description="Bi-level reinforcement learning.",
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.CascadeSubcommandArgs),
         )
         match command:
-            case Run():
-                _run(command, console)
-            case Compare() | Tune():
-                _share(command, console)
+            case Run(study, folder, job, progress):
+                _start(study, folder, job, Workers(), console, progress=progress)
+            case Compare(study, folder, workers, progress) | Tune(study, folder, workers, progress):
+                _start(study, folder, Job(), workers, console, progress=progress)
             case Resume():
                 _resume(command, console)
             case Plot():
-                name, _, module = _open(folder := RunFolder.open(command.run))
-                module.plot(folder)
-                console.print(f"{name}: figures in {_shown(folder.figures())}")
+                study = open_study(folder := RunFolder.open(command.run))
+                with figures.also_for_print() if command.pdf else contextlib.nullcontext():
+                    study.plot(folder)
+                console.print(f"{study.name}: figures in {_shown(folder.figures())}")
             case Diagnose():
                 _diagnose(command.run, console)
             case List():
@@ -73,100 +162,52 @@ def main(arguments: Sequence[str] | None = None):
         processes.leave(3)
 
 
-def _run(command: Run, console: Console):
-    config = command.experiment
-    name, module = _named(config, EXPERIMENTS)
-    config.run.check()
-    if isinstance(config, HappyTweets) and command.job != Job():
-        raise ValueError(
-            "happy-tweets is no JAX program: --coordinator, --num-processes, --process-id and --cpu-devices do not "
-            "apply; for several processes see docs/language_models.md"
-        )
-    path = _new_path(command.folder, name, is_checked=command.job.process_id == 0)
-    command.job.join(command.folder)
-    config.algorithm()  # Raises for every bad option, before a folder is made or anything runs.
-    folder = RunFolder(path, tensorboard=config.run.tensorboard)
-    if processes.is_writer():
-        folder.write_config(to_json(name, config))
-    _finish(name, module, config, folder, console, progress=command.progress)
-
-
-def _share(command: Compare | Tune, console: Console):
-    study = command.experiment
-    study.check()
-    path = _new_path(command.folder, study.name)
-    with _at_work(command.workers, path):
-        folder = RunFolder(path)
-        folder.write_config(study.to_json())
-        _finish(study.name, _as_module(study), study, folder, console, progress=command.progress)
+def _start(study: Study, path: Path | None, job: Job, workers: Workers, console: Console, *, progress: bool):
+    new = path or RUNS / f"{study.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    if job.process_id == 0 and new.exists() and (not new.is_dir() or any(new.iterdir())):
+        raise ValueError(f"--folder {new} is not empty; name a new folder, or `bilevel-rl resume {new}`")
+    with _shared(study, path, job, workers):
+        study.check()
+        folder = RunFolder(new, tensorboard=study.tensorboard)
+        if processes.is_writer():
+            folder.write_config(study.to_json())
+        _finish(study, folder, console, progress=progress)
 
 
 def _resume(command: Resume, console: Console):
-    name, config, module = _open(RunFolder.open(command.run))
-    if name in SHARED:
-        if command.job != Job():
-            raise ValueError(f"{command.run} is many runs: they are shared by --jobs or by --backend and --address")
-        with _at_work(command.workers, command.run):
-            _finish(name, module, config, RunFolder(command.run), console, progress=command.progress)
-        return
-    if command.workers != Workers():
-        raise ValueError(f"{command.run} is one run: --jobs, --backend and --address do not apply")
-    folder = RunFolder.open(command.run, tensorboard=config.run.tensorboard)
-    command.job.join(command.run)
-    _finish(name, module, config, folder, console, progress=command.progress)
+    study = open_study(RunFolder.open(command.run))
+    with _shared(study, command.run, command.job, command.workers):
+        folder = RunFolder.open(command.run, tensorboard=study.tensorboard)
+        _finish(study, folder, console, progress=command.progress)
 
 
 @contextlib.contextmanager
-def _at_work(workers: Workers, path: Path) -> Iterator[None]:
-    """While workers share many runs; Ctrl-C leaves it in a state to go on from."""
-    try:
-        with workers.connected():
-            yield
-    except KeyboardInterrupt as interrupt:
-        raise SystemExit(f"interrupted; go on with `bilevel-rl resume {_shown(path)}`") from interrupt
+def _shared(study: Study, path: Path | None, job: Job, workers: Workers) -> Iterator[None]:
+    """While devices, processes or workers share the work, those that can.
+
+    Raises:
+        ValueError: options of those that cannot.
+    """
+    if study.shared_by != "devices" and job != Job():
+        flags = "--coordinator, --num-processes, --process-id and --cpu-devices do not apply"
+        how = "is many runs, shared by --jobs or by --backend and --address" if study.shared_by == "workers" else ""
+        raise ValueError(f"{study.name} {how or 'is not a JAX program'}: {flags}")
+    if study.shared_by != "workers" and workers != Workers():
+        raise ValueError(f"{study.name} is one run: --jobs, --backend and --address do not apply")
+    if study.shared_by == "devices":
+        job.join(path)
+    with workers.connected() if study.shared_by == "workers" else contextlib.nullcontext():
+        yield
 
 
-def _named(config: Any, experiments: dict[str, tuple[type, ModuleType]]) -> tuple[str, ModuleType]:
-    return next((name, module) for name, (kind, module) in experiments.items() if isinstance(config, kind))
-
-
-def _new_path(path: Path | None, name: str, *, is_checked: bool = True) -> Path:
-    """The run folder to make."""
-    path = path or RUNS / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    if is_checked and path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"--folder {path} is not empty; name a new folder, or `bilevel-rl resume {path}`")
-    return path
-
-
-def _open(folder: RunFolder) -> tuple[str, Any, Any]:
-    config = folder.config()
-    name = config.get("experiment")
-    if name in SHARED:
-        study = SHARED[name].from_json(config["options"])
-        return name, study, _as_module(study)
-    if name not in EXPERIMENTS:
-        raise RunFolderError(f"{folder.path} holds a run of {name!r}, which this version does not know")
-    kind, module = EXPERIMENTS[name]
-    return name, from_json(kind, config["options"]), module
-
-
-def _as_module(study: Study) -> Any:
-    """A study with the functions of the modules of the experiments."""
-    return SimpleNamespace(
-        main=lambda _, folder, progress: study.main(folder, progress=progress),
-        plot=study.plot,
-        summarize=study.summarize,
-    )
-
-
-def _finish(name: str, module: Any, config: Any, folder: RunFolder, console: Console, *, progress: bool):
+def _finish(study: Study, folder: RunFolder, console: Console, *, progress: bool):
     if not processes.is_writer():
         console.quiet = True
-    console.print(f"{name} → {_shown(folder.path)}")
-    module.main(config, folder, progress=progress)
+    console.print(f"{study.name} → {_shown(folder.path)}")
+    study.main(folder, progress=progress)
     if not processes.is_writer():
         return
-    console.print(module.summarize(folder))
+    console.print(study.summarize(folder))
     for table in sorted(folder.path.glob("*.md")):
         console.print(f"\n{table.read_text()}", markup=False)
     for divergence in folder.read_divergences():
@@ -189,29 +230,35 @@ def _diagnose(path: Path, console: Console):
 
 
 def _list(runs: Path, console: Console):
-    table = Table("experiment", "what it shows", box=None, title="bilevel-rl run EXPERIMENT", title_justify="left")
-    for name, (kind, _) in EXPERIMENTS.items():
-        table.add_row(name, (kind.__doc__ or "").strip())
-    console.print(table)
+    for command in get_args(Command):
+        title = f"bilevel-rl {command} EXPERIMENT"
+        table = Table("experiment", "what it shows", box=None, title=title, title_justify="left")
+        for kind in find_studies().values():
+            if kind.command == command:
+                table.add_row(_title(kind), escape(kind.__doc__ or ""))
+        console.print(table, "")
     folders = [RunFolder.open(path.parent) for path in sorted(runs.glob("*/config.json"))]
     if not folders:
-        console.print(f"\nno runs in {runs}")
+        console.print(f"no runs in {runs}")
         return
-    table = Table("run", "iterations", "outcome", box=None, title="\nruns", title_justify="left")
+    table = Table("run", "iterations", "outcome", box=None, title="runs", title_justify="left")
     for folder in folders:
-        try:
-            _, config, module = _open(folder)
-        except RunFolderError as error:
-            table.add_row(folder.path.name, "?", str(error))
-            continue
-        rows = folder.read_rows("metrics")
-        done = f"{rows[-1]['num_iterations']:,} of {config.run.num_iterations:,}" if rows else "–"
-        try:
-            outcome = module.summarize(folder)
-        except RunFolderError:
-            outcome = f"unfinished: bilevel-rl resume {_shown(folder.path)}"
-        table.add_row(folder.path.name, done, outcome)
+        table.add_row(folder.path.name, *_state(folder))
     console.print(table)
+
+
+def _state(folder: RunFolder) -> tuple[str, str]:
+    """How far a run has come, and its outcome."""
+    try:
+        study = open_study(folder)
+    except RunFolderError as error:
+        return "?", str(error)
+    rows = folder.read_rows("metrics")
+    done = f"{rows[-1]['num_iterations']:,} of {study.num_iterations:,}" if rows else "–"
+    try:
+        return done, study.summarize(folder)
+    except RunFolderError:
+        return done, f"unfinished: bilevel-rl resume {_shown(folder.path)}"
 
 
 def _shown(path: Path) -> str:

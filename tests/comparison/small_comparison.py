@@ -3,9 +3,9 @@
 import dataclasses
 
 from bilevel_rl.comparison.compare import CompareGoalPosition, ComparisonConfig
-from bilevel_rl.studies.goal_position import GoalPositionOptions
+from bilevel_rl.problems import GoalPosition
 
-PROBLEM = GoalPositionOptions(size=3, target=(2.0, 0.0), initial_x=(0.0, 2.0), width=2.0, installation_cost=0.1)
+PROBLEM = GoalPosition(size=3, target=(2.0, 0.0), initial_x=(0.0, 2.0), width=2.0, installation_cost=0.1)
 SETTINGS = ComparisonConfig(
     methods=("single-loop", "partial-sgd"), budget=6_400.0, num_seeds=3, trials=3, tuning_seeds=1, num_log_points=4
 )

@@ -135,7 +135,7 @@ def test_figures_and_tables_are_drawn_again_from_the_files_alone(copied, runs):
     shutil.rmtree(copied.path / "final")
     CONFIG.plot(copied)
     assert runs == []
-    figures = {f"{name}{suffix}" for name in ("comparison", "final_gaps") for suffix in (".png", "-print.pdf")}
+    figures = {f"{name}.png" for name in ("comparison", "final_gaps")}
     assert {path.name for path in copied.figures().iterdir()} == figures
     assert (copied.path / "table.md").read_text().count("\n") == 4
 

@@ -22,18 +22,19 @@ from bilevel_rl.comparison.methods import METHODS
 from bilevel_rl.comparison.outcomes import Trials
 from bilevel_rl.comparison.tasks import Task
 from bilevel_rl.comparison.tune import TuneGoalPlacement, TuneGoalPosition, TuneWindDesign, TuningConfig
+from bilevel_rl.problems import GoalPosition
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.run import RunResult, run
-from bilevel_rl.studies import goal_position, wind_design
-from bilevel_rl.studies.goal_position import GoalPositionOptions
-from bilevel_rl.studies.wind_design import WindDesign, WindDesignOptions
+from bilevel_rl.studies import wind_design
+from bilevel_rl.studies.goal_position import GoalPositionStudy
+from bilevel_rl.studies.wind_design import WindDesignStudy, WorkedWindDesign
 from comparison.small_comparison import PROBLEM
 
 METHOD = METHODS["nested-loop"]
 FLAGS = ["goal-position", "--size=3", "--target", "2", "0", "--initial-x", "0", "2", "--width=2"]
 FLAGS += ["--installation-cost=0.1", "--budget=6400", "--trials=5", "--batch-size=2", "--num-seeds=1"]
 CONFIG = TuneGoalPosition(PROBLEM, TuningConfig(budget=6_400.0, trials=5, batch_size=2, num_seeds=1))
-WIND = WindDesignOptions(size=3, goal=(0, 2), target=(2, 0))
+WIND = WorkedWindDesign(size=3, goal=(0, 2), target=(2, 0))
 RESULTS = ("protocol.json", "best.md", "trials.md")
 
 
@@ -192,20 +193,20 @@ def test_the_best_is_the_lowest_and_all_transitions_are_counted(finished):
 
 def test_the_command_runs_the_algorithm_that_was_found(finished, tmp_path, monkeypatch):
     configs = []
-    monkeypatch.setattr(goal_position, "main", lambda config, folder, progress: configs.append(config))
-    monkeypatch.setattr(goal_position, "summarize", lambda folder: "")
+    monkeypatch.setattr(GoalPositionStudy, "main", lambda study, folder, progress: configs.append(study))
+    monkeypatch.setattr(GoalPositionStudy, "summarize", lambda study, folder: "")
     record = json.loads((finished[0].path / "protocol.json").read_text())["result"]
     name, *words = shlex.split(record["command"])
     assert name == "bilevel-rl"
     assert call(*words, "--folder", tmp_path / "run")[0] is None
     (config,) = configs
-    given = {option.name: getattr(config, option.name) for option in dataclasses.fields(GoalPositionOptions)}
-    assert GoalPositionOptions(**given) == PROBLEM
+    given = {option.name: getattr(config, option.name) for option in dataclasses.fields(GoalPosition)}
+    assert GoalPosition(**given) == PROBLEM
     with warnings.catch_warnings(action="ignore", category=ScheduleWarning):
         algorithm = config.algorithm()
     found = METHODS["single-loop"].build(PROBLEM.problem(), record["chosen"], lambda cost: 6_400 // cost)
     assert eqx.tree_equal(algorithm.step_sizes, found.step_sizes)
-    assert algorithm.followers == found.parameters
+    assert algorithm.followers == found.followers
     assert config.run.num_iterations == 200
     assert config.run.evaluation_entropy_weight == 0.01
 
@@ -237,7 +238,7 @@ def test_plot_and_list_know_the_folder(finished, copied, runs):
     copied.write_arrays("tuning", **data)
     assert call("plot", copied.path)[0] is None
     assert runs == []
-    figures = {f"{name}{suffix}" for name in ("tuning", "parameters") for suffix in (".png", "-print.pdf")}
+    figures = {f"{name}.png" for name in ("tuning", "parameters")}
     assert {path.name for path in copied.figures().iterdir()} == figures
     drawn, before = ((folder.path / "trials.md").read_text().splitlines() for folder in (copied, finished[0]))
     assert drawn[:-1] == [line for line in before if not line.startswith("| 0 |")]
@@ -257,8 +258,11 @@ def test_wind_design_is_tuned_as_its_experiment_runs_it():
     config = TuneWindDesign(WIND)
     config.check()
     parameters = METHODS["single-loop"].draw(0, 0)
-    found, ours = config.trial(0, parameters, Path()).algorithm(), WindDesign(**dataclasses.asdict(WIND)).algorithm()
-    assert found.parameters == ours.parameters == Followers(16)
+    found, ours = (
+        config.trial(0, parameters, Path()).algorithm(),
+        WindDesignStudy(**dataclasses.asdict(WIND)).algorithm(),
+    )
+    assert found.followers == ours.followers == Followers(16)
     assert found.upper_steps.averaging == ours.upper_steps.averaging == 3.0
     with pytest.raises(ValueError, match="which PBRL does not follow"):
         dataclasses.replace(config, tuning=TuningConfig(method="pbrl")).check()

@@ -6,12 +6,15 @@ import pytest
 from matplotlib.quiver import Quiver
 
 from bilevel_rl import figures
-from bilevel_rl.figures import curves, grids
+from bilevel_rl.figures import curves
 from bilevel_rl.figures.curves import SMALLEST_SHOWN, STEP_SIZES
 from bilevel_rl.figures.style import COLOURS, LIGHT, PRINT
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
-from bilevel_rl.studies import ablations_figures as ablations
-from bilevel_rl.studies.ablations_figures import Panel, draw_ablation
+from bilevel_rl.studies import ablations, entropy_schedules, goal_placement, goal_position
+from bilevel_rl.studies.ablations import Panel, draw_ablation
+from bilevel_rl.studies.entropy_schedules import EntropySchedules
+from bilevel_rl.studies.goal_placement import GoalPlacementStudy
+from bilevel_rl.studies.goal_position import GoalPositionStudy
 
 ITERATIONS = (0, 50, 100, 150)
 STOPPED, LAST = 1, 50
@@ -56,12 +59,12 @@ def policy_of(*actions):
 
 
 POLICY = policy_of(RIGHT, RIGHT, DOWN, UP, STAY, DOWN, LEFT, STAY, STAY)
+POSITION = GoalPositionStudy(size=SIZE, walls=((1, 1),), initial_x=(0.0, 2.0), target=(2.0, 0.0))
+PLACEMENT = GoalPlacementStudy(size=SIZE, walls=((1, 1),), hazards=((2, 0),), delivery=(2, 1), home=(0, 2))
 
 
 @pytest.fixture
 def position_folder(folder):
-    options = {"size": SIZE, "walls": [[1, 1]], "initial_x": [0.0, 2.0], "target": [2.0, 0.0]}
-    folder.write_config({"experiment": "goal-position", "options": options})
     folder.write_arrays(
         "landscape",
         axis=np.linspace(0, SIZE - 1, 5),
@@ -76,8 +79,6 @@ def position_folder(folder):
 
 @pytest.fixture
 def placement_folder(folder):
-    options = {"size": SIZE, "walls": [[1, 1]], "hazards": [[2, 0]], "delivery": [2, 1], "home": [0, 2]}
-    folder.write_config({"experiment": "goal-placement", "options": options})
     final = np.random.default_rng(0).dirichlet(np.ones(9), size=3)
     folder.write_arrays(
         "placement",
@@ -96,7 +97,7 @@ def drawn(monkeypatch):
 
     def call(draw, *arguments, style=LIGHT):
         figures = {}
-        for module in (ablations, curves, grids):
+        for module in (ablations, curves, entropy_schedules, goal_placement, goal_position):
             monkeypatch.setattr(module, "save_figure", lambda _, name, make: figures.setdefault(name, make(style)))
         with mpl.rc_context(rc=style.parameters):
             draw(*arguments)
@@ -196,16 +197,17 @@ def test_residuals_of_both_policies(folder, drawn):
 def test_trade_off_puts_each_gap_in_its_panel(tmp_path, drawn):
     folder = RunFolder(tmp_path)
     rng = np.random.default_rng(0)
+    names = entropy_schedules.SCHEDULES
     arrays = {
-        f"{name} {gap} gap": rng.uniform(0.1, 1, (3, 4)) for name in "ab" for gap in ("regularized", "unregularized")
+        f"{name} {gap} gap": rng.uniform(0.1, 1, (3, 4)) for name in names for gap in ("regularized", "unregularized")
     }
-    weights = {f"{name} entropy weight": rng.uniform(0.1, 1, 4) for name in "ab"}
+    weights = {f"{name} entropy weight": rng.uniform(0.1, 1, 4) for name in names}
     transitions = np.array(ITERATIONS) * 8
     folder.write_arrays("trade_off", **arrays, **weights, transitions=transitions, bias=np.array(0.03))
 
-    regularized, unregularized, weight = drawn(figures.draw_trade_off, folder, ("a", "b")).axes
+    regularized, unregularized, weight = drawn(EntropySchedules().plot, folder).axes
 
-    for name in "ab":
+    for name in names:
         for axes, gap in ((regularized, "regularized"), (unregularized, "unregularized")):
             xs, ys = labelled(axes, f"{name} τ")
             np.testing.assert_array_equal(xs, transitions)
@@ -237,7 +239,7 @@ def marked(axes, marker):
 
 
 def test_goal_position_shows_paths_optimum_and_policies(position_folder, drawn):
-    left, middle, right, _ = drawn(figures.draw_goal_position, position_folder).axes
+    left, middle, right, _ = drawn(POSITION.draw, position_folder).axes
     rows, columns = expected("x0"), expected("x1")
 
     paths = [data_of(line) for line in left.lines if line.get_color() == LIGHT.path]
@@ -258,7 +260,7 @@ def test_goal_position_shows_paths_optimum_and_policies(position_folder, drawn):
 
 
 def test_goal_placement_shows_objectives_placement_and_policy(placement_folder, drawn):
-    left, middle, right, *_ = drawn(figures.draw_goal_placement, placement_folder).axes
+    left, middle, right, *_ = drawn(PLACEMENT.draw, placement_folder).axes
     data = placement_folder.read_arrays("placement")
 
     np.testing.assert_array_equal(left.images[0].get_array(), np.arange(9.0).reshape(3, 3))
@@ -280,10 +282,8 @@ def test_goal_placement_shows_objectives_placement_and_policy(placement_folder, 
 
 
 def test_figures_of_a_run_with_a_stopped_seed_are_written_in_both_styles(position_folder):
-    figures.draw_goal_position(position_folder)
-    figures.draw_learning_curves(position_folder, optimal_objective=0.4)
-    figures.draw_step_sizes(position_folder)
-    figures.draw_residuals(position_folder)
+    with figures.also_for_print():
+        POSITION.plot(position_folder)
 
     written = {path.name: path.read_bytes() for path in position_folder.figures().iterdir()}
     names = ("landscape", "learning_curves", "step_sizes", "residuals")

@@ -330,8 +330,8 @@ def test_other_versions_of_the_packages_warn(whole, copy):
 COMMAND = [
     sys.executable,
     "-c",
-    "from bilevel_rl.cli import main; from bilevel_rl.studies import goal_position as experiment\n"
-    "experiment.plot = lambda folder: None; main()",
+    "from bilevel_rl.cli import main; from bilevel_rl.studies.goal_position import GoalPositionStudy\n"
+    "GoalPositionStudy.plot = lambda study, folder: None; main()",
 ]
 PROBLEM = ["goal-position", "--size", "4", "--target", "3", "1", "--initial-x", "0", "2"]
 LENGTH, LOG_EVERY = 1_000, 48

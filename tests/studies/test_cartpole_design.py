@@ -20,8 +20,7 @@ from bilevel_rl.algorithms.step_sizes import StepSizes
 from bilevel_rl.cli import main
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.studies import reward_design
-from bilevel_rl.studies.cartpole_design import CartpoleDesign
-from bilevel_rl.studies.cartpole_design_figures import is_fallen
+from bilevel_rl.studies.cartpole_design import CartpoleDesignStudy, is_fallen
 from bilevel_rl.studies.followers import train, watch
 
 DISCOUNT = 0.8
@@ -110,7 +109,7 @@ def test_a_run_writes_figures_and_an_animation_that_are_drawn_again_from_its_fol
 
 
 def test_a_fallen_pole_is_seen_where_the_environment_ends(phys2d):
-    environment = CartpoleDesign().problem().environment
+    environment = CartpoleDesignStudy().problem().environment
     states = jnp.array([[2.41, 0, 0, 0], [2.39, 0, 0, 0], [0, 0, -0.21, 0], [0, 9, 0.209, 9.0]], jnp.float32)
     episodes = environment.reset(jnp.zeros(4))._replace(state=states)
     np.testing.assert_array_equal(is_fallen(np.asarray(states)), environment.is_terminal(episodes))
@@ -123,4 +122,4 @@ def test_a_fallen_pole_is_seen_where_the_environment_ends(phys2d):
 )
 def test_bad_options_are_refused(phys2d, options, message):
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(CartpoleDesign(), **options).algorithm()
+        dataclasses.replace(CartpoleDesignStudy(), **options).check()

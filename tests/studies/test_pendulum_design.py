@@ -9,7 +9,7 @@ from PIL import Image, ImageSequence
 from bilevel_rl.cli import main
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.studies import reward_design
-from bilevel_rl.studies.pendulum_design import PendulumDesign
+from bilevel_rl.studies.pendulum_design import PendulumDesignStudy
 
 
 @pytest.mark.slow
@@ -54,4 +54,4 @@ def test_a_run_writes_figures_and_an_animation_that_are_drawn_again_from_its_fol
 )
 def test_bad_options_are_refused(phys2d, options, message):
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(PendulumDesign(), **options).algorithm()
+        dataclasses.replace(PendulumDesignStudy(), **options).check()

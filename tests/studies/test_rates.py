@@ -64,4 +64,4 @@ def test_gradients_of_a_batch_are_those_of_its_points():
 )
 def test_bad_options_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        Rates(**changes).algorithm()
+        Rates(**changes).check()

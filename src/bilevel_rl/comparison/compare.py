@@ -14,13 +14,12 @@ from bilevel_rl.comparison.methods import METHODS
 from bilevel_rl.comparison.outcomes import ranked, read_outcome, read_outcomes
 from bilevel_rl.comparison.search import check_search, choose
 from bilevel_rl.comparison.tables import write_tables
-from bilevel_rl.comparison.tasks import FINAL, TUNING, Task, WorkedProblem, seconds_of_loop
+from bilevel_rl.comparison.tasks import FINAL, TUNING, Task, seconds_of_loop
 from bilevel_rl.comparison.workers import run_tasks
+from bilevel_rl.problems import GoalPlacement, GoalPosition, WorkedProblem
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.statistics import interquartile_mean
-from bilevel_rl.runs.study import Sharing, Study
-from bilevel_rl.studies.goal_placement import GoalPlacementOptions
-from bilevel_rl.studies.goal_position import GoalPositionOptions
+from bilevel_rl.runs.study import Command, Sharing, Study
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class ComparisonConfig:
 class Comparison(Study):
     """Methods compared on a problem, all tuned in the same way. Subclasses say on which problem."""
 
-    command: ClassVar[str] = "compare"
+    command: ClassVar[Command] = "compare"
     shared_by: ClassVar[Sharing] = "workers"
 
     problem: WorkedProblem
@@ -142,7 +141,7 @@ class CompareGoalPosition(Comparison):
     """Compare methods on goal-position."""
 
     name: ClassVar[str] = "compare-goal-position"
-    problem: GoalPositionOptions = field(default_factory=GoalPositionOptions)
+    problem: GoalPosition = field(default_factory=GoalPosition)
 
 
 @dataclass(frozen=True)
@@ -150,4 +149,4 @@ class CompareGoalPlacement(Comparison):
     """Compare methods on goal-placement."""
 
     name: ClassVar[str] = "compare-goal-placement"
-    problem: GoalPlacementOptions = field(default_factory=GoalPlacementOptions)
+    problem: GoalPlacement = field(default_factory=GoalPlacement)

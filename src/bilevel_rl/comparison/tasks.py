@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,8 +21,8 @@ from jaxtyping import Array
 
 from bilevel_rl.algorithms import Algorithm
 from bilevel_rl.comparison.methods import FREE_ITERATIONS, Method, Parameters
-from bilevel_rl.exact import Solution
 from bilevel_rl.formulation import BilevelProblem
+from bilevel_rl.problems import WorkedProblem
 from bilevel_rl.runs import compiler
 from bilevel_rl.runs.compiled import Layout, Loop
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
@@ -30,19 +30,6 @@ from bilevel_rl.runs.run import run
 
 TUNING, FINAL = 0, 1
 """Folded into the root key: seeds that parameters were tuned on are never those that are reported."""
-
-
-@runtime_checkable
-class WorkedProblem(Protocol):
-    """A frozen dataclass from which every worker builds the same problem."""
-
-    def problem(self) -> BilevelProblem:
-        """What is solved."""
-        ...
-
-    def optimum(self, problem: BilevelProblem, entropy_weight: float) -> Solution:
-        """Its known optimum at an entropy weight."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,12 @@ from bilevel_rl.comparison.methods import HOLDING_SHARE, METHODS, NUM_CHAINS, Me
 from bilevel_rl.comparison.outcomes import read_trials
 from bilevel_rl.comparison.search import check_installed, check_search, choose, search
 from bilevel_rl.comparison.tables import markdown, write_trials
-from bilevel_rl.comparison.tasks import TUNING, Task, WorkedProblem
+from bilevel_rl.comparison.tasks import TUNING, Task
+from bilevel_rl.problems import GoalPlacement, GoalPosition, WorkedProblem
 from bilevel_rl.runs.folder import RunFolder
-from bilevel_rl.runs.study import Sharing, Study
+from bilevel_rl.runs.study import Command, Sharing, Study
 from bilevel_rl.studies import wind_design
-from bilevel_rl.studies.goal_placement import GoalPlacementOptions
-from bilevel_rl.studies.goal_position import GoalPositionOptions
-from bilevel_rl.studies.wind_design import WindDesignOptions
+from bilevel_rl.studies.wind_design import WorkedWindDesign
 
 FLAGS = {"upper": "upper", "actor": "actor", "critic": "critic", "penalty": "penalty", "entropy": "entropy-weight"}
 """Parameters of the single loop to the options of `bilevel-rl run`."""
@@ -63,7 +62,7 @@ class TuningConfig:
 class Tuning(Study):
     """A method tuned on a problem. Subclasses say on which; that problem's own study runs what was found."""
 
-    command: ClassVar[str] = "tune"
+    command: ClassVar[Command] = "tune"
     shared_by: ClassVar[Sharing] = "workers"
 
     run_by: ClassVar[str]
@@ -197,7 +196,7 @@ class TuneGoalPosition(Tuning):
 
     name: ClassVar[str] = "tune-goal-position"
     run_by: ClassVar[str] = "goal-position"
-    problem: GoalPositionOptions = field(default_factory=GoalPositionOptions)
+    problem: GoalPosition = field(default_factory=GoalPosition)
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ class TuneGoalPlacement(Tuning):
 
     name: ClassVar[str] = "tune-goal-placement"
     run_by: ClassVar[str] = "goal-placement"
-    problem: GoalPlacementOptions = field(default_factory=GoalPlacementOptions)
+    problem: GoalPlacement = field(default_factory=GoalPlacement)
 
 
 @dataclass(frozen=True)
@@ -218,5 +217,5 @@ class TuneWindDesign(Tuning):
     methods: ClassVar[Mapping[str, Method]] = MappingProxyType(
         METHODS | {"single-loop": replace(METHODS["single-loop"], algorithm=wind_design.single_loop)}
     )
-    problem: WindDesignOptions = field(default_factory=WindDesignOptions)
+    problem: WorkedWindDesign = field(default_factory=WorkedWindDesign)
     tuning: TuningConfig = field(default_factory=lambda: TuningConfig(evaluation_entropy_weight=0.1))

@@ -2,16 +2,11 @@
 
 from bilevel_rl.figures.curves import (
     draw_learning_curves as draw_learning_curves,
-    draw_rates as draw_rates,
     draw_residuals as draw_residuals,
     draw_sampled_curves as draw_sampled_curves,
     draw_step_sizes as draw_step_sizes,
-    draw_trade_off as draw_trade_off,
 )
-from bilevel_rl.figures.grids import (
-    draw_goal_placement as draw_goal_placement,
-    draw_goal_position as draw_goal_position,
-)
+from bilevel_rl.figures.style import also_for_print as also_for_print
 from bilevel_rl.figures.tables import (
     final_values as final_values,
     initial_values as initial_values,

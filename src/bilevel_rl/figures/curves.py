@@ -1,7 +1,7 @@
 """Curves over the run: objective, step sizes, residuals."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,9 +13,6 @@ from bilevel_rl.runs.folder import RunFolder
 
 SMALLEST_SHOWN = 1e-6
 """Gaps and residuals below this are rounding error of the reference; logarithmic axes end here."""
-
-RATES_PER_ROW = 3
-"""Panels of the figure of rates."""
 
 STEP_SIZES = {
     "upper_step": "ζ upper",
@@ -124,64 +121,3 @@ def draw_residuals(folder: RunFolder):
         return figure
 
     save_figure(folder, "residuals", draw)
-
-
-def draw_trade_off(folder: RunFolder, schedules: Sequence[str]):
-    """Constant against decaying entropy weight: gap to the regularized and to the unregularized optimum."""
-    data = folder.read_arrays("trade_off")
-
-    def draw(style: Style) -> Figure:
-        figure = Figure(figsize=(13, 3.9))
-        regularized, unregularized, weight = figure.subplots(1, 3)
-        for axes, objective in ((regularized, "regularized"), (unregularized, "unregularized")):
-            for name in schedules:
-                gaps = np.maximum(data[f"{name} {objective} gap"], SMALLEST_SHOWN)
-                draw_band(axes, Curves(data["transitions"], data["transitions"], gaps), f"{name} τ")
-            axes.set_yscale("log")
-        for name in schedules:
-            weight.plot(data["transitions"], data[f"{name} entropy weight"], label=f"{name} τ")
-        bias = {"color": style.accent, "linestyle": "--", "linewidth": 1.2, "label": "at the minimizer of Φ$_τ$"}
-        unregularized.axhline(float(data["bias"]), **bias)
-        regularized.set(ylabel="Φ$_τ$(x) − min Φ$_τ$", title="To the regularized optimum (τ of the start)")
-        unregularized.set(ylabel="Φ(x) − Φ*", title="To the unregularized optimum")
-        weight.set(ylabel="τ", title="Entropy weight", ylim=(0, None))
-        for axes in (regularized, unregularized, weight):
-            label_transitions(axes)
-            axes.legend()
-        return figure
-
-    save_figure(folder, "trade_off", draw)
-
-
-def draw_rates(folder: RunFolder, methods: Sequence[str], theory: Mapping[str, float]):
-    """Mean squared gradient norm and its running minimum on log-log axes, with fitted and theoretical slopes."""
-    data = folder.read_arrays("rates")
-    transitions = data["transitions"][1:]
-
-    def draw(style: Style) -> Figure:
-        num_rows = -(-len(methods) // RATES_PER_ROW)
-        figure = Figure(figsize=(4.3 * RATES_PER_ROW, 3.9 * num_rows))
-        panels = figure.subplots(num_rows, RATES_PER_ROW, sharey=True, sharex=True, squeeze=False)
-        for axes, name in zip(panels.ravel(), methods, strict=True):
-            squared_norms, smallest = data[f"{name} squared norm"][:, 1:], data[f"{name} running minimum"][1:]
-            for values in squared_norms:
-                axes.plot(transitions, values, linewidth=0.4, alpha=0.35, color=style.path, linestyle="-")
-            axes.plot(transitions, smallest, linewidth=2.4, label="smallest mean over seeds so far")
-            slope, low, high = data[f"{name} slope"]
-            fit = np.exp(data[f"{name} intercept"]) * transitions**slope
-            is_fitted = transitions >= data["fitted from"]
-            axes.plot(transitions[is_fitted], fit[is_fitted], label=f"fit, slope {slope:.2f}")
-            if name in theory:
-                guide = 0.3 * smallest[-1] * (transitions / transitions[-1]) ** theory[name]
-                label = f"theory's slope {theory[name]:.2f}"
-                axes.plot(transitions, guide, color=style.accent, linestyle="--", linewidth=1.2, label=label)
-            axes.set(xscale="log", yscale="log", title=f"{name}\n{slope:.2f} [{low:.2f}, {high:.2f}]")
-            axes.legend(loc="upper right", fontsize="small")
-        for axes in panels[-1]:
-            axes.set_xlabel("environment transitions per seed")
-        for axes in panels[:, 0]:
-            axes.set_ylabel("‖∇Φ(x)‖²")
-        panels[0, 0].set_ylim(bottom=SMALLEST_SHOWN / 100)
-        return figure
-
-    save_figure(folder, "rates", draw)

@@ -1,6 +1,8 @@
-"""How figures look: `light` for the screen (PNG), `print` for paper (PDF, readable in black and white)."""
+"""How figures look: `LIGHT` for the screen (PNG), `PRINT` for paper (PDF, readable in black and white)."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -79,9 +81,22 @@ PRINT = Style(
 )
 
 
+_styles: ContextVar[tuple[Style, ...]] = ContextVar("styles", default=(LIGHT,))
+
+
+@contextlib.contextmanager
+def also_for_print() -> Iterator[None]:
+    """While it is open, `save_figure` draws every figure for paper too."""
+    token = _styles.set((LIGHT, PRINT))
+    try:
+        yield
+    finally:
+        _styles.reset(token)
+
+
 def save_figure(folder: RunFolder, name: str, draw: Callable[[Style], Figure]):
-    """Draws a figure in both styles and saves it as `figures/name.png` and `figures/name-print.pdf`."""
-    for style in (LIGHT, PRINT):
+    """Draws a figure and saves it as `figures/name.png`, within `also_for_print` as `figures/name-print.pdf` too."""
+    for style in _styles.get():
         with mpl.rc_context(rc=style.parameters):  # pyright: ignore[reportArgumentType]
             figure = draw(style)
             # A fixed date keeps the bytes of a PDF the same when the data are.

@@ -4,6 +4,7 @@ Gymnasium's functional environments import `flax.struct`: the extra `[control]` 
 """
 
 import importlib
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from bilevel_rl.environments import FunctionalEnvironment
 from bilevel_rl.formulation.problem import BilevelProblem
 from bilevel_rl.formulation.projections import Box
 from bilevel_rl.formulation.upper_objectives import OccupancyCost
+from bilevel_rl.problems.worked import as_function
 
 PLACES = np.linspace(-2.0, 2.0, 9)
 """Positions on CartPole's track whose rewards x sets."""
@@ -25,14 +27,8 @@ CARTPOLE_SCALES = np.array([1 / 1.2, 1 / 2, 5.0, 1 / 2])
 """Of position, speed, angle and angular speed: with them all four are of size 1 where the pole stands."""
 
 
-def cartpole_design(
-    target: float = 1.0,
-    tolerance: float = 0.7,
-    initial_target: float = -1.0,
-    price: float = 0.02,
-    discount: float = 0.99,
-    time_limit: int = 1_000,
-) -> BilevelProblem:
+@dataclass(frozen=True)
+class CartpoleDesign:
     """x ∈ [0, 1]⁹ are the heights of a reward along CartPole's track; a hidden cost says where the cart should stand.
 
     The follower's reward is `0.1 · h_x(position) · (1 − (angle / angle of falling)²)`, with h_x linear between the
@@ -48,8 +44,8 @@ def cartpole_design(
         target: where the leader wants the cart to stand; the track ends at ±2.4.
         tolerance: how far off still counts as there.
         initial_target: where the follower is made to stand at first.
-        price: of a reward that is as high as can be everywhere.
-        discount: γ.
+        price: price of a reward that is as high as can be everywhere.
+        discount: discount factor γ.
         time_limit: steps after which an episode is truncated.
 
     Raises:
@@ -57,32 +53,47 @@ def cartpole_design(
             negative, or as `FunctionalEnvironment`.
         ModuleNotFoundError: flax is not installed.
     """
-    for name, place in (("target", target), ("initial_target", initial_target)):
-        if not abs(place) <= PLACES[-1]:
-            raise ValueError(
-                f"{name} must lie in [{PLACES[0]:g}, {PLACES[-1]:g}], where x sets the reward, got {place}"
-            )
-    if not 0 < tolerance < float("inf"):
-        raise ValueError(f"tolerance must be finite and positive, got {tolerance}")
-    if not 0 <= price < float("inf"):
-        raise ValueError(f"price must be finite and not negative, got {price}")
-    func_env = _functional("cartpole", "CartPoleFunctional")
-    falling_angle = func_env.default_params.theta_threshold_radians
 
-    def reward(x: Float[ArrayLike, " 9"], state: Float[Array, " 4"], action: ArrayLike) -> Float[Array, ""]:
-        return REWARD_SCALE * heights(x, state[0]) * (1 - (state[2] / falling_angle) ** 2)
+    target: float = 1.0
+    tolerance: float = 0.7
+    initial_target: float = -1.0
+    price: float = 0.02
+    discount: float = 0.99
+    time_limit: int = 1_000
 
-    def cost(x: Float[ArrayLike, " 9"], state: Float[Array, " 4"], action: ArrayLike) -> Float[Array, ""]:
-        return -jnp.exp(-((state[0] - target) ** 2) / (2 * tolerance**2))
+    def problem(self) -> BilevelProblem:
+        """What is solved."""
+        for name, place in (("target", self.target), ("initial_target", self.initial_target)):
+            if not abs(place) <= PLACES[-1]:
+                raise ValueError(
+                    f"{name} must lie in [{PLACES[0]:g}, {PLACES[-1]:g}], where x sets the reward, got {place}"
+                )
+        if not 0 < self.tolerance < float("inf"):
+            raise ValueError(f"tolerance must be finite and positive, got {self.tolerance}")
+        if not 0 <= self.price < float("inf"):
+            raise ValueError(f"price must be finite and not negative, got {self.price}")
+        func_env = _functional("cartpole", "CartPoleFunctional")
+        falling_angle = func_env.default_params.theta_threshold_radians
 
-    return BilevelProblem(
-        environment=FunctionalEnvironment.from_func_env(func_env, discount=discount, time_limit=time_limit),
-        reward=reward,
-        upper=OccupancyCost(cost, regularizer=lambda x: 1 + price * jnp.mean(x), cost_bound=1.0),
-        initial_x=np.maximum(0.0, 1 - np.abs(PLACES - initial_target) / 2),
-        project=Box(0.0, 1.0),
-        reward_bound=REWARD_SCALE,
-    )
+        def reward(x: Float[ArrayLike, " 9"], state: Float[Array, " 4"], action: ArrayLike) -> Float[Array, ""]:
+            return REWARD_SCALE * heights(x, state[0]) * (1 - (state[2] / falling_angle) ** 2)
+
+        def cost(x: Float[ArrayLike, " 9"], state: Float[Array, " 4"], action: ArrayLike) -> Float[Array, ""]:
+            return -jnp.exp(-((state[0] - self.target) ** 2) / (2 * self.tolerance**2))
+
+        return BilevelProblem(
+            environment=FunctionalEnvironment.from_func_env(
+                func_env, discount=self.discount, time_limit=self.time_limit
+            ),
+            reward=reward,
+            upper=OccupancyCost(cost, regularizer=lambda x: 1 + self.price * jnp.mean(x), cost_bound=1.0),
+            initial_x=np.maximum(0.0, 1 - np.abs(PLACES - self.initial_target) / 2),
+            project=Box(0.0, 1.0),
+            reward_bound=REWARD_SCALE,
+        )
+
+
+cartpole_design = as_function(CartpoleDesign)
 
 
 def heights(x: Float[ArrayLike, " 9"], position: Float[ArrayLike, "*batch"]) -> Float[Array, "*batch"]:
@@ -105,13 +116,8 @@ MAX_SPEED, MAX_TORQUE = 8.0, 2.0
 """Of Gymnasium's pendulum."""
 
 
-def pendulum_design(
-    tolerance: float = 0.5,
-    torque_price: float = 0.1,
-    price: float = 0.05,
-    discount: float = 0.99,
-    time_limit: int = 400,
-) -> BilevelProblem:
+@dataclass(frozen=True)
+class PendulumDesign:
     """x ∈ [0, 1]¹⁰ is a reward for a pendulum's angle, speed and torque; a hidden cost wants it up with little torque.
 
     The follower's action is a torque in units of the largest one, which the environment clips to ±1; the pendulum's
@@ -133,48 +139,64 @@ def pendulum_design(
     Args:
         tolerance: how far from upright still counts, in radians.
         torque_price: that the leader pays for the largest torque.
-        price: of a reward that is as high as can be everywhere.
-        discount: γ.
+        price: price of a reward that is as high as can be everywhere.
+        discount: discount factor γ.
         time_limit: steps, of a twentieth of a second, after which an episode is truncated.
 
     Raises:
         ValueError: `tolerance` is not positive, a price is negative, or as `FunctionalEnvironment`.
         ModuleNotFoundError: flax is not installed.
     """
-    if not 0 < tolerance < float("inf"):
-        raise ValueError(f"tolerance must be finite and positive, got {tolerance}")
-    for name, paid in (("torque_price", torque_price), ("price", price)):
-        if not 0 <= paid < float("inf"):
-            raise ValueError(f"{name} must be finite and not negative, got {paid}")
-    func_env = _functional("pendulum", "PendulumFunctional")
-    params = func_env.default_params
 
-    def reward(x: Float[ArrayLike, " 10"], state: Float[Array, " 2"], action: Float[Array, " 1"]) -> Float[Array, ""]:
-        x = jnp.asarray(x)
-        of_torque = LEAST_TORQUE_PRICE + (1 - LEAST_TORQUE_PRICE) * x[NUM_ANGLES + 1]
-        spent = x[NUM_ANGLES] * (state[1] / MAX_SPEED) ** 2 + of_torque * action[0] ** 2
-        return REWARD_SCALE * (angle_heights(x, state[0]) - spent)
+    tolerance: float = 0.5
+    torque_price: float = 0.1
+    price: float = 0.05
+    discount: float = 0.99
+    time_limit: int = 400
 
-    def cost(x: Float[ArrayLike, " 10"], state: Float[Array, " 2"], action: Float[Array, " 1"]) -> Float[Array, ""]:
-        spent = torque_price * jnp.clip(action[0], -1, 1) ** 2
-        return spent - jnp.exp(-(from_upright(state[0]) ** 2) / (2 * tolerance**2))
+    def problem(self) -> BilevelProblem:
+        """What is solved."""
+        if not 0 < self.tolerance < float("inf"):
+            raise ValueError(f"tolerance must be finite and positive, got {self.tolerance}")
+        for name, paid in (("torque_price", self.torque_price), ("price", self.price)):
+            if not 0 <= paid < float("inf"):
+                raise ValueError(f"{name} must be finite and not negative, got {paid}")
+        func_env = _functional("pendulum", "PendulumFunctional")
+        params = func_env.default_params
 
-    return BilevelProblem(
-        environment=FunctionalEnvironment(
-            initial=lambda key: func_env.initial(key, params),
-            transition=lambda state, action, key: func_env.transition(state, MAX_TORQUE * action, key, params),
-            observe=lambda state: func_env.observation(state, None, params),
-            discount=discount,
-            num_action_dimensions=1,
-            time_limit=time_limit,
-        ),
-        reward=reward,
-        upper=OccupancyCost(
-            cost, regularizer=lambda x: 1 + price * jnp.mean(x[:NUM_ANGLES]), cost_bound=1.0 + torque_price
-        ),
-        initial_x=np.array([0.0] * (NUM_ANGLES + 1) + [0.5]),
-        project=Box(0.0, 1.0),
-    )
+        def reward(
+            x: Float[ArrayLike, " 10"], state: Float[Array, " 2"], action: Float[Array, " 1"]
+        ) -> Float[Array, ""]:
+            x = jnp.asarray(x)
+            of_torque = LEAST_TORQUE_PRICE + (1 - LEAST_TORQUE_PRICE) * x[NUM_ANGLES + 1]
+            spent = x[NUM_ANGLES] * (state[1] / MAX_SPEED) ** 2 + of_torque * action[0] ** 2
+            return REWARD_SCALE * (angle_heights(x, state[0]) - spent)
+
+        def cost(x: Float[ArrayLike, " 10"], state: Float[Array, " 2"], action: Float[Array, " 1"]) -> Float[Array, ""]:
+            spent = self.torque_price * jnp.clip(action[0], -1, 1) ** 2
+            return spent - jnp.exp(-(from_upright(state[0]) ** 2) / (2 * self.tolerance**2))
+
+        return BilevelProblem(
+            environment=FunctionalEnvironment(
+                initial=lambda key: func_env.initial(key, params),
+                transition=lambda state, action, key: func_env.transition(state, MAX_TORQUE * action, key, params),
+                observe=lambda state: func_env.observation(state, None, params),
+                discount=self.discount,
+                num_action_dimensions=1,
+                time_limit=self.time_limit,
+            ),
+            reward=reward,
+            upper=OccupancyCost(
+                cost,
+                regularizer=lambda x: 1 + self.price * jnp.mean(x[:NUM_ANGLES]),
+                cost_bound=1.0 + self.torque_price,
+            ),
+            initial_x=np.array([0.0] * (NUM_ANGLES + 1) + [0.5]),
+            project=Box(0.0, 1.0),
+        )
+
+
+pendulum_design = as_function(PendulumDesign)
 
 
 def angle_heights(x: Float[ArrayLike, " 10"], angle: Float[ArrayLike, "*batch"]) -> Float[Array, "*batch"]:

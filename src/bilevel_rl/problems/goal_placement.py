@@ -1,5 +1,7 @@
 """Goal placement: the leader spreads a reward over the cells of a walled, hazardous grid, and pays for the ground."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,23 +12,14 @@ from bilevel_rl.exact.solver import Solution, solve
 from bilevel_rl.formulation.problem import BilevelProblem
 from bilevel_rl.formulation.upper_objectives import OccupancyCost
 from bilevel_rl.problems.grid import Cell, Grid
+from bilevel_rl.problems.worked import as_function
 
 WALLS: tuple[Cell, ...] = ((5, 1), (5, 2), (5, 3), (5, 4), (5, 5), (5, 6), (6, 6), (7, 6))
 HAZARDS: tuple[Cell, ...] = ((8, 6), (3, 1), (6, 8))
 
 
-def goal_placement(
-    size: int = 10,
-    slip: float = 0.1,
-    discount: float = 0.95,
-    delivery: Cell = (9, 2),
-    home: Cell = (0, 9),
-    scale: float = 5.0,
-    price: float = 0.03,
-    splitting_fee: float = 0.05,
-    walls: tuple[Cell, ...] = WALLS,
-    hazards: tuple[Cell, ...] = HAZARDS,
-) -> BilevelProblem:
+@dataclass(frozen=True)
+class GoalPlacement:
     """x ∈ R^cells are logits of a placement p = softmax(x) of the reward: `r_x(s, a) = scale · p_s`.
 
     The leader wants the follower at `delivery`: cost `‖pos(s) − delivery‖² / size²`. It pays for the ground,
@@ -40,16 +33,16 @@ def goal_placement(
     The follower starts uniformly in the free cells that are no hazards; a hazard sends it back to the start.
 
     Args:
-        size: cells along a side; walls and hazards must fit.
+        size: cells along a side of the grid; walls and hazards must fit.
         slip: probability that one of the four directions is taken instead of the chosen action.
-        discount: γ.
-        delivery: cell that the leader wants the follower at.
-        home: cell where the ground is free.
+        discount: discount factor γ.
+        delivery: row and column of the cell that the leader wants the follower at.
+        home: row and column of the cell where the ground is free.
         scale: reward per step in a cell that holds the whole placement.
         price: price of ground at distance `size` from home.
         splitting_fee: fee for an even spread over infinitely many cells; 0 for a single cell.
-        walls: cells that the follower cannot enter.
-        hazards: cells that send the follower back to the start.
+        walls: cells that the follower cannot enter, (row, column) each.
+        hazards: cells that send the follower back to the start, (row, column) each.
 
     Raises:
         ValueError: a cell lies off the grid, `scale` is not positive, a price is negative, or as `Grid`.
@@ -60,40 +53,63 @@ def goal_placement(
         >>> problem.initial_x.shape
         (100,)
     """
-    grid = Grid(size, slip, walls, hazards)
-    for name, cell in (("delivery", delivery), ("home", home)):
-        grid.check_cell(name, cell)
-    if not 0 < scale < float("inf"):
-        raise ValueError(f"scale must be finite and positive, got {scale}")
-    for name, value in (("price", price), ("splitting_fee", splitting_fee)):
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"{name} must be finite and not negative, got {value}")
 
-    cells = np.stack(np.divmod(np.arange(grid.num_cells), size), axis=-1)
-    costs = ((cells - delivery) ** 2).sum(-1) / size**2
-    prices = price * ((cells - home) ** 2).sum(-1) / size**2
+    size: int = 10
+    slip: float = 0.1
+    discount: float = 0.95
+    delivery: Cell = (9, 2)
+    home: Cell = (0, 9)
+    scale: float = 5.0
+    price: float = 0.03
+    splitting_fee: float = 0.05
+    walls: tuple[Cell, ...] = WALLS
+    hazards: tuple[Cell, ...] = HAZARDS
 
-    is_wall = np.isin(np.arange(grid.num_cells), [grid.state(cell) for cell in walls])
+    def problem(self) -> BilevelProblem:
+        """What is solved."""
+        size = self.size
+        grid = Grid(size, self.slip, self.walls, self.hazards)
+        for name, cell in (("delivery", self.delivery), ("home", self.home)):
+            grid.check_cell(name, cell)
+        if not 0 < self.scale < float("inf"):
+            raise ValueError(f"scale must be finite and positive, got {self.scale}")
+        for name, value in (("price", self.price), ("splitting_fee", self.splitting_fee)):
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{name} must be finite and not negative, got {value}")
 
-    def placement(x: Float[ArrayLike, " cells"]) -> Float[Array, " cells"]:
-        # No softmax: XLA rounds its division in another way on several devices than on one.
-        return jnp.exp(jax.nn.log_softmax(jnp.where(is_wall, -jnp.inf, x)))
+        cells = np.stack(np.divmod(np.arange(grid.num_cells), size), axis=-1)
+        costs = ((cells - self.delivery) ** 2).sum(-1) / size**2
+        prices = self.price * ((cells - self.home) ** 2).sum(-1) / size**2
 
-    def ground_price(x: Float[ArrayLike, " cells"]) -> Float[Array, ""]:
-        p = placement(x)
-        return p @ prices + splitting_fee * (1 - p @ p)
+        is_wall = np.isin(np.arange(grid.num_cells), [grid.state(cell) for cell in self.walls])
 
-    starts = np.setdiff1d(grid.free_states(), [grid.state(cell) for cell in hazards])
-    return BilevelProblem(
-        environment=grid.mdp(start=[(int(row), int(col)) for row, col in cells[starts]], discount=discount),
-        reward=lambda x, s, a: scale * placement(x)[s],
-        upper=OccupancyCost(
-            cost=lambda x, s, a: jnp.asarray(costs, float)[s], regularizer=ground_price, cost_bound=float(costs.max())
-        ),
-        initial_x=np.zeros(grid.num_cells),
-        reward_bound=scale,
-    )
+        def placement(x: Float[ArrayLike, " cells"]) -> Float[Array, " cells"]:
+            # No softmax: XLA rounds its division in another way on several devices than on one.
+            return jnp.exp(jax.nn.log_softmax(jnp.where(is_wall, -jnp.inf, x)))
 
+        def ground_price(x: Float[ArrayLike, " cells"]) -> Float[Array, ""]:
+            p = placement(x)
+            return p @ prices + self.splitting_fee * (1 - p @ p)
+
+        starts = np.setdiff1d(grid.free_states(), [grid.state(cell) for cell in self.hazards])
+        return BilevelProblem(
+            environment=grid.mdp(start=[(int(row), int(col)) for row, col in cells[starts]], discount=self.discount),
+            reward=lambda x, s, a: self.scale * placement(x)[s],
+            upper=OccupancyCost(
+                cost=lambda x, s, a: jnp.asarray(costs, float)[s],
+                regularizer=ground_price,
+                cost_bound=float(costs.max()),
+            ),
+            initial_x=np.zeros(grid.num_cells),
+            reward_bound=self.scale,
+        )
+
+    def optimum(self, problem: BilevelProblem, entropy_weight: float) -> Solution:
+        """The known optimum: the best of all single cells and of some exact descents."""
+        return goal_placement_optimum(problem, entropy_weight=entropy_weight)
+
+
+goal_placement = as_function(GoalPlacement)
 
 ONE_HOT_LOGIT = 30.0
 """Logit of the chosen cell; the others share a mass of 1e-11."""

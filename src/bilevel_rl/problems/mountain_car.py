@@ -1,6 +1,7 @@
 """Gymnasium's MountainCar-v0 as plain functions: a sparse goal, and rewards beside it that make it easier to find."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from bilevel_rl.environments import FunctionalEnvironment
 from bilevel_rl.formulation.problem import BilevelProblem
 from bilevel_rl.formulation.projections import Box
 from bilevel_rl.formulation.upper_objectives import OccupancyCost
+from bilevel_rl.problems.worked import as_function
 
 FORCE, GRAVITY, MAX_SPEED = 0.001, 0.0025, 0.07
 LEFT_END, RIGHT_END, GOAL = -1.2, 0.6, 0.5
@@ -72,15 +74,8 @@ Shaping = Callable[[CarState, Int[ArrayLike, ""]], Float[Array, ""]]
 """A reward beside that of the goal, of one state and one action."""
 
 
-def mountain_car_shaping(
-    num_positions: int = 4,
-    num_velocities: int = 3,
-    initial_spread: float = 0.0,
-    price: float = 0.0,
-    leader: str = "energy",
-    discount: float = 0.99,
-    time_limit: int = 200,
-) -> BilevelProblem:
+@dataclass(frozen=True)
+class MountainCarShaping:
     """x, of shape (num_positions, num_velocities) and in [−1, 1], shapes the reward of a car that should arrive.
 
     The follower gets 10 for the transition that arrives, and in every state `0.1 Σ_ij x_ij hat_ij(position, velocity)`
@@ -90,43 +85,57 @@ def mountain_car_shaping(
     the arrival. Until a follower arrives nothing tells it anything, so it has to start from noise.
 
     Args:
-        num_positions: hats from the left end to the goal.
-        num_velocities: hats from −0.04 to 0.04.
+        num_positions: hats of the shaping from the left end to the goal.
+        num_velocities: hats of the shaping from −0.04 to 0.04.
         initial_spread: standard deviation of x at the start.
-        price: of a shaping of full height everywhere.
-        leader: what it pays for, `energy` or `time`.
-        discount: γ.
+        price: price of a shaping of full height everywhere.
+        leader: what the leader pays for, `energy` or `time`.
+        discount: discount factor γ.
         time_limit: steps after which an episode is truncated; Gymnasium's is 200.
 
     Raises:
         ValueError: there are fewer than two hats along an axis, `price` is negative or not finite, there is no such
             `leader`, or as `FunctionalEnvironment` and `BilevelProblem`.
     """
-    for name, count in (("num_positions", num_positions), ("num_velocities", num_velocities)):
-        if count < 2:
-            raise ValueError(f"{name} must be at least 2, got {count}")
-    if not 0 <= price < float("inf"):
-        raise ValueError(f"price must be finite and not negative, got {price}")
-    if leader not in LEADERS:
-        raise ValueError(f"leader must be one of {', '.join(LEADERS)}, got {leader!r}")
-    shape, cost = (num_positions, num_velocities), LEADERS[leader]
 
-    def shaping(x: Float[ArrayLike, "P V"], state: CarState, action: Int[ArrayLike, ""]) -> Float[Array, ""]:
-        return SHAPING_SCALE * jnp.sum(x * hats(state, *shape))
+    num_positions: int = 4
+    num_velocities: int = 3
+    initial_spread: float = 0.0
+    price: float = 0.0
+    leader: str = "energy"
+    discount: float = 0.99
+    time_limit: int = 200
 
-    return BilevelProblem(
-        environment=mountain_car_environment(discount, time_limit),
-        reward=lambda x, state, action: goal_reward(state, action) + shaping(x, state, action),
-        upper=OccupancyCost(
-            lambda x, state, action: cost(state),
-            regularizer=lambda x: price * jnp.mean(jnp.square(x)),
-            cost_bound=1.0,
-        ),
-        initial_x=np.zeros(shape),
-        project=Box(-1.0, 1.0),
-        reward_bound=GOAL_REWARD + SHAPING_SCALE,
-        initial_spread=initial_spread,
-    )
+    def problem(self) -> BilevelProblem:
+        """What is solved."""
+        for name, count in (("num_positions", self.num_positions), ("num_velocities", self.num_velocities)):
+            if count < 2:
+                raise ValueError(f"{name} must be at least 2, got {count}")
+        if not 0 <= self.price < float("inf"):
+            raise ValueError(f"price must be finite and not negative, got {self.price}")
+        if self.leader not in LEADERS:
+            raise ValueError(f"leader must be one of {', '.join(LEADERS)}, got {self.leader!r}")
+        shape, cost = (self.num_positions, self.num_velocities), LEADERS[self.leader]
+
+        def shaping(x: Float[ArrayLike, "P V"], state: CarState, action: Int[ArrayLike, ""]) -> Float[Array, ""]:
+            return SHAPING_SCALE * jnp.sum(x * hats(state, *shape))
+
+        return BilevelProblem(
+            environment=mountain_car_environment(self.discount, self.time_limit),
+            reward=lambda x, state, action: goal_reward(state, action) + shaping(x, state, action),
+            upper=OccupancyCost(
+                lambda x, state, action: cost(state),
+                regularizer=lambda x: self.price * jnp.mean(jnp.square(x)),
+                cost_bound=1.0,
+            ),
+            initial_x=np.zeros(shape),
+            project=Box(-1.0, 1.0),
+            reward_bound=GOAL_REWARD + SHAPING_SCALE,
+            initial_spread=self.initial_spread,
+        )
+
+
+mountain_car_shaping = as_function(MountainCarShaping)
 
 
 def known_shapings(discount: float = 0.99, time_limit: int = 200) -> BilevelProblem:

@@ -1,5 +1,7 @@
 """Wind design: the leader blows the follower off its way, cell by cell, and pays for the energy."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,23 +10,15 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from bilevel_rl.formulation.problem import BilevelProblem
 from bilevel_rl.formulation.upper_objectives import OccupancyCost
 from bilevel_rl.problems.grid import Cell, Grid
+from bilevel_rl.problems.worked import as_function
 
 NUM_DIRECTIONS = 4
 CALM = -2.0
 """Logit of every fan at the start: wind has 35 % of `strength`, spread evenly over the directions."""
 
 
-def wind_design(
-    size: int = 6,
-    slip: float = 0.1,
-    discount: float = 0.95,
-    goal: Cell = (0, 5),
-    target: Cell = (4, 1),
-    width: float = 3.0,
-    strength: float = 0.9,
-    price: float = 0.05,
-    walls: tuple[Cell, ...] = (),
-) -> BilevelProblem:
+@dataclass(frozen=True)
+class WindDesign:
     """x ∈ R^(cells × 4) are logits of fans in every cell that blow up, down, left or right; the dynamics depend on x.
 
     In cell s the wind is `p_s = softmax(x_s, 0)`, the last share calm. With probability `strength · p_s(d)` the
@@ -35,15 +29,15 @@ def wind_design(
     The follower starts uniformly in the free cells.
 
     Args:
-        size: cells along a side; goal, target and walls must fit.
+        size: cells along a side of the grid; goal, target and walls must fit.
         slip: probability that one of the four directions is taken instead of the chosen action.
-        discount: γ.
-        goal: cell that the follower is drawn to.
-        target: cell that the leader wants the follower at.
+        discount: discount factor γ.
+        goal: row and column of the cell that the follower is drawn to.
+        target: row and column of the cell that the leader wants the follower at.
         width: how far the goal's attraction reaches, in cells.
         strength: probability that a full wind moves the follower.
-        price: of full wind everywhere.
-        walls: cells that the follower cannot enter.
+        price: price of full wind everywhere.
+        walls: cells that the follower cannot enter, (row, column) each.
 
     Raises:
         ValueError: a cell lies off the grid, `width` is not positive, `strength` outside of (0, 1), `price` negative,
@@ -55,43 +49,63 @@ def wind_design(
         >>> problem.initial_x.shape
         (36, 4)
     """
-    grid = Grid(size, slip, walls)
-    for name, cell in (("goal", goal), ("target", target)):
-        grid.check_cell(name, cell)
-    if not width > 0:
-        raise ValueError(f"width must be positive (in cells), got {width}")
-    if not 0 < strength < 1:
-        raise ValueError(f"strength must lie between 0 and 1, got {strength}; at 1 full wind leaves no other outcome")
-    if not 0 <= price < float("inf"):
-        raise ValueError(f"price must be finite and not negative, got {price}")
-    mdp = grid.mdp(start=None, discount=discount)
-    still = np.broadcast_to(mdp.probabilities, (1, *mdp.probabilities.shape[1:]))[0]  # (A, K), the same in every cell
-    cells = np.stack(np.divmod(np.arange(grid.num_cells), size), axis=-1)
-    attraction = np.exp(-((cells - goal) ** 2).sum(-1) / (2 * width**2))
-    costs = ((cells - target) ** 2).sum(-1) / size**2
-    is_free = np.isin(np.arange(grid.num_cells), grid.free_states())
 
-    def wind(logits: Float[ArrayLike, "*cells 4"]) -> Float[Array, "*cells 4"]:
-        # No softmax: XLA rounds its division in another way on several devices than on one.
-        with_calm = jnp.concatenate([jnp.asarray(logits), jnp.zeros((*jnp.shape(logits)[:-1], 1))], axis=-1)
-        return jnp.exp(jax.nn.log_softmax(with_calm))[..., :NUM_DIRECTIONS]
+    size: int = 6
+    slip: float = 0.1
+    discount: float = 0.95
+    goal: Cell = (0, 5)
+    target: Cell = (4, 1)
+    width: float = 3.0
+    strength: float = 0.9
+    price: float = 0.05
+    walls: tuple[Cell, ...] = ()
 
-    def outcome_probabilities(
-        x: Float[ArrayLike, "cells 4"], s: Int[ArrayLike, ""], a: Int[ArrayLike, ""]
-    ) -> Float[Array, " K"]:
-        blown = strength * wind(jnp.asarray(x)[s])
-        return (1 - jnp.sum(blown)) * jnp.asarray(still)[a] + jnp.concatenate([blown, jnp.zeros(1)])
+    def problem(self) -> BilevelProblem:
+        """What is solved."""
+        size = self.size
+        grid = Grid(size, self.slip, self.walls)
+        for name, cell in (("goal", self.goal), ("target", self.target)):
+            grid.check_cell(name, cell)
+        if not self.width > 0:
+            raise ValueError(f"width must be positive (in cells), got {self.width}")
+        if not 0 < self.strength < 1:
+            raise ValueError(
+                f"strength must lie between 0 and 1, got {self.strength}; at 1 full wind leaves no other outcome"
+            )
+        if not 0 <= self.price < float("inf"):
+            raise ValueError(f"price must be finite and not negative, got {self.price}")
+        mdp = grid.mdp(start=None, discount=self.discount)
+        # Shape (A, K), the same in every cell.
+        still = np.broadcast_to(mdp.probabilities, (1, *mdp.probabilities.shape[1:]))[0]
+        cells = np.stack(np.divmod(np.arange(grid.num_cells), size), axis=-1)
+        attraction = np.exp(-((cells - self.goal) ** 2).sum(-1) / (2 * self.width**2))
+        costs = ((cells - self.target) ** 2).sum(-1) / size**2
+        is_free = np.isin(np.arange(grid.num_cells), grid.free_states())
 
-    def energy(x: Float[ArrayLike, "cells 4"]) -> Float[Array, ""]:
-        return price * jnp.sum(wind(x) * jnp.asarray(is_free)[:, None]) / is_free.sum()
+        def wind(logits: Float[ArrayLike, "*cells 4"]) -> Float[Array, "*cells 4"]:
+            # No softmax: XLA rounds its division in another way on several devices than on one.
+            with_calm = jnp.concatenate([jnp.asarray(logits), jnp.zeros((*jnp.shape(logits)[:-1], 1))], axis=-1)
+            return jnp.exp(jax.nn.log_softmax(with_calm))[..., :NUM_DIRECTIONS]
 
-    return BilevelProblem(
-        environment=mdp,
-        reward=lambda x, s, a: jnp.asarray(attraction, float)[s],
-        upper=OccupancyCost(
-            cost=lambda x, s, a: jnp.asarray(costs, float)[s], regularizer=energy, cost_bound=float(costs.max())
-        ),
-        initial_x=np.full((grid.num_cells, NUM_DIRECTIONS), CALM),
-        reward_bound=1.0,
-        outcome_probabilities=outcome_probabilities,
-    )
+        def outcome_probabilities(
+            x: Float[ArrayLike, "cells 4"], s: Int[ArrayLike, ""], a: Int[ArrayLike, ""]
+        ) -> Float[Array, " K"]:
+            blown = self.strength * wind(jnp.asarray(x)[s])
+            return (1 - jnp.sum(blown)) * jnp.asarray(still)[a] + jnp.concatenate([blown, jnp.zeros(1)])
+
+        def energy(x: Float[ArrayLike, "cells 4"]) -> Float[Array, ""]:
+            return self.price * jnp.sum(wind(x) * jnp.asarray(is_free)[:, None]) / is_free.sum()
+
+        return BilevelProblem(
+            environment=mdp,
+            reward=lambda x, s, a: jnp.asarray(attraction, float)[s],
+            upper=OccupancyCost(
+                cost=lambda x, s, a: jnp.asarray(costs, float)[s], regularizer=energy, cost_bound=float(costs.max())
+            ),
+            initial_x=np.full((grid.num_cells, NUM_DIRECTIONS), CALM),
+            reward_bound=1.0,
+            outcome_probabilities=outcome_probabilities,
+        )
+
+
+wind_design = as_function(WindDesign)

@@ -10,6 +10,9 @@ from bilevel_rl.runs.folder import RunFolder
 Sharing = Literal["devices", "workers", "nothing"]
 """Who can share the work of a study: the devices and processes of a JAX job, the workers of a comparison, or nobody."""
 
+Command = Literal["run", "compare", "tune"]
+"""Which command of `bilevel-rl` starts it."""
+
 AnyStudy = TypeVar("AnyStudy", bound="Study")
 
 
@@ -21,10 +24,23 @@ class Study(abc.ABC):
     """
 
     name: ClassVar[str]
-    """on the command line and in `config.json`"""
+    """in `config.json`, and on the command line, there without the command before it (`compare-`, `tune-`)"""
+
+    command: ClassVar[Command] = "run"
+    """what starts it"""
 
     shared_by: ClassVar[Sharing] = "devices"
     """who can share its work"""
+
+    @property
+    def num_iterations(self) -> int | None:
+        """Of a study whose folder holds one run: iterations that it does."""
+        return None
+
+    @property
+    def tensorboard(self) -> bool:
+        """Whether it also writes TensorBoard scalars."""
+        return False
 
     @abc.abstractmethod
     def check(self):

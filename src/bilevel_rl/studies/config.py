@@ -1,9 +1,7 @@
 """Options that every experiment has: how long to run, with which step sizes. Every field is a flag."""
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import jax
 
@@ -12,8 +10,6 @@ from bilevel_rl.algorithms.step_sizes import StepSizes
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.metrics import Diagnostics
 from bilevel_rl.runs.run import RunResult, check_run_arguments, run
-
-Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
@@ -98,20 +94,3 @@ class ScheduleConfig:
             entropy=self.entropy_weight,
             offset=self.offset,
         )
-
-
-def to_json(experiment: str, config: Any) -> dict[str, Any]:
-    """What `config.json` holds."""
-    return {"experiment": experiment, "options": dataclasses.asdict(config)}
-
-
-def from_json(config_type: type[Config], options: Mapping[str, Any]) -> Config:
-    """The config whose `to_json` was written: lists back to tuples, objects back to dataclasses."""
-    fields = {field.name: field.type for field in dataclasses.fields(config_type)}  # pyright: ignore[reportArgumentType]
-    return config_type(**{name: _from_json(fields[name], value) for name, value in options.items()})
-
-
-def _from_json(kind: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return from_json(kind, value)
-    return tuple(_from_json(None, entry) for entry in value) if isinstance(value, list) else value

@@ -2,19 +2,24 @@
 
 import dataclasses
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from bilevel_rl import exact, figures
 from bilevel_rl.algorithms import Followers, SingleLoopActorCritic
 from bilevel_rl.algorithms.step_sizes import PowerDecay, ScheduleWarning
+from bilevel_rl.figures.curves import SMALLEST_SHOWN, draw_band
+from bilevel_rl.figures.style import Style, label_transitions, save_figure
+from bilevel_rl.figures.tables import Curves
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.problems import goal_position
-from bilevel_rl.runs import processes
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.studies.config import RunConfig, ScheduleConfig
-from bilevel_rl.studies.coupling_figures import draw_coupling
+from bilevel_rl.studies.experiment import Experiment, Finished
 
 CHAINS = ("independent", "coupled")
 PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01)
@@ -23,8 +28,11 @@ ENTROPY_WEIGHTS = (0.1, 0.03)
 
 
 @dataclass(frozen=True)
-class Coupling:
+class Coupling(Experiment):
     """Coupled against independent chains at a hard penalty that is held: noise of (U), and where x ends (a minute)."""
+
+    name: ClassVar[str] = "coupling"
+    results: ClassVar[str] = "coupling"
 
     run: RunConfig = field(default_factory=lambda: RunConfig(num_seeds=10, num_iterations=62_500, log_every=1_250))
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(upper=0.005, penalty=0.1))
@@ -53,34 +61,54 @@ class Coupling:
                 for name in CHAINS
             }
 
-    def algorithm(self) -> SingleLoopActorCritic:
-        """The first of `algorithms`."""
-        return self.algorithms()[CHAINS[0]]
+    def measure(self, finished: Mapping[str, Finished]) -> dict[str, np.ndarray]:
+        """The variances, and how far both ways of sampling came."""
+        problem, evaluation = finished[CHAINS[0]].algorithm.problem, self.run.evaluation_entropy_weight
+        optimum = exact.solve(problem, entropy_weight=evaluation, starts=[np.array(self.target)])
+        arrays = {"penalties": np.array(PENALTIES), "entropy weights": np.array(ENTROPY_WEIGHTS)}
+        x = np.array(self.measured_at)
+        for name, run in finished.items():
+            curves = figures.read_curves(run.folder, "upper_objective")
+            arrays["transitions"] = curves.num_transitions
+            arrays[f"{name} gap"] = curves.values - optimum.objective
+            arrays[f"{name} variance in the run"] = figures.read_curves(run.folder, "upper_variance").values
+            coupled = name == "coupled"
+            variances = [[variance(problem, x, w, τ, coupled=coupled) for w in PENALTIES] for τ in ENTROPY_WEIGHTS]
+            arrays[f"{name} variance"] = np.array(variances)
+        return arrays
 
-
-def main(config: Coupling, folder: RunFolder, *, progress: bool = True):
-    """Works out the variances, runs both ways of sampling, and draws the figure."""
-    problem, evaluation = config.problem(), config.run.evaluation_entropy_weight
-    optimum = exact.solve(problem, entropy_weight=evaluation, starts=[np.array(config.target)])
-    arrays = {"penalties": np.array(PENALTIES), "entropy weights": np.array(ENTROPY_WEIGHTS)}
-    for name, algorithm in config.algorithms().items():
-        run_folder = RunFolder(folder.path / name)
-        config.run.run(algorithm, run_folder, progress=progress)
-        curves = figures.read_curves(run_folder, "upper_objective")
-        arrays["transitions"] = curves.num_transitions
-        arrays[f"{name} gap"] = curves.values - optimum.objective
-        arrays[f"{name} variance in the run"] = figures.read_curves(run_folder, "upper_variance").values
-    if not processes.is_writer():
-        return
-    for name in CHAINS:
-        arrays[f"{name} variance"] = np.array(
-            [
-                [variance(problem, np.array(config.measured_at), w, τ, coupled=name == "coupled") for w in PENALTIES]
-                for τ in ENTROPY_WEIGHTS
-            ]
+    def summarize(self, folder: RunFolder) -> str:
+        """One line about the outcome."""
+        data = folder.read_arrays(self.results)
+        ends = [f"{name} {data[f'{name} gap'][:, -1].max():.4f}" for name in CHAINS]
+        ratios = data["independent variance"] / data["coupled variance"]
+        return f"largest final Φ(x) − Φ*: {', '.join(ends)}; variance of (U), independent ÷ coupled, " + "; ".join(
+            f"τ = {τ:g}: " + ", ".join(f"{ratio:.1f} (w = {w:g})" for w, ratio in zip(PENALTIES, row, strict=True))
+            for τ, row in zip(ENTROPY_WEIGHTS, ratios, strict=True)
         )
-    folder.write_arrays("coupling", **arrays)
-    plot(folder)
+
+    def plot(self, folder: RunFolder):
+        """Left: variance of (U) at fixed policies; right: how far x is from the optimum, for the same steps."""
+        data, fitted = folder.read_arrays(self.results), exponents(folder)
+
+        def draw(style: Style) -> Figure:
+            figure = Figure(figsize=(10, 3.9))
+            left, right = figure.subplots(1, 2)
+            for name in CHAINS:
+                for i, τ in enumerate(data["entropy weights"]):
+                    label = f"{name}, τ = {τ:g}: w$^{{−{fitted[name][i]:.2f}}}$"
+                    left.plot(data["penalties"], data[f"{name} variance"][i], marker="o", markersize=4, label=label)
+                gaps = np.maximum(data[f"{name} gap"], SMALLEST_SHOWN)
+                draw_band(right, Curves(data["transitions"], data["transitions"], gaps), name)
+            left.set(xscale="log", yscale="log", xlabel="penalty parameter w", ylabel="variance of (U)")
+            left.set_title("Noise of the upper gradient, one pair of chains")
+            right.set(yscale="log", ylabel="Φ(x) − Φ*", title="The same steps on goal position")
+            label_transitions(right)
+            left.legend(fontsize="small")
+            right.legend()
+            return figure
+
+        save_figure(folder, "coupling", draw)
 
 
 def variance(problem: BilevelProblem, x: np.ndarray, w: float, τ: float, *, coupled: bool) -> float:
@@ -94,22 +122,6 @@ def variance(problem: BilevelProblem, x: np.ndarray, w: float, τ: float, *, cou
 
 def exponents(folder: RunFolder) -> dict[str, np.ndarray]:
     """p of the law variance ∝ w^−p, fitted for each entropy weight."""
-    data = folder.read_arrays("coupling")
+    data = folder.read_arrays(Coupling.results)
     log_w = np.log(data["penalties"])
     return {name: -np.polyfit(log_w, np.log(data[f"{name} variance"]).T, 1)[0] for name in CHAINS}
-
-
-def plot(folder: RunFolder):
-    """Draws the figure of a run folder."""
-    draw_coupling(folder, CHAINS, exponents(folder))
-
-
-def summarize(folder: RunFolder) -> str:
-    """One line about the outcome."""
-    data = folder.read_arrays("coupling")
-    ends = [f"{name} {data[f'{name} gap'][:, -1].max():.4f}" for name in CHAINS]
-    ratios = data["independent variance"] / data["coupled variance"]
-    return f"largest final Φ(x) − Φ*: {', '.join(ends)}; variance of (U), independent ÷ coupled, " + "; ".join(
-        f"τ = {τ:g}: " + ", ".join(f"{ratio:.1f} (w = {w:g})" for w, ratio in zip(PENALTIES, row, strict=True))
-        for τ, row in zip(ENTROPY_WEIGHTS, ratios, strict=True)
-    )

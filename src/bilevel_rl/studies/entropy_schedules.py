@@ -1,24 +1,33 @@
 """Constant against decaying entropy weight: which optimum does each schedule reach, and how fast?"""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from bilevel_rl import exact, figures
 from bilevel_rl.algorithms import Followers, SingleLoopActorCritic
 from bilevel_rl.algorithms.step_sizes import StepSizes
+from bilevel_rl.figures.curves import SMALLEST_SHOWN, draw_band
+from bilevel_rl.figures.style import Style, label_transitions, save_figure
+from bilevel_rl.figures.tables import Curves
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.problems import goal_position
-from bilevel_rl.runs import processes
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.studies.config import RunConfig
+from bilevel_rl.studies.experiment import Experiment, Finished
 
 SCHEDULES = ("constant", "decaying")
 
 
 @dataclass(frozen=True)
-class EntropySchedules:
+class EntropySchedules(Experiment):
     """Constant against decaying entropy weight, where the two lead to different optima (about 15 s)."""
+
+    name: ClassVar[str] = "entropy-schedules"
+    results: ClassVar[str] = "trade_off"
 
     run: RunConfig = field(default_factory=lambda: RunConfig(num_iterations=100_000, log_every=2_000))
     entropy_weight: float = 1.0
@@ -53,51 +62,61 @@ class EntropySchedules:
             for name, step_sizes in zip(SCHEDULES, (constant, decaying), strict=True)
         }
 
-    def algorithm(self) -> SingleLoopActorCritic:
-        """The first of `algorithms`."""
-        return self.algorithms()[SCHEDULES[0]]
+    def measure(self, finished: Mapping[str, Finished]) -> dict[str, np.ndarray]:
+        """Both objectives along both paths, beside their optima."""
+        problem, evaluation = self.problem(), self.run.evaluation_entropy_weight
+        weights = {"regularized": self.entropy_weight, "unregularized": evaluation}
+        start = [np.array([5.0, 3.0])]
+        # At small τ several stationary points are close together; annealing from the large τ leads to the lowest.
+        annealed = np.geomspace(self.entropy_weight, evaluation, 5).tolist()
+        optima = {
+            "regularized": exact.solve(problem, entropy_weight=self.entropy_weight, starts=start),
+            "unregularized": exact.solve(problem, entropy_weight=annealed, starts=start),
+        }
+        bias = exact.hyper_objective(problem, optima["regularized"].x, entropy_weight=evaluation)
+        arrays: dict[str, np.ndarray] = {"bias": np.array(bias - optima["unregularized"].objective)}
+        for name, run in finished.items():
+            rows, columns = (figures.read_curves(run.folder, f"x{i}") for i in range(2))
+            arrays["transitions"] = rows.num_transitions
+            arrays[f"{name} entropy weight"] = figures.read_curves(run.folder, "entropy_weight").values[0]
+            path = np.stack([rows.values, columns.values], axis=-1)
+            for objective, τ in weights.items():
+                objectives = exact.hyper_objectives(problem, path.reshape(-1, 2), entropy_weight=τ)
+                arrays[f"{name} {objective} gap"] = objectives.reshape(path.shape[:2]) - optima[objective].objective
+        return arrays
 
+    def summarize(self, folder: RunFolder) -> str:
+        """One line about the outcome."""
+        data = folder.read_arrays(self.results)
+        gaps = {name: np.median(data[f"{name} unregularized gap"][:, -1]) for name in SCHEDULES}
+        return (
+            "final Φ(x) − Φ*, median: "
+            + ", ".join(f"{name} {gap:.4f}" for name, gap in gaps.items())
+            + f"; at the regularized optimum it is {float(data['bias']):.4f}"
+        )
 
-def main(config: EntropySchedules, folder: RunFolder, *, progress: bool = True):
-    """Runs both schedules, measures both objectives along both paths, and draws the figure."""
-    problem, evaluation = config.problem(), config.run.evaluation_entropy_weight
-    weights = {"regularized": config.entropy_weight, "unregularized": evaluation}
-    start = [np.array([5.0, 3.0])]
-    # At small τ there are several stationary points close together; annealing from the large τ leads to the lowest.
-    annealed = np.geomspace(config.entropy_weight, evaluation, 5).tolist()
-    optima = {
-        "regularized": exact.solve(problem, entropy_weight=config.entropy_weight, starts=start),
-        "unregularized": exact.solve(problem, entropy_weight=annealed, starts=start),
-    }
-    bias = exact.hyper_objective(problem, optima["regularized"].x, entropy_weight=evaluation)
-    arrays: dict[str, np.ndarray] = {"bias": np.array(bias - optima["unregularized"].objective)}
-    for name, algorithm in config.algorithms().items():
-        run_folder = RunFolder(folder.path / name)
-        config.run.run(algorithm, run_folder, progress=progress)
-        rows, columns = (figures.read_curves(run_folder, f"x{i}") for i in range(2))
-        arrays["transitions"] = rows.num_transitions
-        arrays[f"{name} entropy weight"] = figures.read_curves(run_folder, "entropy_weight").values[0]
-        path = np.stack([rows.values, columns.values], axis=-1)
-        for objective, τ in weights.items():
-            objectives = exact.hyper_objectives(problem, path.reshape(-1, 2), entropy_weight=τ)
-            arrays[f"{name} {objective} gap"] = objectives.reshape(path.shape[:2]) - optima[objective].objective
-    if not processes.is_writer():
-        return
-    folder.write_arrays("trade_off", **arrays)
-    plot(folder)
+    def plot(self, folder: RunFolder):
+        """Constant against decaying entropy weight: gap to the regularized and to the unregularized optimum."""
+        data = folder.read_arrays(self.results)
 
+        def draw(style: Style) -> Figure:
+            figure = Figure(figsize=(13, 3.9))
+            regularized, unregularized, weight = figure.subplots(1, 3)
+            for axes, objective in ((regularized, "regularized"), (unregularized, "unregularized")):
+                for name in SCHEDULES:
+                    gaps = np.maximum(data[f"{name} {objective} gap"], SMALLEST_SHOWN)
+                    draw_band(axes, Curves(data["transitions"], data["transitions"], gaps), f"{name} τ")
+                axes.set_yscale("log")
+            for name in SCHEDULES:
+                weight.plot(data["transitions"], data[f"{name} entropy weight"], label=f"{name} τ")
+            bias = {"color": style.accent, "linestyle": "--", "linewidth": 1.2, "label": "at the minimizer of Φ$_τ$"}
+            unregularized.axhline(float(data["bias"]), **bias)
+            regularized.set(ylabel="Φ$_τ$(x) − min Φ$_τ$", title="To the regularized optimum (τ of the start)")
+            unregularized.set(ylabel="Φ(x) − Φ*", title="To the unregularized optimum")
+            weight.set(ylabel="τ", title="Entropy weight", ylim=(0, None))
+            for axes in (regularized, unregularized, weight):
+                label_transitions(axes)
+                axes.legend()
+            return figure
 
-def plot(folder: RunFolder):
-    """Draws the figure of a run folder."""
-    figures.draw_trade_off(folder, SCHEDULES)
-
-
-def summarize(folder: RunFolder) -> str:
-    """One line about the outcome."""
-    data = folder.read_arrays("trade_off")
-    gaps = {name: np.median(data[f"{name} unregularized gap"][:, -1]) for name in SCHEDULES}
-    return (
-        "final Φ(x) − Φ*, median: "
-        + ", ".join(f"{name} {gap:.4f}" for name, gap in gaps.items())
-        + f"; at the regularized optimum it is {float(data['bias']):.4f}"
-    )
+        save_figure(folder, "trade_off", draw)

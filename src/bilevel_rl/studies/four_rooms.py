@@ -1,34 +1,32 @@
-"""Four Rooms: exact descent with an annealed entropy weight, in the nine cells of a published benchmark."""
+"""Four Rooms: exact descent with an annealed entropy weight, in the nine settings of a published benchmark."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from bilevel_rl import exact, figures
-from bilevel_rl.algorithms import ExactDescent
+from bilevel_rl.algorithms import Algorithm, ExactDescent
 from bilevel_rl.algorithms.step_sizes import GeometricDecay, StepSizes
+from bilevel_rl.figures.grids import prepare_grid
+from bilevel_rl.figures.style import COLOURS, Style, save_figure
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.problems import four_rooms
-from bilevel_rl.problems.four_rooms import FREE_CELLS, penalties
-from bilevel_rl.runs import processes
+from bilevel_rl.problems.four_rooms import FREE_CELLS, GOALS, ROOMS, START, TARGET, penalties
 from bilevel_rl.runs.folder import RunFolder
-from bilevel_rl.studies.config import RunConfig, from_json
-from bilevel_rl.studies.four_rooms_figures import (
-    Cell,
-    best_values,
-    draw_four_rooms,
-    draw_four_rooms_comparison,
-    mean_and_error,
-)
+from bilevel_rl.studies.config import RunConfig
+from bilevel_rl.studies.experiment import Experiment, Finished
 
 UNIT_STEPS = optax.chain(optax.normalize_by_update_norm(eps=1e-20), optax.scale(-1.0))
 """Against the gradient, with the length of the step size. The offset keeps a gradient of 0 from becoming NaN."""
-
 
 METHODS = ("HPGD", "AMD", "Zero-Order")
 PUBLISHED: dict[tuple[float, float], tuple[tuple[float, float | None], ...]] = {
@@ -48,9 +46,29 @@ PUBLISHED: dict[tuple[float, float], tuple[tuple[float, float | None], ...]] = {
 """
 
 
+class Setting(NamedTuple):
+    """One setting of the benchmark."""
+
+    entropy_weight: float
+    beta: float
+
+    @property
+    def name(self) -> str:
+        """For folders."""
+        return f"lambda-{self.entropy_weight:g}-beta-{self.beta:g}"
+
+    @property
+    def label(self) -> str:
+        """For figures."""
+        return f"λ = {self.entropy_weight:g}, β = {self.beta:g}"
+
+
 @dataclass(frozen=True)
-class FourRooms:
+class FourRooms(Experiment):
     """Lead a follower astray in four rooms: exact descent beside published results (about 4 min)."""
+
+    name: ClassVar[str] = "four-rooms"
+    results: ClassVar[str] = "four_rooms"
 
     run: RunConfig = field(default_factory=lambda: RunConfig(num_seeds=10, num_iterations=300, log_every=100))
     entropy_weights: tuple[float, ...] = (0.001, 0.003, 0.005)
@@ -66,12 +84,12 @@ class FourRooms:
     last_step: float = 0.18
     """length of the last step of x; the lengths fall geometrically"""
 
-    def cells(self) -> Iterator[Cell]:
+    def each_setting(self) -> list[Setting]:
         """Every pair (λ, β)."""
-        return (Cell(weight, beta) for weight in self.entropy_weights for beta in self.betas)
+        return [Setting(weight, beta) for weight in self.entropy_weights for beta in self.betas]
 
-    def algorithm(self) -> ExactDescent:
-        """That of the first cell and the first start; building it checks every option."""
+    def algorithms(self) -> dict[str, ExactDescent]:
+        """Exact descent for every setting from every start; building it checks every option."""
         for name in ("entropy_weights", "betas", "anneal_from"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must hold at least one number, got none")
@@ -81,11 +99,15 @@ class FourRooms:
                 raise ValueError(f"{name} must be finite and positive, got {value}")
         if self.annealing_share > 1:
             raise ValueError(f"annealing_share must lie in (0, 1], got {self.annealing_share}")
-        every = [self.algorithm_of(four_rooms(*cell), start) for start in self.anneal_from for cell in self.cells()]
-        return every[0]
+        problems = {setting: four_rooms(*setting) for setting in self.each_setting()}
+        return {
+            _subfolder(setting, start): self.algorithm_of(problem, start)
+            for setting, problem in problems.items()
+            for start in self.anneal_from
+        }
 
     def algorithm_of(self, problem: BilevelProblem, start: float) -> ExactDescent:
-        """Exact descent on one cell's problem, annealed from `start` times λ."""
+        """Exact descent on one setting's problem, annealed from `start` times λ."""
         weight, num_iterations = float(problem.entropy_weight or np.nan), self.run.num_iterations
         step_sizes = dataclasses.replace(
             StepSizes.constant_entropy(),
@@ -94,28 +116,113 @@ class FourRooms:
         )
         return ExactDescent(problem, step_sizes, UNIT_STEPS)
 
+    def settings(self, algorithm: Algorithm) -> RunConfig:
+        """Φ is measured at the follower's own entropy weight."""
+        return dataclasses.replace(self.run, evaluation_entropy_weight=algorithm.problem.entropy_weight)
 
-def main(config: FourRooms, folder: RunFolder, *, progress: bool = True):
-    """Runs every cell from every start, and draws the figures."""
-    arrays: dict[str, list[np.ndarray]] = {"values": [], "penalties": [], "visits": []}
-    for cell in config.cells():
-        problem = four_rooms(*cell)
-        settings = dataclasses.replace(config.run, evaluation_entropy_weight=cell.entropy_weight)
-        values, ends = [], []
-        for start in config.anneal_from:
-            run_folder = RunFolder(folder.path / cell.name / f"from-{start:g}", tensorboard=config.run.tensorboard)
-            result = settings.run(config.algorithm_of(problem, start), run_folder, progress=progress)
-            objectives = figures.final_values(run_folder, "upper_objective")
-            values.append(-objectives / (1 - problem.environment.discount))
-            ends.append(np.asarray(result.x, np.float64))
-        best_start, best_seed = np.unravel_index(np.argmax(values), np.shape(values))
-        x = ends[best_start][best_seed]
-        arrays["values"].append(np.array(values))
-        arrays["penalties"].append(np.asarray(penalties(x)))
-        arrays["visits"].append(_visits(problem, x, cell.entropy_weight))
-    if processes.is_writer():
-        folder.write_arrays("four_rooms", **{name: np.stack(entries) for name, entries in arrays.items()})
-        plot(folder)
+    def measure(self, finished: Mapping[str, Finished]) -> dict[str, np.ndarray]:
+        """F of all ends; penalties and visits at the best end of every setting."""
+        arrays: dict[str, list[np.ndarray]] = {"values": [], "penalties": [], "visits": []}
+        for setting in self.each_setting():
+            runs = [finished[_subfolder(setting, start)] for start in self.anneal_from]
+            problem = runs[0].algorithm.problem
+            objectives = np.array([figures.final_values(run.folder, "upper_objective") for run in runs])
+            values = -objectives / (1 - problem.environment.discount)
+            best_start, best_seed = np.unravel_index(np.argmax(values), np.shape(values))
+            x = np.asarray(runs[best_start].result.x, np.float64)[best_seed]
+            arrays["values"].append(values)
+            arrays["penalties"].append(np.asarray(penalties(x)))
+            arrays["visits"].append(_visits(problem, x, setting.entropy_weight))
+        return {name: np.stack(entries) for name, entries in arrays.items()}
+
+    def best_values(self, folder: RunFolder) -> Float[np.ndarray, "settings seeds"]:
+        """F of every seed, at the best of its starts."""
+        return folder.read_arrays(self.results)["values"].max(axis=1)
+
+    def plot(self, folder: RunFolder):
+        """Draws the figures of a run folder, and writes its table."""
+        self._draw_maps(folder)
+        self._draw_values(folder)
+        folder.write_text("table.md", self.table(folder))
+
+    def table(self, folder: RunFolder) -> str:
+        """F of every setting, with the published values beside it, in Markdown."""
+        lines = [
+            "| λ | β | Exact, annealed | best seed | " + " | ".join(METHODS) + " |",
+            "|---|---|---|---|" + "---|" * len(METHODS),
+        ]
+        for setting, values in zip(self.each_setting(), self.best_values(folder), strict=True):
+            published = ["–"] * len(METHODS)
+            if setting in PUBLISHED:
+                published = [f"{mean:.2f}" + (f" ± {error:.3f}" if error else "") for mean, error in PUBLISHED[setting]]
+            mean, error = mean_and_error(values)
+            entries = [f"{mean:.3f} ± {error:.3f}", f"{values.max():.3f}", *published]
+            lines.append(f"| {setting.entropy_weight:g} | {setting.beta:g} | " + " | ".join(entries) + " |")
+        return "\n".join(lines) + "\n"
+
+    def summarize(self, folder: RunFolder) -> str:
+        """One line about the outcome."""
+        better = [
+            mean_and_error(of_seeds)[0] >= max(mean for mean, _ in PUBLISHED[setting])
+            for setting, of_seeds in zip(self.each_setting(), self.best_values(folder), strict=True)
+            if setting in PUBLISHED
+        ]
+        return f"mean F is at least the best published mean in {sum(better)} of {len(better)} cells; table.md has them"
+
+    def _draw_maps(self, folder: RunFolder):
+        """Of the first β: the penalties of the best seed above, and below where the follower then walks."""
+        data, settings = folder.read_arrays(self.results), self.each_setting()
+        shown = [i for i, setting in enumerate(settings) if setting.beta == settings[0].beta]
+
+        def draw(style: Style) -> Figure:
+            figure = Figure(figsize=(4.2 * len(shown), 7.6))
+            rows = figure.subplots(2, len(shown), squeeze=False)
+            for row, (name, label) in enumerate((("penalties", "penalty per step"), ("visits", "discounted visits"))):
+                for axes, i in zip(rows[row], shown, strict=True):
+                    image = _draw_map(axes, data[name][i], style)
+                    figure.colorbar(image, ax=axes, label=label, shrink=0.85)
+                    value = f", F = {data['values'][i].max():.2f}" if row == 0 else ""
+                    axes.set_title(settings[i].label + value)
+                    axes.set(xlabel="S start   G goals   × the leader's cell" if row == 1 else "", ylabel="")
+            return figure
+
+        save_figure(folder, "four_rooms", draw)
+
+    def _draw_values(self, folder: RunFolder):
+        """Mean F of every setting with its standard error, ours and published, and our single seeds."""
+        values, settings = self.best_values(folder), self.each_setting()
+
+        def draw(style: Style) -> Figure:
+            figure = Figure(figsize=(11, 4.2))
+            axes = figure.subplots()
+            width = 0.7 / len(METHODS)
+            for i, (setting, of_seeds) in enumerate(zip(settings, values, strict=True)):
+                axes.plot(np.full(len(of_seeds), i - 0.34), of_seeds, ".", color="#9aa3ad", markersize=4)
+                bars = [mean_and_error(of_seeds), *PUBLISHED.get(setting, ())]
+                for k, (mean, error) in enumerate(bars):
+                    colour = style.accent if k == 0 else COLOURS[k - 1]
+                    place = i - 0.25 + width * k
+                    axes.errorbar(place, mean, error, fmt="os^D"[k], capsize=3, color=colour, markersize=5)
+            for k, label in enumerate(("Exact, annealed (ours)", *METHODS)):
+                axes.plot([], [], "os^D"[k], color=style.accent if k == 0 else COLOURS[k - 1], label=label)
+            axes.set_xticks(np.arange(len(settings)), [setting.label.replace(", ", "\n") for setting in settings])
+            axes.set(ylabel="F: the leader's return")
+            axes.set_title(f"Mean ± standard error ({values.shape[1]} seeds); grey: our single seeds")
+            axes.legend(ncols=4, loc="upper left")
+            axes.set_ylim(0, 1.15 * max(axes.get_ylim()[1], 0.1))
+            return figure
+
+        save_figure(folder, "comparison", draw)
+
+
+def _subfolder(setting: Setting, start: float) -> str:
+    return f"{setting.name}/from-{start:g}"
+
+
+def mean_and_error(values: Float[np.ndarray, " seeds"]) -> tuple[float, float]:
+    """Mean over the seeds and its standard error; 0 for a single seed."""
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+    return float(values.mean()), float(error)
 
 
 def _visits(problem: BilevelProblem, x: Float[np.ndarray, " 105"], entropy_weight: float) -> Float[np.ndarray, " 104"]:
@@ -125,40 +232,19 @@ def _visits(problem: BilevelProblem, x: Float[np.ndarray, " 105"], entropy_weigh
     return visits[:-1].reshape(-1, len(FREE_CELLS)).sum(0)
 
 
-def plot(folder: RunFolder):
-    """Draws the figures of a run folder, and writes its table."""
-    draw_four_rooms(folder, cells_of(folder))
-    draw_four_rooms_comparison(folder, cells_of(folder), METHODS, PUBLISHED)
-    (folder.path / "table.md").write_text(table(folder))
-
-
-def cells_of(folder: RunFolder) -> list[Cell]:
-    """The cells of a run."""
-    return list(from_json(FourRooms, folder.config()["options"]).cells())
-
-
-def table(folder: RunFolder) -> str:
-    """F of every cell, with the published values beside it, in Markdown."""
-    lines = [
-        "| λ | β | Exact, annealed | best seed | " + " | ".join(METHODS) + " |",
-        "|---|---|---|---|" + "---|" * len(METHODS),
-    ]
-    for cell, values in zip(cells_of(folder), best_values(folder), strict=True):
-        published = ["–"] * len(METHODS)
-        if cell in PUBLISHED:
-            published = [f"{mean:.2f}" + (f" ± {error:.3f}" if error else "") for mean, error in PUBLISHED[cell]]
-        mean, error = mean_and_error(values)
-        entries = [f"{mean:.3f} ± {error:.3f}", f"{values.max():.3f}", *published]
-        lines.append(f"| {cell.entropy_weight:g} | {cell.beta:g} | " + " | ".join(entries) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def summarize(folder: RunFolder) -> str:
-    """One line about the outcome."""
-    cells, values = cells_of(folder), best_values(folder)
-    compared = [
-        mean_and_error(of_seeds)[0] >= max(mean for mean, _ in PUBLISHED[cell])
-        for cell, of_seeds in zip(cells, values, strict=True)
-        if cell in PUBLISHED
-    ]
-    return f"mean F is at least the best published mean in {sum(compared)} of {len(compared)} cells; table.md has them"
+def _draw_map(axes: Axes, values: Float[np.ndarray, " 104"], style: Style) -> AxesImage:
+    size = len(ROOMS)
+    walls = [(row, column) for row in range(size) for column in range(size) if (row, column) not in FREE_CELLS]
+    picture = np.full((size, size), np.nan)
+    picture[tuple(np.transpose(FREE_CELLS))] = values
+    image = axes.imshow(picture, cmap=style.placement, vmin=0)
+    prepare_grid(axes, size, walls)
+    axes.set_xticks(range(0, size, 2))
+    axes.set_yticks(range(0, size, 2))
+    paper = {"boxstyle": "circle,pad=0.1", "facecolor": "white", "alpha": 0.75, "linewidth": 0}
+    letter: dict[str, Any] = {"ha": "center", "va": "center", "color": style.path, "fontweight": "bold", "bbox": paper}
+    for text, (row, column) in (("S", START), *(("G", goal) for goal in GOALS)):
+        axes.text(column, row, text, **letter)
+    for width, colour in ((5, "white"), (2.2, style.accent)):
+        axes.plot(TARGET[1], TARGET[0], "x", markersize=9, markeredgewidth=width, color=colour)
+    return image

@@ -1,18 +1,23 @@
 """Rates: how fast does the exact hyper-gradient shrink, against the theory's exponents?"""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
+from matplotlib.figure import Figure
 
 from bilevel_rl import exact, figures
 from bilevel_rl.algorithms import Algorithm, Followers, NestedLoop, SingleLoopActorCritic, UpperSteps
 from bilevel_rl.algorithms.step_sizes import PowerDecay, StepSizes
+from bilevel_rl.figures.curves import SMALLEST_SHOWN
+from bilevel_rl.figures.style import Style, save_figure
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.problems import goal_position
-from bilevel_rl.runs import processes
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.studies.config import RunConfig
+from bilevel_rl.studies.experiment import Experiment, Finished
 
 DECAYING: tuple[str, ...] = ("decaying", "decaying, coupled", "decaying, coupled, recursive")
 CONSTANT: tuple[str, ...] = ("constant entropy", "constant entropy, coupled, recursive", "nested loop")
@@ -28,10 +33,16 @@ RECURSION_EXPONENT = 1 / 2
 NUM_RESAMPLES = 1_000
 """Bootstrap samples of the interval of a slope."""
 
+RATES_PER_ROW = 3
+"""Panels of the figure."""
+
 
 @dataclass(frozen=True)
-class Rates:
+class Rates(Experiment):
     """Fit the rate at which the exact hyper-gradient shrinks: Algorithm 1, coupled, recursive, and a nested loop."""
+
+    name: ClassVar[str] = "rates"
+    results: ClassVar[str] = "rates"
 
     run: RunConfig = field(default_factory=lambda: RunConfig(num_seeds=16, num_iterations=1_000_000, log_every=5_000))
     upper: float = 0.03
@@ -81,43 +92,79 @@ class Rates:
             SingleLoopActorCritic(problem, constant, Followers(self.num_chains), upper_steps=recursive),
             NestedLoop(problem, nested, self.num_chains, num_inner_steps=self.num_inner_steps),
         )
-        return dict(zip(METHODS, algorithms, strict=True))
+        return {_subfolder(name): algorithm for name, algorithm in zip(METHODS, algorithms, strict=True)}
 
-    def algorithm(self) -> Algorithm:
-        """The first of `algorithms`."""
-        return self.algorithms()[METHODS[0]]
+    def settings(self, algorithm: Algorithm) -> RunConfig:
+        """As many transitions for the nested loop, which makes several in an iteration."""
+        steps = self.num_inner_steps if isinstance(algorithm, NestedLoop) else 1
+        return replace(self.run, num_iterations=self.run.num_iterations // steps, log_every=self.run.log_every // steps)
+
+    def measure(self, finished: Mapping[str, Finished]) -> dict[str, np.ndarray]:
+        """Exact gradients along the paths of all methods, and fitted slopes."""
+        problem = self.problem()
+        # Each is measured by the gradient that its theory speaks of; a decaying τ is after the unregularized objective.
+        weights = dict.fromkeys(DECAYING, self.run.evaluation_entropy_weight)
+        weights |= dict.fromkeys(CONSTANT, self.entropy_weight)
+        arrays: dict[str, np.ndarray] = {}
+        for name in METHODS:
+            rows, columns = (figures.read_curves(finished[_subfolder(name)].folder, f"x{i}") for i in range(2))
+            path, transitions = np.stack([rows.values, columns.values], axis=-1), rows.num_transitions
+            gradients = exact.hyper_gradients(problem, path.reshape(-1, 2), entropy_weight=weights[name])
+            squared_norms = (gradients**2).sum(-1).reshape(path.shape[:2])
+            fitted_from = self.fit_from * transitions[-1]
+            slope, intercept = fit_rate(transitions, squared_norms, fitted_from=float(fitted_from))
+            arrays |= {
+                "transitions": transitions,
+                "fitted from": np.array(fitted_from),
+                f"{name} squared norm": squared_norms,
+                f"{name} running minimum": np.minimum.accumulate(squared_norms.mean(0)),
+                f"{name} slope": slope,
+                f"{name} intercept": intercept,
+            }
+        return arrays
+
+    def summarize(self, folder: RunFolder) -> str:
+        """One line about the outcome."""
+        data = folder.read_arrays(self.results)
+        slopes = "; ".join(f"{name} {data[f'{name} slope'][0]:.2f}" for name in METHODS)
+        return f"slope of the smallest mean squared gradient norm: {slopes}"
+
+    def plot(self, folder: RunFolder):
+        """Mean squared gradient norm and its running minimum on log-log axes, with fitted and theoretical slopes."""
+        data = folder.read_arrays(self.results)
+        transitions = data["transitions"][1:]
+
+        def draw(style: Style) -> Figure:
+            num_rows = -(-len(METHODS) // RATES_PER_ROW)
+            figure = Figure(figsize=(4.3 * RATES_PER_ROW, 3.9 * num_rows))
+            panels = figure.subplots(num_rows, RATES_PER_ROW, sharey=True, sharex=True, squeeze=False)
+            for axes, name in zip(panels.ravel(), METHODS, strict=True):
+                squared_norms, smallest = data[f"{name} squared norm"][:, 1:], data[f"{name} running minimum"][1:]
+                for values in squared_norms:
+                    axes.plot(transitions, values, linewidth=0.4, alpha=0.35, color=style.path, linestyle="-")
+                axes.plot(transitions, smallest, linewidth=2.4, label="smallest mean over seeds so far")
+                slope, low, high = data[f"{name} slope"]
+                fit = np.exp(data[f"{name} intercept"]) * transitions**slope
+                is_fitted = transitions >= data["fitted from"]
+                axes.plot(transitions[is_fitted], fit[is_fitted], label=f"fit, slope {slope:.2f}")
+                if name in THEORY:
+                    guide = 0.3 * smallest[-1] * (transitions / transitions[-1]) ** THEORY[name]
+                    label = f"theory's slope {THEORY[name]:.2f}"
+                    axes.plot(transitions, guide, color=style.accent, linestyle="--", linewidth=1.2, label=label)
+                axes.set(xscale="log", yscale="log", title=f"{name}\n{slope:.2f} [{low:.2f}, {high:.2f}]")
+                axes.legend(loc="upper right", fontsize="small")
+            for axes in panels[-1]:
+                axes.set_xlabel("environment transitions per seed")
+            for axes in panels[:, 0]:
+                axes.set_ylabel("‖∇Φ(x)‖²")
+            panels[0, 0].set_ylim(bottom=SMALLEST_SHOWN / 100)
+            return figure
+
+        save_figure(folder, "rates", draw)
 
 
-def main(config: Rates, folder: RunFolder, *, progress: bool = True):
-    """Runs the methods, measures exact gradients along their paths, fits slopes, and draws the figure."""
-    problem, evaluation = config.problem(), config.run.evaluation_entropy_weight
-    # Each is measured by the gradient that its theory speaks of; a decaying τ is after the unregularized objective.
-    weights = dict.fromkeys(DECAYING, evaluation) | dict.fromkeys(CONSTANT, config.entropy_weight)
-    arrays: dict[str, np.ndarray] = {}
-    for name, algorithm in config.algorithms().items():
-        run_folder = RunFolder(folder.path / name.replace(",", "").replace(" ", "-"))
-        steps = config.num_inner_steps if isinstance(algorithm, NestedLoop) else 1
-        settings = replace(
-            config.run, num_iterations=config.run.num_iterations // steps, log_every=config.run.log_every // steps
-        )
-        settings.run(algorithm, run_folder, progress=progress)
-        rows, columns = (figures.read_curves(run_folder, f"x{i}") for i in range(2))
-        path = np.stack([rows.values, columns.values], axis=-1)
-        gradients = exact.hyper_gradients(problem, path.reshape(-1, 2), entropy_weight=weights[name])
-        arrays[f"{name} squared norm"] = (gradients**2).sum(-1).reshape(path.shape[:2])
-        arrays["transitions"] = rows.num_transitions
-    if not processes.is_writer():
-        return
-    transitions = arrays["transitions"]
-    arrays["fitted from"] = np.array(config.fit_from * transitions[-1])
-    for name in METHODS:
-        squared_norms = arrays[f"{name} squared norm"]
-        arrays[f"{name} running minimum"] = np.minimum.accumulate(squared_norms.mean(0))
-        arrays[f"{name} slope"], arrays[f"{name} intercept"] = fit_rate(
-            transitions, squared_norms, fitted_from=float(arrays["fitted from"])
-        )
-    folder.write_arrays("rates", **arrays)
-    plot(folder)
+def _subfolder(method: str) -> str:
+    return method.replace(",", "").replace(" ", "-")
 
 
 def fit_rate(
@@ -144,15 +191,3 @@ def fit_rate(
     num_seeds = len(squared_norms)
     resampled = [fit(squared_norms[rng.integers(num_seeds, size=num_seeds)])[0] for _ in range(NUM_RESAMPLES)]
     return np.array([slope, *np.percentile(resampled, [2.5, 97.5])]), np.array(intercept)
-
-
-def plot(folder: RunFolder):
-    """Draws the figure of a run folder."""
-    figures.draw_rates(folder, METHODS, THEORY)
-
-
-def summarize(folder: RunFolder) -> str:
-    """One line about the outcome."""
-    data = folder.read_arrays("rates")
-    slopes = "; ".join(f"{name} {data[f'{name} slope'][0]:.2f}" for name in METHODS)
-    return f"slope of the smallest mean squared gradient norm: {slopes}"

@@ -5,7 +5,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Iterator
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 
 from bilevel_rl import comparison, studies
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
@@ -14,24 +14,27 @@ from bilevel_rl.runs.study import Study
 
 @functools.cache
 def find_studies() -> MappingProxyType[str, type[Study]]:
-    """Name to class, in the order of the names."""
+    """Name to class, in the order of the names: classes with a name, in modules and in the module `study` of folders.
+
+    Raises:
+        ValueError: two studies have one name.
+    """
+    found: dict[str, type[Study]] = {}
     for package in (studies, comparison):
-        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not _needs_an_extra(module.name):
-                importlib.import_module(module.name)
-    return MappingProxyType({kind.name: kind for kind in sorted(_concrete(Study), key=lambda kind: kind.name)})
+        for entry in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            module = importlib.import_module(f"{entry.name}.study" if entry.ispkg else entry.name)
+            for kind in _named_in(module):
+                if kind.name in found:
+                    raise ValueError(f"{kind} and {found[kind.name]} are both named {kind.name!r}")
+                found[kind.name] = kind
+    return MappingProxyType(dict(sorted(found.items())))
 
 
-def _needs_an_extra(name: str) -> bool:
-    return name.startswith(f"{studies.__name__}.happy_tweets.") and not name.endswith(".study")
-
-
-def _concrete(kind: type[Study]) -> Iterator[type[Study]]:
-    """Subclasses that have a name; the others are what several studies share."""
-    if not inspect.isabstract(kind) and hasattr(kind, "name"):
-        yield kind
-    for subclass in kind.__subclasses__():
-        yield from _concrete(subclass)
+def _named_in(module: ModuleType) -> Iterator[type[Study]]:
+    for value in vars(module).values():
+        is_own = inspect.isclass(value) and value.__module__ == module.__name__
+        if is_own and issubclass(value, Study) and "name" in vars(value):
+            yield value
 
 
 def open_study(folder: RunFolder) -> Study:
@@ -41,8 +44,8 @@ def open_study(folder: RunFolder) -> Study:
         RunFolderError: this version does not know it.
     """
     config = folder.config()
-    name = str(config.get("experiment"))
-    kind = find_studies().get(name)
+    name = config.get("experiment")
+    kind = find_studies().get(str(name))
     if kind is None:
         raise RunFolderError(f"{folder.path} holds a run of {name!r}, which this version does not know")
     return kind.from_json(config["options"])

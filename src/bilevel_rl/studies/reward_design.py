@@ -1,16 +1,21 @@
 """What experiments have in common whose leader designs a reward for neural followers, with nothing known exactly."""
 
+import abc
 import math
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import numpy as np
+from matplotlib.axes import Axes
 
 from bilevel_rl import figures
 from bilevel_rl.algorithms import SingleLoopActorCritic
-from bilevel_rl.runs import processes
+from bilevel_rl.figures.style import Style
 from bilevel_rl.runs.folder import RunFolder
-from bilevel_rl.studies.config import RunConfig, ScheduleConfig
+from bilevel_rl.runs.run import RunResult
+from bilevel_rl.studies.experiment import SingleRun
 from bilevel_rl.studies.followers import Watched, lower, train, watch
 
 NUM_EPISODES, NUM_STEPS = 256, 800
@@ -19,95 +24,85 @@ NUM_EPISODES, NUM_STEPS = 256, 800
 SHOWN = 32
 """Episodes of the first seed whose states and actions are kept."""
 
-
-@runtime_checkable
-class RewardDesign(Protocol):
-    """The config of such an experiment."""
-
-    @property
-    def run(self) -> RunConfig:
-        """How it is run."""
-        ...
-
-    @property
-    def schedule(self) -> ScheduleConfig:
-        """Step sizes and chains."""
-        ...
-
-    @property
-    def judging_transitions(self) -> float:
-        """For which followers are trained from scratch to judge an x."""
-        ...
-
-    def algorithm(self) -> SingleLoopActorCritic:
-        """What runs."""
-        ...
+WHENS = ("before", "after")
+TITLES = ("before: the first reward", "after: the reward that the leader drew")
 
 
-def check(config: RewardDesign):
-    """Raises `ValueError` for options that no follower can be trained with."""
-    num_chains = config.schedule.num_chains
-    if not (config.judging_transitions >= num_chains and math.isfinite(config.judging_transitions)):
-        raise ValueError(
-            f"judging_transitions must be finite and at least one for each of num_chains, got "
-            f"{config.judging_transitions:g}"
+@dataclass(frozen=True)
+class RewardDesign(SingleRun):
+    """A run whose first and last x are judged by followers that are trained on them from scratch.
+
+    Args:
+        width: of both hidden layers of every network
+        judging_transitions: for which followers are trained from scratch at the first and the last x, to judge these
+    """
+
+    results: ClassVar[str] = "followers"
+
+    width: int = 64
+    judging_transitions: float = 1e6
+
+    @abc.abstractmethod
+    def draw(self, folder: RunFolder):
+        """Draws the figure of the experiment, and the animation."""
+
+    def check(self):
+        """Raises `ValueError` for options that no follower can be trained with."""
+        num_chains = self.schedule.num_chains
+        if not (self.judging_transitions >= num_chains and math.isfinite(self.judging_transitions)):
+            raise ValueError(
+                f"judging_transitions must be finite and at least one for each of num_chains, got "
+                f"{self.judging_transitions:g}"
+            )
+        super().check()
+
+    def judge(self, algorithm: SingleLoopActorCritic, x: np.ndarray, seed: int) -> Watched:
+        """Episodes of a follower that is trained at x from scratch, and f estimated from them."""
+        key = jax.random.key(self.run.seed, impl=self.run.generator)
+        learning, watching = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, seed), 2**31))
+        follower = train(algorithm, x, learning, int(self.judging_transitions))
+        return watch(algorithm, x, follower, watching, NUM_EPISODES, NUM_STEPS)
+
+    def measure_run(self, algorithm: SingleLoopActorCritic, result: RunResult) -> dict[str, np.ndarray]:
+        """The first and the last x of every seed, judged."""
+        first, last = np.asarray(algorithm.problem.initial_x, np.float32), np.asarray(result.x)
+        before = [self.judge(algorithm, first, seed) for seed in range(self.run.num_seeds)]
+        after = [self.judge(algorithm, x, seed) for seed, x in enumerate(last)]
+        learned = [
+            watch(algorithm, x, lower(result.states, seed), jax.random.key(seed), NUM_EPISODES, NUM_STEPS)
+            for seed, x in enumerate(last)
+        ]
+        episodes = {
+            f"{name}_{when}": np.asarray(leaf)[:, :SHOWN]
+            for when, watched in zip(WHENS, (before[0], after[0]), strict=True)
+            for name, leaf in (("states", watched.states), ("actions", watched.actions))
+        }
+        judged = {"before": before, "after": after, "learned": learned}
+        costs = {name: np.array([float(watched.objective) for watched in of]) for name, of in judged.items()}
+        return {"first_x": first, "last_x": last, **costs, **episodes}
+
+    def plot(self, folder: RunFolder):
+        """Draws the figures of a run folder, and the animation."""
+        figures.draw_step_sizes(folder)
+        figures.draw_sampled_curves(folder)
+        self.draw(folder)
+
+    def summarize(self, folder: RunFolder) -> str:
+        """One line about the outcome."""
+        data = folder.read_arrays(self.results)
+        before, after, learned = (np.median(data[name]) for name in ("before", "after", "learned"))
+        worst = 100 * (data["after"] / data["before"] - 1).max()
+        return (
+            f"designer's cost of followers trained from scratch, median of {len(data['after'])} seeds: {before:.3f} "
+            f"with the first reward, {after:.3f} with the last (worst seed {worst:+.0f} %); its own policies "
+            f"{learned:.3f}"
         )
 
 
-def judge(config: RewardDesign, algorithm: SingleLoopActorCritic, x: np.ndarray, seed: int) -> Watched:
-    """Episodes of a follower that is trained at x from scratch, and f estimated from them."""
-    key = jax.random.key(config.run.seed, impl=config.run.generator)
-    learning, watching = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, seed), 2**31))
-    follower = train(algorithm, x, learning, int(config.judging_transitions))
-    return watch(algorithm, x, follower, watching, NUM_EPISODES, NUM_STEPS)
-
-
-def run_and_judge(config: RewardDesign, folder: RunFolder, *, progress: bool = True) -> bool:
-    """Runs the experiment, judges the first and the last x of every seed, and writes `followers.npz`.
-
-    Returns:
-        Whether this process is the one that writes.
-    """
-    algorithm = config.algorithm()
-    result = config.run.run(algorithm, folder, progress=progress)
-    if not processes.is_writer():
-        return False
-    first, last = np.asarray(algorithm.problem.initial_x, np.float32), np.asarray(result.x)
-    before = [judge(config, algorithm, first, seed) for seed in range(config.run.num_seeds)]
-    after = [judge(config, algorithm, x, seed) for seed, x in enumerate(last)]
-    learned = [
-        float(watch(algorithm, x, lower(result.states, seed), jax.random.key(seed), NUM_EPISODES, NUM_STEPS).objective)
-        for seed, x in enumerate(last)
-    ]
-    episodes = {
-        f"{name}_{when}": np.asarray(leaf)[:, :SHOWN]
-        for when, watched in (("before", before[0]), ("after", after[0]))
-        for name, leaf in (("states", watched.states), ("actions", watched.actions))
-    }
-    folder.write_arrays(
-        "followers",
-        first_x=first,
-        last_x=last,
-        before=np.array([float(watched.objective) for watched in before]),
-        after=np.array([float(watched.objective) for watched in after]),
-        learned=np.array(learned),
-        **episodes,
-    )
-    return True
-
-
-def summarize(folder: RunFolder) -> str:
-    """One line about the outcome."""
-    data = folder.read_arrays("followers")
-    before, after, learned = (np.median(data[name]) for name in ("before", "after", "learned"))
-    worst = 100 * (data["after"] / data["before"] - 1).max()
-    return (
-        f"designer's cost of followers trained from scratch, median of {len(data['after'])} seeds: {before:.3f} with "
-        f"the first reward, {after:.3f} with the last (worst seed {worst:+.0f} %); its own policies {learned:.3f}"
-    )
-
-
-def plot_curves(folder: RunFolder):
-    """The figures that all of them have."""
-    figures.draw_step_sizes(folder)
-    figures.draw_sampled_curves(folder)
+def draw_costs(axes: Axes, data: Mapping[str, np.ndarray], style: Style):
+    """The designer's cost of every seed: followers from scratch at the first and the last x, and the run's own."""
+    columns = ["first reward", "last reward", "last policy\nof the run"]
+    for values in zip(data["before"], data["after"], data["learned"], strict=True):
+        axes.plot(columns, values, "o-", color=style.path, alpha=0.6, linewidth=0.8)
+    highest = max(1.0, *(data[name].max() for name in (*WHENS, "learned")))
+    axes.set(ylabel="designer's cost", ylim=(0, 1.02 * highest), title=f"Designer's cost ({len(data['after'])} seeds)")

@@ -6,33 +6,50 @@ figure shows where the follower was meant to be, where it went at first, and whe
 
 import abc
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Float, Int
+from matplotlib.figure import Figure
 
 from bilevel_rl import exact, figures
 from bilevel_rl.algorithms import Followers, SingleLoopActorCritic, UpperSteps
+from bilevel_rl.figures.grids import prepare_grid
+from bilevel_rl.figures.style import Style, save_figure
 from bilevel_rl.formulation import BilevelProblem, TrajectoryLoss
 from bilevel_rl.formulation.segments import Segments
 from bilevel_rl.problems import inverse_rl, preference_learning, target_visitation
 from bilevel_rl.problems.grid import Cell, Grid
-from bilevel_rl.runs import processes
 from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.runs.run import RunResult
 from bilevel_rl.studies.config import RunConfig, ScheduleConfig
+from bilevel_rl.studies.experiment import BesideOptimum
 from bilevel_rl.studies.reference import exact_descent
-from bilevel_rl.studies.reward_learning_figures import draw_reward_learning
 
 EXACT_ITERATIONS = 600
 """Of the reference, with Adam."""
 
 
 @dataclass(frozen=True)
-class RewardLearning(abc.ABC):
-    """What the three experiments have in common."""
+class RewardLearning(BesideOptimum):
+    """What the three experiments have in common.
+
+    Args:
+        size: cells along a side of the grid
+        slip: probability that a random direction is taken instead of the chosen action
+        discount: discount factor
+        price: price of a reward of 1 in every cell
+    """
+
+    results: ClassVar[str] = "reward_learning"
+    reference: ClassVar[str] = "Φ of exact descent"
+    wanted_title: ClassVar[str]
+    """what the map of `wanted` is called"""
 
     run: RunConfig = field(
         default_factory=lambda: RunConfig(num_iterations=60_000, log_every=3_000, evaluation_entropy_weight=0.1)
@@ -40,6 +57,10 @@ class RewardLearning(abc.ABC):
     schedule: ScheduleConfig = field(
         default_factory=lambda: ScheduleConfig(schedule="constant-entropy", upper=3e-5, penalty=0.05)
     )
+    size: int = 6
+    slip: float = 0.1
+    discount: float = 0.95
+    price: float = 0.01
 
     @abc.abstractmethod
     def problem(self) -> BilevelProblem:
@@ -48,6 +69,11 @@ class RewardLearning(abc.ABC):
     @abc.abstractmethod
     def wanted(self) -> Float[np.ndarray, " cells"]:
         """Where the follower is meant to be, as shares of its time."""
+
+    @property
+    def blocked(self) -> Sequence[Cell]:
+        """Cells that the follower cannot enter."""
+        return ()
 
     def measures(self, problem: BilevelProblem, x: Float[np.ndarray, " cells"]) -> dict[str, float]:
         """What counts beside Φ, of one x: how far the answer's visitation is from the wanted one."""
@@ -67,30 +93,84 @@ class RewardLearning(abc.ABC):
             upper_steps=UpperSteps(optax.adam(1.0), averaging=3.0),
         )
 
+    def measure_run(self, algorithm: SingleLoopActorCritic, result: RunResult) -> dict[str, np.ndarray]:
+        """What exact descent finds, visitations, and `measures` of every seed's x."""
+        problem, xs = algorithm.problem, np.asarray(result.x, np.float64)
+        evaluation = self.run.evaluation_entropy_weight
+        reference = exact_descent(problem, self.τ, evaluation, upper=0.03, num_iterations=EXACT_ITERATIONS)
+        arrays = {
+            "optimal_objective": np.array(reference.metrics["upper_objective"][-1]),
+            "wanted": self.wanted(),
+            "start": visits(problem, problem.initial_x, self.τ),
+            "learned": visits(problem, xs[0], self.τ),
+            "reward": xs[0],
+        }
+        for which, points in {"of seeds": xs, "at start": [problem.initial_x], "of exact descent": reference.x}.items():
+            measured = [self.measures(problem, np.asarray(x, np.float64)) for x in points]
+            arrays |= {f"{name} {which}": np.array([of_x[name] for of_x in measured]) for name in measured[0]}
+        return arrays
+
+    def summarize(self, folder: RunFolder) -> str:
+        """One line about the outcome."""
+        text = super().summarize(folder)
+        data = {} if figures.is_sampled(folder) else folder.read_arrays(self.results)
+        for name in sorted(key.removesuffix(" of seeds") for key in data if key.endswith(" of seeds")):
+            first, best = data[f"{name} at start"][0], data[f"{name} of exact descent"][0]
+            text += f"; {name} {np.median(data[f'{name} of seeds']):.3f} (start {first:.3f}, exact descent {best:.3f})"
+        return text
+
+    def draw(self, folder: RunFolder):
+        """Four maps: three shares of the follower's time on one scale, and the learned reward."""
+        data, shape = folder.read_arrays(self.results), (self.size, self.size)
+        maps = {
+            "wanted": self.wanted_title,
+            "start": "Visitation without a reward",
+            "learned": "Visitation in the end (seed 0)",
+        }
+        most = max(data[name].max() for name in maps)
+
+        def draw(style: Style) -> Figure:
+            figure = Figure(figsize=(15, 3.9))
+            axes = figure.subplots(1, 4)
+            for ax, (name, title) in zip(axes, maps.items(), strict=False):
+                shares = ax.imshow(data[name].reshape(shape), vmin=0, vmax=most, cmap=style.placement)
+                ax.set_title(title)
+                figure.colorbar(shares, ax=ax, label="share of the time", shrink=0.85)
+            largest = np.abs(data["reward"]).max()
+            colours = "RdBu" if style.suffix == ".png" else "Greys"
+            rewards = axes[3].imshow(data["reward"].reshape(shape), vmin=-largest, vmax=largest, cmap=colours)
+            axes[3].set_title("Learned reward (seed 0)")
+            figure.colorbar(rewards, ax=axes[3], label="x", shrink=0.85)
+            for ax in axes:
+                prepare_grid(ax, self.size, self.blocked)
+            return figure
+
+        save_figure(folder, "maps", draw)
+
 
 @dataclass(frozen=True)
 class TargetVisitation(RewardLearning):
     """Write a reward that makes the follower spend its time as a map says (half a minute)."""
 
+    name: ClassVar[str] = "target-visitation"
+    wanted_title: ClassVar[str] = "Wanted visitation"
+
     schedule: ScheduleConfig = field(
         default_factory=lambda: ScheduleConfig(schedule="constant-entropy", upper=3e-5, penalty=0.1)
     )
-    size: int = 6
-    """cells along a side of the grid"""
-    slip: float = 0.1
-    """probability that a random direction is taken instead of the chosen action"""
-    discount: float = 0.95
-    """discount factor"""
     wells: tuple[Cell, ...] = ((4, 1), (1, 4))
     """cells around which the follower is wanted: row col row col ..."""
     shares: tuple[float, ...] = (2.0, 1.0)
     """how much of its time it is wanted at each"""
     width: float = 1.0
     """how far around them, in cells"""
-    price: float = 0.01
-    """price of a reward of 1 in every cell"""
     walls: tuple[Cell, ...] = ()
     """cells that the follower cannot enter: row col row col ..."""
+
+    @property
+    def blocked(self) -> Sequence[Cell]:
+        """Cells that the follower cannot enter."""
+        return self.walls
 
     def problem(self) -> BilevelProblem:
         """What is solved."""
@@ -114,12 +194,9 @@ class TargetVisitation(RewardLearning):
 class InverseRL(RewardLearning):
     """Recover a reward from an expert's demonstrations: maximum-entropy inverse RL (half a minute)."""
 
-    size: int = 6
-    """cells along a side of the grid"""
-    slip: float = 0.1
-    """probability that a random direction is taken instead of the chosen action"""
-    discount: float = 0.95
-    """discount factor"""
+    name: ClassVar[str] = "inverse-rl"
+    wanted_title: ClassVar[str] = "Expert's visitation"
+
     likes: tuple[Cell, ...] = ((5, 5), (0, 3))
     """cells that the expert likes: row col row col ..."""
     dislikes: tuple[Cell, ...] = ((3, 3), (4, 3), (3, 4))
@@ -127,9 +204,13 @@ class InverseRL(RewardLearning):
     num_demonstrations: int = 2_000
     """pairs of state and action that the expert shows"""
     price: float = 0.002
-    """price of a reward of 1 in every cell"""
     walls: tuple[Cell, ...] = ()
     """cells that nobody can enter: row col row col ..."""
+
+    @property
+    def blocked(self) -> Sequence[Cell]:
+        """Cells that the follower cannot enter."""
+        return self.walls
 
     def problem(self) -> BilevelProblem:
         """What is solved."""
@@ -166,6 +247,9 @@ class InverseRL(RewardLearning):
 class Preferences(RewardLearning):
     """Learn a reward from preferences between the follower's own trajectories (a minute)."""
 
+    name: ClassVar[str] = "preferences"
+    wanted_title: ClassVar[str] = "Answer to the true reward"
+
     run: RunConfig = field(
         default_factory=lambda: RunConfig(num_iterations=15_000, log_every=1_500, evaluation_entropy_weight=0.3)
     )
@@ -173,11 +257,9 @@ class Preferences(RewardLearning):
         default_factory=lambda: ScheduleConfig(schedule="constant-entropy", upper=3e-3, penalty=0.3, entropy_weight=0.3)
     )
     size: int = 4
-    """cells along a side of the grid"""
     slip: float = 0.0
-    """probability that a random direction is taken instead of the chosen action"""
     discount: float = 0.9
-    """discount factor"""
+    price: float = 0.003
     likes: tuple[Cell, ...] = ((3, 2),)
     """cells around which the annotator likes a trajectory to be: row col row col ..."""
     dislikes: tuple[Cell, ...] = ((1, 1),)
@@ -188,8 +270,6 @@ class Preferences(RewardLearning):
     """pairs of trajectories of random walks that were compared before"""
     sharpness: float = 2.0
     """how decided the annotator is"""
-    price: float = 0.003
-    """price of a reward of 1 in every cell"""
 
     def problem(self) -> BilevelProblem:
         """What is solved."""
@@ -245,32 +325,6 @@ def _segments(problem: BilevelProblem) -> Segments:
     return problem.upper.segments
 
 
-def main(config: RewardLearning, folder: RunFolder, *, progress: bool = True):
-    """Runs the experiment and exact descent, and draws the figures."""
-    algorithm = config.algorithm()
-    result = config.run.run(algorithm, folder, progress=progress)
-    if not processes.is_writer():
-        return
-    problem, xs = algorithm.problem, np.asarray(result.x, np.float64)
-    evaluation = config.run.evaluation_entropy_weight
-    reference = exact_descent(problem, config.τ, evaluation, upper=0.03, num_iterations=EXACT_ITERATIONS)
-    arrays = {
-        "optimal_objective": np.array(reference.metrics["upper_objective"][-1]),
-        "wanted": config.wanted(),
-        "start": visits(problem, problem.initial_x, config.τ),
-        "learned": visits(problem, xs[0], config.τ),
-        "reward": xs[0],
-    }
-    for name in config.measures(problem, xs[0]):
-        points = {"of seeds": xs, "at start": [problem.initial_x], "of exact descent": reference.x}
-        for which, values in points.items():
-            arrays[f"{name} {which}"] = np.array(
-                [config.measures(problem, np.asarray(x, np.float64))[name] for x in values]
-            )
-    folder.write_arrays("reward_learning", **arrays)
-    plot(folder)
-
-
 def visits(problem: BilevelProblem, x: Float[np.ndarray, " cells"], τ: float) -> Float[np.ndarray, " cells"]:
     """Shares of the time that the best answer to x spends in every cell."""
     return _occupancy(problem, x, τ).sum(1)
@@ -280,29 +334,3 @@ def _occupancy(problem: BilevelProblem, x: Float[np.ndarray, " cells"], τ: floa
     policy = exact.lower_policy(problem, x, entropy_weight=τ)
     with jax.enable_x64(True):
         return np.asarray(exact.occupancy(problem.mdp, jnp.asarray(policy)))
-
-
-def plot(folder: RunFolder):
-    """Draws the figures of a run folder."""
-    figures.draw_step_sizes(folder)
-    draw_reward_learning(folder)
-    figures.draw_learning_curves(
-        folder, optimal_objective=float(folder.read_arrays("reward_learning")["optimal_objective"])
-    )
-    figures.draw_residuals(folder)
-
-
-def summarize(folder: RunFolder) -> str:
-    """One line about the outcome."""
-    data = folder.read_arrays("reward_learning")
-    optimal = float(data["optimal_objective"])
-    initial = figures.initial_values(folder, "upper_objective") - optimal
-    shares = (figures.final_values(folder, "upper_objective") - optimal) / initial
-    text = (
-        f"Φ of exact descent = {optimal:.4f}; final gap to it in percent of the initial one: largest "
-        f"{100 * shares.max():.1f} %, median {100 * np.median(shares):.1f} % of {len(shares)} seeds"
-    )
-    for name in sorted(key.removesuffix(" of seeds") for key in data if key.endswith(" of seeds")):
-        first, best = data[f"{name} at start"][0], data[f"{name} of exact descent"][0]
-        text += f"; {name} {np.median(data[f'{name} of seeds']):.3f} (start {first:.3f}, exact descent {best:.3f})"
-    return text

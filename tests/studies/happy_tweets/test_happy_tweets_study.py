@@ -12,9 +12,10 @@ from benchmarks.happy_tweets_study import condense, curves
 from bilevel_rl.cli import main
 from bilevel_rl.figures.style import LIGHT
 from bilevel_rl.runs.folder import RunFolder
-from bilevel_rl.studies.happy_tweets import figures as tweet_figures, setting, study as happy_tweets
+from bilevel_rl.studies.happy_tweets import figures as tweet_figures, setting
 from bilevel_rl.studies.happy_tweets.assets import AssetError
 from bilevel_rl.studies.happy_tweets.figures import draw_happy_tweets_study, read_evaluation
+from bilevel_rl.studies.registry import open_study
 from lm.tiny_models import llama, tokenizer
 from lm.tiny_trainers import PREFERENCES, score
 
@@ -73,7 +74,7 @@ def test_a_run_writes_rows_scores_tweets_and_figures(method, tmp_path):
     scores = folder.read_arrays("evaluation")["lower_score"]
     assert len(scores) == 8
     assert rows["lower"]["score"] == pytest.approx(scores.mean())
-    assert happy_tweets.summarize(folder) in out
+    assert open_study(folder).summarize(folder) in out
     assert "| before | judge | after | judge |" in out
     assert {path.name for path in folder.figures().iterdir()} >= {"happy_tweets.png", "step_sizes.png"}
     last = folder.read_rows("metrics")[-1]
@@ -138,7 +139,7 @@ def test_what_cannot_be_prepared_is_an_error_without_a_traceback(tmp_path, monke
         (["--beta", "-1"], "beta must be finite and not negative, got -1.0"),
         (["--num-evaluated", "1"], "num_evaluated must be at least 2, got 1"),
         (["--penalty", "0"], "penalty must be finite and positive, got 0.0"),
-        (["--cpu-devices", "2"], "happy-tweets is no JAX program"),
+        (["--cpu-devices", "2"], "happy-tweets is not a JAX program"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -4,12 +4,13 @@ import csv
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from bilevel_rl import figures
 from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.runs.study import Sharing, Study
 from bilevel_rl.studies.happy_tweets.figures import draw_happy_tweets, read_evaluation
 
 if TYPE_CHECKING:
@@ -52,14 +53,17 @@ class TweetRunConfig:
 
 
 @dataclass(frozen=True)
-class HappyTweets:
+class HappyTweets(Study):
     """Move a reward so that the tweets that it induces are liked: a language model, real ratings (half an hour)."""
+
+    name: ClassVar[str] = "happy-tweets"
+    shared_by: ClassVar[Sharing] = "nothing"  # Several processes are started as docs/language_models.md says.
 
     run: TweetRunConfig = field(default_factory=TweetRunConfig)
     size: Literal["smollm2", "tiny"] = "smollm2"
     """smollm2: SmolLM2-135M; tiny: a model of 0.9 M parameters, for a run of three minutes"""
     method: Method = "bilevel"
-    """bilevel, or a rival at the same number of answers and tokens"""
+    """bilevel, or another method at the same number of answers and tokens"""
     beta: float = 0.1
     """β = τ_0, weight of staying near the fine-tuned model"""
     schedule: Literal["constant-entropy", "decaying"] = "constant-entropy"
@@ -97,7 +101,22 @@ class HappyTweets:
     cache: str | None = None
     """where downloads and prepared models are kept; by default in the user's cache folder"""
 
-    def algorithm(self, folder: Path | str = ".") -> "BilevelRLHFConfig":
+    @property
+    def num_iterations(self) -> int | None:
+        """Iterations of the run."""
+        return self.run.num_iterations
+
+    @property
+    def tensorboard(self) -> bool:
+        """Whether it also writes TensorBoard scalars."""
+        return self.run.tensorboard
+
+    def check(self):
+        """Raises `ValueError` for options that cannot be trained with."""
+        self.run.check()
+        self.trainer_config()
+
+    def trainer_config(self, folder: Path | str = ".") -> "BilevelRLHFConfig":
         """The trainer's options; building them checks them."""
         from bilevel_rl.lm.config import BilevelRLHFConfig
 
@@ -130,91 +149,87 @@ class HappyTweets:
         answers = 0 if self.method in ASKS_PEOPLE else self.run.num_iterations * self.batch_size
         return self.num_preferences + answers
 
+    def main(self, folder: RunFolder, *, progress: bool = True):
+        """Prepares data and models, trains, judges, and draws the figures.
 
-def main(config: HappyTweets, folder: RunFolder, *, progress: bool = True):
-    """Prepares data and models, trains, judges, and draws the figures.
+        Raises:
+            ValueError: something that is needed could not be fetched.
+        """
+        from bilevel_rl.studies.happy_tweets.assets import AssetError
 
-    Raises:
-        ValueError: something that is needed could not be fetched.
-    """
-    from bilevel_rl.studies.happy_tweets.assets import AssetError
+        try:
+            self._train_and_judge(folder, progress=progress)
+        except AssetError as error:
+            raise ValueError(str(error)) from error
+        self.plot(folder)
 
-    try:
-        _run(config, folder, progress=progress)
-    except AssetError as error:
-        raise ValueError(str(error)) from error
-    plot(folder)
+    def _train_and_judge(self, folder: RunFolder, *, progress: bool):
+        from bilevel_rl.lm import baselines, trainer as single_loop
+        from bilevel_rl.lm.evaluation import evaluate
+        from bilevel_rl.lm.followers import REFERENCE
+        from bilevel_rl.lm.objectives import HumanScore
+        from bilevel_rl.lm.rewards import RewardHead, fit_reward
+        from bilevel_rl.studies.happy_tweets.setting import prepare
 
+        setting = prepare(self.size, self.cache, progress=progress)
+        people, judges = setting.annotator, setting.judges
+        kinds: dict[str, Any] = {
+            "bilevel": single_loop.BilevelRLHFTrainer,
+            "two-stage": baselines.TwoStageRLHFTrainer,
+            "iterated": baselines.IteratedRLHFTrainer,
+            "partial-sgd": baselines.PartialSGDRLHFTrainer,
+            "nested-loop": baselines.NestedLoopRLHFTrainer,
+        }
+        options: dict[str, Any] = {
+            "iterated": {"refit_every": self.refit_every},
+            "nested-loop": {"num_inner_steps": self.num_inner_steps},
+        }
+        head = RewardHead(setting.model.config.hidden_size, hidden_size=self.hidden_size)
+        trainer = kinds[self.method](
+            setting.model,
+            setting.tokenizer,
+            head,
+            HumanScore(people.rate),
+            [""],
+            setting.preferences(self.num_offline, seed=self.run.seed),
+            self.trainer_config(folder.path),
+            setting.peft_config,
+            judges=judges,
+            **options.get(self.method, {}),
+        )
+        head.standardize(trainer.preferences.inputs.states)
+        fit_reward(head, trainer.preferences, precision=PRIOR_PRECISION)
+        trainer.train(progress=progress)
 
-def _run(config: HappyTweets, folder: RunFolder, *, progress: bool):
-    from bilevel_rl.lm import baselines as rivals, trainer as single_loop
-    from bilevel_rl.lm.evaluation import evaluate
-    from bilevel_rl.lm.followers import REFERENCE
-    from bilevel_rl.lm.objectives import HumanScore
-    from bilevel_rl.lm.rewards import RewardHead, fit_reward
-    from bilevel_rl.studies.happy_tweets.setting import prepare
+        measured = {
+            "before": evaluate(trainer, REFERENCE, judges, num_completions=self.run.num_evaluated, seed=self.run.seed)
+        } | {
+            name: evaluate(trainer, name, judges, num_completions=self.run.num_evaluated, seed=self.run.seed)
+            for name in trainer.policies
+        }
+        shares = {name: float(np.mean(e.scores["score"] > HUMAN_MAXIMUM)) for name, e in measured.items()}
+        rows = {name: e.summary() | {"above_maximum": shares[name]} for name, e in measured.items()}
+        _write_evaluation(folder, rows)
+        folder.write_arrays(
+            "evaluation",
+            **{f"{name}_{column}": v for name, e in measured.items() for column, v in e.scores.items()},
+        )
+        folder.write_text("tweets.md", _tweets_table(measured["before"], measured[trainer.policies[0]]))
 
-    setting = prepare(config.size, config.cache, progress=progress)
-    people, judges = setting.annotator, setting.judges
-    kinds: dict[str, Any] = {
-        "bilevel": single_loop.BilevelRLHFTrainer,
-        "two-stage": rivals.TwoStageRLHFTrainer,
-        "iterated": rivals.IteratedRLHFTrainer,
-        "partial-sgd": rivals.PartialSGDRLHFTrainer,
-        "nested-loop": rivals.NestedLoopRLHFTrainer,
-    }
-    options: dict[str, Any] = {
-        "iterated": {"refit_every": config.refit_every},
-        "nested-loop": {"num_inner_steps": config.num_inner_steps},
-    }
-    head = RewardHead(setting.model.config.hidden_size, hidden_size=config.hidden_size)
-    trainer = kinds[config.method](
-        setting.model,
-        setting.tokenizer,
-        head,
-        HumanScore(people.rate),
-        [""],
-        setting.preferences(config.num_offline, seed=config.run.seed),
-        config.algorithm(folder.path),
-        setting.peft_config,
-        judges=judges,
-        **options.get(config.method, {}),
-    )
-    head.standardize(trainer.preferences.inputs.states)
-    fit_reward(head, trainer.preferences, precision=PRIOR_PRECISION)
-    trainer.train(progress=progress)
+    def plot(self, folder: RunFolder):
+        """Draws the figures of a run folder."""
+        draw_happy_tweets(folder)
+        figures.draw_step_sizes(folder)
 
-    measured = {
-        "before": evaluate(trainer, REFERENCE, judges, num_completions=config.run.num_evaluated, seed=config.run.seed)
-    } | {
-        name: evaluate(trainer, name, judges, num_completions=config.run.num_evaluated, seed=config.run.seed)
-        for name in trainer.policies
-    }
-    shares = {name: float(np.mean(e.scores["score"] > HUMAN_MAXIMUM)) for name, e in measured.items()}
-    rows = {name: e.summary() | {"above_maximum": shares[name]} for name, e in measured.items()}
-    _write_evaluation(folder, rows)
-    folder.write_arrays(
-        "evaluation",
-        **{f"{name}_{column}": v for name, e in measured.items() for column, v in e.scores.items()},
-    )
-    folder.write_text("tweets.md", _tweets_table(measured["before"], measured[trainer.policies[0]]))
-
-
-def plot(folder: RunFolder):
-    """Draws the figures of a run folder."""
-    draw_happy_tweets(folder)
-    figures.draw_step_sizes(folder)
-
-
-def summarize(folder: RunFolder) -> str:
-    """One line about the outcome."""
-    rows = {row["policy"]: row for row in read_evaluation(folder)}
-    before, after = rows["before"], rows["lower"]
-    return (
-        f"judge {before['score']:.2f} → {after['score']:.2f} (± {after['score_se']:.2f}), "
-        f"reward {before['reward']:.2f} → {after['reward']:.2f}, KL {after['divergence']:.1f} nats, "
-        f"distinct-2 {before['distinct_2']:.2f} → {after['distinct_2']:.2f}"
-    )
+    def summarize(self, folder: RunFolder) -> str:
+        """One line about the outcome."""
+        rows = {row["policy"]: row for row in read_evaluation(folder)}
+        before, after = rows["before"], rows["lower"]
+        return (
+            f"judge {before['score']:.2f} → {after['score']:.2f} (± {after['score_se']:.2f}), "
+            f"reward {before['reward']:.2f} → {after['reward']:.2f}, KL {after['divergence']:.1f} nats, "
+            f"distinct-2 {before['distinct_2']:.2f} → {after['distinct_2']:.2f}"
+        )
 
 
 def _write_evaluation(folder: RunFolder, rows: dict[str, dict[str, float]]):

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -12,17 +12,16 @@ from jaxtyping import Array, Float, PyTree
 
 from bilevel_rl import figures
 from bilevel_rl.algorithms import SingleLoopActorCritic
-from bilevel_rl.formulation import BilevelProblem
-from bilevel_rl.problems import mountain_car_shaping
+from bilevel_rl.problems import MountainCarShaping
 from bilevel_rl.problems.mountain_car import GOAL, known_shapings
-from bilevel_rl.runs import processes
 from bilevel_rl.runs.compiled import key_of_start
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.run import RunResult
 from bilevel_rl.runs.statistics import bootstrap_interval, interquartile_mean
 from bilevel_rl.studies.config import RunConfig, ScheduleConfig
+from bilevel_rl.studies.experiment import SingleRun
 from bilevel_rl.studies.followers import lower, single_loop, train, watch
-from bilevel_rl.studies.mountain_car_shaping_figures import animate_mountain_car, draw_mountain_car_shaping
+from bilevel_rl.studies.mountain_car.figures import animate_mountain_car, draw_mountain_car_shaping
 
 NUM_EPISODES, NUM_STEPS = 256, 200
 """By which a follower is judged; the steps are those of Gymnasium's MountainCar-v0."""
@@ -60,27 +59,18 @@ class Judged(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MountainCarShaping:
+class MountainCarStudy(SingleRun, MountainCarShaping):
     """Shape MountainCar's sparse reward until followers find its goal, against other shapings (5 minutes)."""
 
-    num_positions: int = 4
-    """of the shaping's grid, from the left end to the goal"""
-    num_velocities: int = 3
-    """of the shaping's grid"""
-    initial_spread: float = 0.0
-    """standard deviation of the shaping at the start; a leader that pays for time learns nothing from 0"""
-    price: float = 0.0
-    """that the leader pays for a shaping of full height everywhere"""
-    leader: Literal["energy", "time"] = "energy"
-    """what the leader pays for: lacking mechanical energy, or time outside of the goal and nothing else"""
+    name: ClassVar[str] = "mountain-car"
+    results: ClassVar[str] = "followers"
+
     averaging: float = 0.0
     """the answer is the mean of all x_k, weighted as k to this power"""
     height_scale: float = 30.0
     """of the potential that is the hill's height, in the comparison"""
     energy_scale: float = 3.0
     """of the potential that is mechanical energy, in the comparison"""
-    discount: float = 0.99
-    """discount factor"""
     width: int = 64
     """of both hidden layers of every network"""
     run: RunConfig = field(default_factory=lambda: RunConfig(num_seeds=5, num_iterations=30_000, log_every=1_000))
@@ -97,18 +87,6 @@ class MountainCarShaping:
         )
     )
 
-    def problem(self) -> BilevelProblem:
-        """What is solved."""
-        return mountain_car_shaping(
-            self.num_positions,
-            self.num_velocities,
-            self.initial_spread,
-            self.price,
-            self.leader,
-            self.discount,
-            NUM_STEPS,
-        )
-
     def algorithm(self) -> SingleLoopActorCritic:
         """What runs; building it checks every option."""
         for name in ("height_scale", "energy_scale"):
@@ -121,7 +99,7 @@ class MountainCarShaping:
         """That the run's own follower learns from, the lower one of the two."""
         return self.run.num_iterations * self.schedule.num_chains
 
-    def rivals(self) -> dict[str, tuple[tuple[float, float, float], int]]:
+    def other_shapings(self) -> dict[str, tuple[tuple[float, float, float], int]]:
         """Weights of `known_shapings`, and from how many transitions followers learn under them."""
         return {
             "none": ((0.0, 0.0, 0.0), self.num_transitions),
@@ -160,82 +138,68 @@ class MountainCarShaping:
             states=np.asarray(episodes[0])[:, :SHOWN],
         )
 
+    def measure_run(self, algorithm: SingleLoopActorCritic, result: RunResult) -> dict[str, np.ndarray]:
+        """The first and the last x, and how followers under every shaping fare."""
+        first = np.stack([_first_x(algorithm, self.key(seed)) for seed in range(self.run.num_seeds)])
+        judged = self.compare(algorithm, first, result)
+        arrays = {"first_x": first, "last_x": np.asarray(result.x)}
+        for name, of_shaping in judged.items():
+            arrays |= {f"{name}_{key}": np.asarray(value) for key, value in of_shaping._asdict().items()}
+        return arrays
 
-def main(config: MountainCarShaping, folder: RunFolder, *, progress: bool = True):
-    """Runs the experiment, trains followers under every shaping, and draws the figures."""
-    algorithm = config.algorithm()
-    result = config.run.run(algorithm, folder, progress=progress)
-    if not processes.is_writer():
-        return
-    first = np.stack([_first_x(algorithm, config.key(seed)) for seed in range(config.run.num_seeds)])
-    judged = compare(config, algorithm, first, result)
-    folder.write_arrays(
-        "followers",
-        first_x=first,
-        last_x=np.asarray(result.x),
-        **{f"{name}_{key}": np.asarray(value) for name, of in judged.items() for key, value in of._asdict().items()},
-    )
-    plot(folder)
+    def compare(
+        self, algorithm: SingleLoopActorCritic, first: Float[np.ndarray, "seeds P V"], result: RunResult
+    ) -> dict[str, Judged]:
+        """Followers under every shaping; the names are those of `LABELS`."""
+        num_transitions, last = self.num_transitions, np.asarray(result.x)
+        own = [lower(result.states, seed) for seed in range(len(last))]
+        judged = {
+            "learned": self.judge(algorithm, last, num_transitions),
+            "policy": self.watch(algorithm, last, own, num_transitions),
+            "first": self.judge(algorithm, first, num_transitions),
+        }
+        known = dataclasses.replace(algorithm, problem=known_shapings(self.discount, NUM_STEPS))
+        for name, (weights, count) in self.other_shapings().items():
+            judged[name] = self.judge(known, np.tile(np.asarray(weights, np.float32), (len(last), 1)), count)
+        return judged
 
+    def plot(self, folder: RunFolder):
+        """Draws the figures of a run folder and the animation, and writes its table."""
+        figures.draw_step_sizes(folder)
+        figures.draw_sampled_curves(folder)
+        draw_mountain_car_shaping(folder, LABELS)
+        animate_mountain_car(folder)
+        folder.write_text("table.md", self.table(folder))
 
-def compare(
-    config: MountainCarShaping,
-    algorithm: SingleLoopActorCritic,
-    first: Float[np.ndarray, "seeds P V"],
-    result: RunResult,
-) -> dict[str, Judged]:
-    """Followers under every shaping; the names are those of `LABELS`."""
-    num_transitions, last = config.num_transitions, np.asarray(result.x)
-    own = [lower(result.states, seed) for seed in range(len(last))]
-    judged = {
-        "learned": config.judge(algorithm, last, num_transitions),
-        "policy": config.watch(algorithm, last, own, num_transitions),
-        "first": config.judge(algorithm, first, num_transitions),
-    }
-    known = dataclasses.replace(algorithm, problem=known_shapings(config.discount, NUM_STEPS))
-    for name, (weights, count) in config.rivals().items():
-        judged[name] = config.judge(known, np.tile(np.asarray(weights, np.float32), (len(last), 1)), count)
-    return judged
+    def table(self, folder: RunFolder) -> str:
+        """Share of the episodes that arrive under every shaping, in Markdown."""
+        data = folder.read_arrays(self.results)
+        lines = [
+            "| shaping | transitions | arrive in 200 steps, each seed | interquartile mean | 95 % interval "
+            "| mean steps |",
+            "|---|---|---|---|---|---|",
+        ]
+        for name, label in LABELS.items():
+            arrived, steps = data[f"{name}_arrived"], data[f"{name}_steps"]
+            low, high = bootstrap_interval(arrived)
+            lines.append(
+                f"| {label} | {int(data[f'{name}_transitions']):,} | {' '.join(f'{share:.3f}' for share in arrived)} | "
+                f"{interquartile_mean(arrived):.3f} | [{low:.3f}, {high:.3f}] | {steps.mean():.0f} |"
+            )
+        return "\n".join(lines) + "\n"
+
+    def summarize(self, folder: RunFolder) -> str:
+        """One line about the outcome."""
+        data = folder.read_arrays(self.results)
+        learned, none, longer = (data[f"{name}_arrived"] for name in ("learned", "none", "none_longer"))
+        return (
+            f"episodes that reach the goal, followers trained from scratch, {len(learned)} seeds: with the learned "
+            f"shaping {100 * learned.min():.0f} to {100 * learned.max():.0f} %, without {100 * none.min():.0f} to "
+            f"{100 * none.max():.0f} %, without and with 3 times the transitions {100 * longer.min():.0f} to "
+            f"{100 * longer.max():.0f} %"
+        )
 
 
 def _first_x(algorithm: SingleLoopActorCritic, seed_key: Array) -> Float[np.ndarray, "P V"]:
     """Where the run of a seed begins."""
     return np.asarray(algorithm.init(key_of_start(seed_key)).x)
-
-
-def plot(folder: RunFolder):
-    """Draws the figures of a run folder and the animation, and writes its table."""
-    figures.draw_step_sizes(folder)
-    figures.draw_sampled_curves(folder)
-    draw_mountain_car_shaping(folder, LABELS)
-    animate_mountain_car(folder)
-    folder.write_text("table.md", table(folder))
-
-
-def table(folder: RunFolder) -> str:
-    """Share of the episodes that arrive under every shaping, in Markdown."""
-    data = folder.read_arrays("followers")
-    lines = [
-        "| shaping | transitions | arrive in 200 steps, each seed | interquartile mean | 95 % interval | mean steps |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, label in LABELS.items():
-        arrived, steps = data[f"{name}_arrived"], data[f"{name}_steps"]
-        low, high = bootstrap_interval(arrived)
-        lines.append(
-            f"| {label} | {int(data[f'{name}_transitions']):,} | {' '.join(f'{share:.3f}' for share in arrived)} | "
-            f"{interquartile_mean(arrived):.3f} | [{low:.3f}, {high:.3f}] | {steps.mean():.0f} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def summarize(folder: RunFolder) -> str:
-    """One line about the outcome."""
-    data = folder.read_arrays("followers")
-    learned, none, longer = (data[f"{name}_arrived"] for name in ("learned", "none", "none_longer"))
-    return (
-        f"episodes that reach the goal, followers trained from scratch, {len(learned)} seeds: with the learned shaping "
-        f"{100 * learned.min():.0f} to {100 * learned.max():.0f} %, without {100 * none.min():.0f} to "
-        f"{100 * none.max():.0f} %, without and with 3 times the transitions {100 * longer.min():.0f} to "
-        f"{100 * longer.max():.0f} %"
-    )

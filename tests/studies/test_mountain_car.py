@@ -12,26 +12,26 @@ from bilevel_rl import figures
 from bilevel_rl.cli import main
 from bilevel_rl.problems import mountain_car
 from bilevel_rl.runs.folder import RunFolder
-from bilevel_rl.studies import mountain_car_shaping
 from bilevel_rl.studies.config import RunConfig
 from bilevel_rl.studies.followers import train
-from bilevel_rl.studies.mountain_car_shaping import LABELS, MountainCarShaping
-from bilevel_rl.studies.mountain_car_shaping_figures import animate_mountain_car
+from bilevel_rl.studies.mountain_car import figures as drawing, study
+from bilevel_rl.studies.mountain_car.figures import animate_mountain_car
+from bilevel_rl.studies.mountain_car.study import LABELS, MountainCarStudy
 
 FEW = ["--num-seeds", "2", "--num-iterations", "60", "--log-every", "30", "--width", "8", "--num-chains", "4"]
-SMALL = MountainCarShaping(width=8, run=RunConfig(num_seeds=2, num_iterations=60))
+SMALL = MountainCarStudy(width=8, run=RunConfig(num_seeds=2, num_iterations=60))
 
 
 @pytest.fixture
 def few_episodes(monkeypatch):
-    monkeypatch.setattr(mountain_car_shaping, "NUM_EPISODES", 4)
+    monkeypatch.setattr(study, "NUM_EPISODES", 4)
 
 
 @pytest.fixture
 def little_to_draw(monkeypatch):
-    monkeypatch.setattr(figures.mountain_car_shaping, "FRAME_EVERY", 20)
+    monkeypatch.setattr(drawing, "FRAME_EVERY", 20)
     for name in ("draw_step_sizes", "draw_sampled_curves"):  # Other tests draw these.
-        monkeypatch.setattr(plots, name, lambda folder: None)
+        monkeypatch.setattr(figures, name, lambda folder: None)
 
 
 @pytest.mark.slow
@@ -101,4 +101,4 @@ def _pushing_along(follower):
 )
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(MountainCarShaping(), **options).algorithm()
+        dataclasses.replace(MountainCarStudy(), **options).check()

@@ -1,0 +1,144 @@
+"""What experiments have in common: one run or several, then what is measured of them, then figures."""
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from bilevel_rl import figures
+from bilevel_rl.algorithms import Algorithm, SingleLoopActorCritic
+from bilevel_rl.runs import processes
+from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.runs.run import RunResult
+from bilevel_rl.runs.study import Study
+from bilevel_rl.studies.config import RunConfig, ScheduleConfig
+
+WHOLE = "."
+"""The subfolder of a single run: none."""
+
+
+class Finished(NamedTuple):
+    """A run that has come to its end: what ran, where, and with which result."""
+
+    algorithm: Any
+    folder: RunFolder
+    result: RunResult
+
+
+@dataclass(frozen=True)
+class Experiment(Study):
+    """A study that runs algorithms, measures what came out, writes that to `RESULTS.npz`, and draws it."""
+
+    results: ClassVar[str]
+    """name of the file with what `measure` returned"""
+
+    run: RunConfig = field(default_factory=RunConfig)
+
+    @abc.abstractmethod
+    def algorithms(self) -> Mapping[str, Algorithm]:
+        """What runs, by the subfolder that it runs in; building it checks its options."""
+
+    @abc.abstractmethod
+    def measure(self, finished: Mapping[str, Finished]) -> dict[str, np.ndarray]:
+        """What is worked out after the runs, by the names of the arrays in the file; nothing for no file."""
+
+    def settings(self, algorithm: Algorithm) -> RunConfig:
+        """How one of `algorithms` is run."""
+        return self.run
+
+    @property
+    def num_iterations(self) -> int | None:
+        """Iterations of a run."""
+        return self.run.num_iterations
+
+    @property
+    def tensorboard(self) -> bool:
+        """Whether it also writes TensorBoard scalars."""
+        return self.run.tensorboard
+
+    def check(self):
+        """Raises `ValueError` for options that cannot be run with."""
+        self.run.check()
+        self.algorithms()
+
+    def main(self, folder: RunFolder, *, progress: bool = True):
+        """Runs what the folder does not hold yet, measures, and draws the figures."""
+        finished = {}
+        for name, algorithm in self.algorithms().items():
+            of_run = RunFolder(folder.path / name, tensorboard=self.tensorboard)
+            result = self.settings(algorithm).run(algorithm, of_run, progress=progress)
+            finished[name] = Finished(algorithm, of_run, result)
+        if processes.is_writer():
+            if measured := self.measure(finished):
+                folder.write_arrays(self.results, **measured)
+            self.plot(folder)
+
+
+@dataclass(frozen=True)
+class SingleRun(Experiment):
+    """An experiment that is one run of Algorithm 1."""
+
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+    @abc.abstractmethod
+    def algorithm(self) -> SingleLoopActorCritic:
+        """What runs; building it checks every option."""
+
+    @abc.abstractmethod
+    def measure_run(self, algorithm: SingleLoopActorCritic, result: RunResult) -> dict[str, np.ndarray]:
+        """What is worked out after the run."""
+
+    def algorithms(self) -> Mapping[str, Algorithm]:
+        """The only one."""
+        return {WHOLE: self.algorithm()}
+
+    def measure(self, finished: Mapping[str, Finished]) -> dict[str, np.ndarray]:
+        """What is worked out after the run."""
+        return self.measure_run(finished[WHOLE].algorithm, finished[WHOLE].result)
+
+
+@dataclass(frozen=True)
+class BesideOptimum(SingleRun):
+    """A run beside the problem's known optimum, whose objective is `optimal_objective` in the file.
+
+    Where the model is too large to be measured exactly at every log point, only what was sampled is drawn.
+    """
+
+    reference: ClassVar[str] = "Φ*"
+    """how the objective of the optimum is called"""
+
+    @abc.abstractmethod
+    def draw(self, folder: RunFolder):
+        """Draws the figure of the experiment, beside those that all have."""
+
+    def measure(self, finished: Mapping[str, Finished]) -> dict[str, np.ndarray]:
+        """What is worked out after a run that was measured exactly."""
+        return {} if figures.is_sampled(finished[WHOLE].folder) else super().measure(finished)
+
+    def plot(self, folder: RunFolder):
+        """Draws the figures of a run folder."""
+        figures.draw_step_sizes(folder)
+        if figures.is_sampled(folder):
+            figures.draw_sampled_curves(folder)
+            return
+        self.draw(folder)
+        figures.draw_learning_curves(folder, optimal_objective=self.optimal_objective(folder))
+        figures.draw_residuals(folder)
+
+    def optimal_objective(self, folder: RunFolder) -> float:
+        """Φ at the known optimum."""
+        return float(folder.read_arrays(self.results)["optimal_objective"])
+
+    def summarize(self, folder: RunFolder) -> str:
+        """One line about the outcome."""
+        if figures.is_sampled(folder):
+            return figures.summarize_samples(folder)
+        optimal = self.optimal_objective(folder)
+        initial = figures.initial_values(folder, "upper_objective") - optimal
+        shares = 100 * (figures.final_values(folder, "upper_objective") - optimal) / initial
+        return (
+            f"{self.reference} = {optimal:.4f}; final gap to it in percent of the initial one: largest "
+            f"{shares.max():.2f} %, median {np.median(shares):.2f} % of {len(shares)} seeds"
+        )

@@ -1,0 +1,1 @@
+"""Reward shaping on MountainCar: the study, and its figures."""
