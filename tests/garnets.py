@@ -146,7 +146,7 @@ UPPERS = ("functional", "policy", "one trajectory", "two trajectories")
 
 
 def upper_objective(kind: str, seed: int = 0, num_states: int = 5, num_actions: int = 3):
-    """An upper objective of each kind that is no `OccupancyCost`, for problems of that size."""
+    """An upper objective of each kind that is not an `OccupancyCost`, for problems of that size."""
     rng = np.random.default_rng([seed, 5])
     shape, bowl = (num_states, num_actions), Bowl(rng.normal(size=3))
     if kind == "functional":

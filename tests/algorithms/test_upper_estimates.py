@@ -1,4 +1,4 @@
-"""Estimates of upper objectives that are no mean of costs, against their exact means and fixed points."""
+"""Estimates of upper objectives that are not means of costs, against their exact means and fixed points."""
 
 import warnings
 

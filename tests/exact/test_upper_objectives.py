@@ -1,4 +1,4 @@
-"""Oracles of upper objectives that are no mean of costs, against finite differences and brute force."""
+"""Oracles of upper objectives that are not means of costs, against finite differences and brute force."""
 
 import itertools
 

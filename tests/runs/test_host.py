@@ -291,7 +291,7 @@ def test_what_cannot_be_run_is_refused():
         run_host(algorithm, key, vector(Table), 1, checkpoint_every=-1.0)
     with pytest.raises(ValueError, match="must be a HostEnvironment, got a TabularMDP"):
         run_host(algorithm_in(compiled(None)), key, vector(Table), 10)
-    with pytest.raises(ValueError, match="use run_host in place of run"):
+    with pytest.raises(ValueError, match="use run_host instead of run"):
         run(algorithm, key, 1, 10)
 
 

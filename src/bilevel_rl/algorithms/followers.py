@@ -152,7 +152,7 @@ class Followers(eqx.Module):
             self.policies.check(environment)
         elif not isinstance(environment, TabularMDP):
             raise ValueError(
-                "policies must be given where the environment is no TabularMDP, for instance "
+                "policies must be given where the environment is not a TabularMDP, for instance "
                 "NeuralActorCritic.mlp(problem.environment)"
             )
         if self.num_steps > 1 and isinstance(environment, HostEnvironment):

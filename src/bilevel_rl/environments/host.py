@@ -123,7 +123,7 @@ class HostEnvironment(eqx.Module):
         return episode.is_truncated
 
 
-NOT_HERE = "a HostEnvironment cannot be stepped by a compiled run; use run_host in place of run"
+NOT_HERE = "a HostEnvironment cannot be stepped by a compiled run; use run_host instead of run"
 
 
 def _num_values(space: Any) -> int | None:

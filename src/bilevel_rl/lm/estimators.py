@@ -35,7 +35,7 @@ def regularizer(
 ) -> Float[Tensor, " M"]:
     """R(s), the expected part of an action's reward: β E_π[log π_ref] + τ H(π).
 
-    The paper's loop has H(π(·|s)) in δ in place of −log π(a|s). Here log π_ref(a|s) is a part of the reward that is
+    The paper's loop has H(π(·|s)) in δ instead of −log π(a|s). Here log π_ref(a|s) is a part of the reward that is
     known for all actions, so its mean can stand in its place too, and π = π_ref gives 0 without noise for τ = β.
     """
     entropy, cross = entropy_and_cross(logits, reference_logits)

@@ -85,7 +85,7 @@ def four_rooms(
         discount: γ of both levels.
 
     Raises:
-        ValueError: `entropy_weight` or `budget` is not positive, `beta` is negative, `slip` is no probability, or
+        ValueError: `entropy_weight` or `budget` is not positive, `beta` is negative, `slip` is not a probability, or
             `discount` lies outside [0, 1).
 
     Example:

@@ -30,7 +30,7 @@ class GoalPlacement:
     (`goal_placement_optimum`). Walls hold no reward, whatever their logits: most of it could be hidden there on
     cheap ground, where nobody collects it.
 
-    The follower starts uniformly in the free cells that are no hazards; a hazard sends it back to the start.
+    The follower starts uniformly in the free cells that are not hazards; a hazard sends it back to the start.
 
     Args:
         size: cells along a side of the grid; walls and hazards must fit.

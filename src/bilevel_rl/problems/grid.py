@@ -23,7 +23,7 @@ class Grid:
     move off the grid or into a wall stays. From a hazard every action leads back to the start distribution.
 
     Raises:
-        ValueError: `size` < 2, `slip` outside [0, 1], or a wall or hazard that is no cell of the grid or is both.
+        ValueError: `size` < 2, `slip` outside [0, 1], or a wall or hazard that is not a cell of the grid or is both.
     """
 
     size: int
@@ -63,7 +63,7 @@ class Grid:
         return jnp.stack(jnp.divmod(state, self.size)).astype(float)
 
     def free_states(self) -> Int[np.ndarray, " free"]:
-        """Indices of the cells that are no walls."""
+        """Indices of the cells that are not walls."""
         return np.setdiff1d(np.arange(self.num_cells), [self.state(cell) for cell in self.walls])
 
     def mdp(self, start: Sequence[Cell] | None, discount: float) -> TabularMDP:

@@ -253,7 +253,7 @@ def find_runs(path: Path | str) -> list[RunFolder]:
     """The folders with metric rows in a run folder: itself, or the subfolders of an experiment with several runs.
 
     Raises:
-        RunFolderError: the path is no run folder, or it holds no metrics.
+        RunFolderError: the path is not a run folder, or it holds no metrics.
     """
     path = Path(path)
     if not any((path / name).is_file() for name in ("config.json", "run.json")):

@@ -236,7 +236,7 @@ def _read(archive: Path, path: str) -> bytes:
         with tarfile.open(fileobj=io.BytesIO(content)) as file:
             member = file.extractfile(step)
             if member is None:
-                raise KeyError(f"{step!r} is no file")
+                raise KeyError(f"{step!r} is not a file")
             content = member.read()
     return content
 

@@ -36,7 +36,7 @@ class Vader:
         path = assets.vader() / "vaderSentiment.py"
         spec = importlib.util.spec_from_file_location("bilevel_rl_vader", path)
         if spec is None or spec.loader is None:
-            raise ImportError(f"{path} is no Python module")
+            raise ImportError(f"{path} is not a Python module")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         self._analyzer = module.SentimentIntensityAnalyzer()
