@@ -312,6 +312,15 @@ def test_progress_is_shown_unless_told_otherwise(tmp_path, monkeypatch):
     assert shown == [True, False, True, False]
 
 
+def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch):
+    def interrupt(study, folder, progress):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(GoalPositionStudy, "main", interrupt)
+    code, _, _ = call("run", "goal-position", "--folder", tmp_path / "run")
+    assert code == f"interrupted; go on with `bilevel-rl resume {tmp_path / 'run'}`"
+
+
 def test_a_run_gets_a_dated_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(GoalPositionStudy, "main", lambda study, folder, progress: None)

@@ -204,7 +204,10 @@ def _finish(study: Study, folder: RunFolder, console: Console, *, progress: bool
     if not processes.is_writer():
         console.quiet = True
     console.print(f"{study.name} → {_shown(folder.path)}")
-    study.main(folder, progress=progress)
+    try:
+        study.main(folder, progress=progress)
+    except KeyboardInterrupt as interrupt:
+        raise SystemExit(f"interrupted; go on with `bilevel-rl resume {_shown(folder.path)}`") from interrupt
     if not processes.is_writer():
         return
     console.print(study.summarize(folder))
