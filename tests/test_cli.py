@@ -774,7 +774,7 @@ from typing import ClassVar
 import numpy as np
 
 from bilevel_rl import figures
-from bilevel_rl.algorithms import SingleLoopActorCritic
+from bilevel_rl.algorithms import Followers, SingleLoopActorCritic
 from bilevel_rl.problems import goal_position
 from bilevel_rl.studies.config import RunConfig
 from bilevel_rl.studies.experiment import SingleRun
