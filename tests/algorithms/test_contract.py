@@ -224,6 +224,7 @@ def test_an_algorithm_says_what_it_solves_and_how(algorithm, problem):
     assert isinstance(algorithm.step_sizes, StepSizes)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_bits(algorithm, tmp_path):
     key, options = jax.random.key(5), {"log_every": 5, "progress": False, "checkpoint_every": 0.0}
     whole = run(algorithm, key, 2, 15, folder=tmp_path / "whole", **options)

@@ -164,11 +164,11 @@ def test_runs_that_the_files_hold_are_not_run_again(runs, drawn, monkeypatch):
     study.condense(runs)
     remove_run_folders(runs)
 
-    def run(config, folder):
+    def run(config, folder, *, progress=True):
         shutil.rmtree(folder.path)
         write_run(runs, config.method, config.run.seed)
 
-    monkeypatch.setattr(study.happy_tweets, "main", run)
+    monkeypatch.setattr(study.HappyTweets, "main", run)
     study.main(study.Study(folder=runs, methods=("bilevel", "two-stage"), betas=(0.1,), seeds=(0, 1, 2)))
     assert {path.parent.name for path in runs.glob("*/evaluation.csv")} == {
         "bilevel-beta-0.1-seed-2",

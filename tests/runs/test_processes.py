@@ -14,7 +14,7 @@ import pytest
 from bilevel_rl.runs import processes
 
 OPTIONS = ["goal-position", "--size", "4", "--target", "3", "1", "--initial-x", "0", "3", "--num-seeds", "4"]
-OPTIONS += ["--num-chains", "8", "--checkpoint-every", "0", "--no-progress"]
+OPTIONS += ["--num-chains", "8", "--seeds-per-group", "1", "--checkpoint-every", "0", "--no-progress"]
 
 
 def free_port() -> int:
@@ -72,14 +72,12 @@ def test_devices_of_one_process_write_the_rows_of_one(alone, tmp_path):
     assert (tmp_path / "run/metrics.csv").read_bytes() == (alone / "metrics.csv").read_bytes()
 
 
-@pytest.mark.slow
-def test_devices_that_share_the_chains_of_a_seed_write_the_rows_of_one(alone, tmp_path):
-    options = ["--num-iterations=300", "--log-every=100", "--num-seeds=2"]
-    finish([start("run", tmp_path / "run", *options, cpu_devices=4)])
-    header, *rows = (alone / "metrics.csv").read_text().splitlines()
-    assert header.startswith("seed,")
-    expected = [header, *(row for row in rows if row.startswith(("0,", "1,")))]
-    assert (tmp_path / "run/metrics.csv").read_text().splitlines() == expected
+def test_more_devices_than_seeds_are_refused(tmp_path):
+    member = start("run", tmp_path / "run", "--num-iterations=300", "--num-seeds=2", cpu_devices=4)
+    output = member.communicate(timeout=180)[0]
+    assert member.returncode == 2
+    assert "2 seeds in groups of 1 cannot be shared evenly by 4 devices; run a multiple of 4 seeds" in output
+    assert not (tmp_path / "run/metrics.csv").exists()
 
 
 @pytest.mark.slow

@@ -116,7 +116,8 @@ class Followers(eqx.Module):
     Example:
         >>> import bilevel_rl as brl
         >>> paper = brl.Followers(num_chains=1, coupled=False)
-        >>> brl.SingleLoopActorCritic(brl.problems.goal_position(), followers=paper).num_transitions_per_iteration
+        >>> steps = brl.StepSizes.decaying(actor=0.05, critic=0.5, offset=1.0)
+        >>> brl.SingleLoopActorCritic(brl.problems.goal_position(), steps, paper).num_transitions_per_iteration
         2
     """
 
