@@ -19,6 +19,18 @@ MAPPED_REGIONS = 15_000
 """A process may have 65,530 (Linux, `vm.max_map_count`), and every program that JAX loads takes some of them."""
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a test that is marked `variants` the first tier has the first case; all others are slow."""
+    seen = set()
+    for item in items:
+        if item.get_closest_marker("variants"):
+            function = item.path, item.originalname
+            if function in seen:
+                item.add_marker("slow")
+            seen.add(function)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _programs_are_unloaded():
     yield

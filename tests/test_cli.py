@@ -119,9 +119,9 @@ TABLES = {"four-rooms": {"table.md"}}
 NOT_RUN_HERE = {"cartpole-design", "happy-tweets", "inverse-rl", "mountain-car", "pendulum-design", "target-visitation"}
 """Cart, car and pendulum have files of their own, happy-tweets is in tests/lm; the others, `preferences` with another
 objective, are built below."""
-SLOW = {"coupling", "preferences", "rates"}
+QUICK = "goal-position"
 FINISHED = [
-    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+    name if name == QUICK else pytest.param(name, marks=pytest.mark.slow)
     for name in sorted(set(EXPERIMENTS) - NOT_RUN_HERE)
 ]
 RUN_FILES = {"run.json", "environment.json", "metrics.csv", "timing.csv", "divergences.json", "checkpoints"}
@@ -186,6 +186,7 @@ def test_run_writes_config_tables_arrays_and_figures(finished):
     assert entries_of(folder) == {"config.json", ARRAYS[name], "figures"} | own_files | TABLES.get(name, set())
 
 
+@pytest.mark.slow
 def test_experiments_that_share_their_code_with_another_are_built():
     inverse = reward_learning.InverseRL(num_demonstrations=500)
     states, _ = inverse.demonstrations()
@@ -238,6 +239,7 @@ def test_plot_draws_the_same_figures_again_and_runs_nothing(finished, tmp_path, 
     assert entries_of(copy) == entries_of(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finished", ["goal-position"], indirect=True)
 def test_figures_for_print_are_drawn_when_asked_for_and_the_same_bytes_again(finished, tmp_path, computes_nothing):
     _, folder, _ = finished
@@ -332,6 +334,7 @@ def test_a_run_gets_a_dated_folder_of_its_own(tmp_path, monkeypatch):
     assert out == f"goal-position → runs/{folder.name}\nwell done\n"
 
 
+@pytest.mark.slow
 def test_tensorboard_is_written_when_asked_for_also_by_resume(tmp_path, monkeypatch):
     def write(study, folder, progress):
         folder.append_rows("metrics", [{"seed": 0, "num_iterations": 0, "upper_objective": 0.5}])
@@ -818,6 +821,7 @@ def new_study(tmp_path, monkeypatch):
     find_studies.cache_clear()
 
 
+@pytest.mark.slow
 def test_a_new_file_is_an_experiment_that_is_listed_run_resumed_and_drawn(new_study, tmp_path):
     folder = tmp_path / "runs" / "mine"
     assert "Say how far the goal walks [new]." in call("list", tmp_path / "runs")[1]

@@ -155,6 +155,7 @@ def test_an_algorithm_is_a_pytree(algorithm, step, noise):
     assert_same(rebuilt.draw(jax.random.key(1), 3), algorithm.draw(jax.random.key(1), 3))
 
 
+@pytest.mark.variants
 @pytest.mark.parametrize(
     "is_one_counter",
     [pytest.param(False, marks=pytest.mark.slow, id="a counter each"), pytest.param(True, id="one counter")],
@@ -200,6 +201,7 @@ def test_x_moves_and_stays_feasible(algorithm, problem, step, noise):
     assert np.ptp(visited, axis=0).max() > 0
 
 
+@pytest.mark.variants
 def test_log_policies_are_normalized_and_as_many_as_an_info_tells_of(name, algorithm, problem, step, noise):
     state = algorithm.init(jax.random.key(0))
     num_policies = 1 if name in WITH_ONE_POLICY else 2

@@ -71,6 +71,7 @@ def test_the_policies_are_the_followers_answer_and_the_info_its_cost(problem):
     np.testing.assert_allclose(info.mean_cost, [cost], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_run_ends_at_a_stationary_point_with_no_transitions(problem):
     result = run(ExactDescent(problem, step_sizes()), jax.random.key(0), 2, 200, log_every=100, progress=False)
     stationary = solve(problem, entropy_weight=TAU)
@@ -100,6 +101,7 @@ def test_single_precision_resolves_four_rooms_at_its_smallest_entropy_weight():
         assert np.linalg.norm(move + gradient) < 0.01 * np.linalg.norm(gradient) + 1e-6
 
 
+@pytest.mark.slow
 def test_an_answer_that_does_not_converge_stops_the_seed_and_says_why(problem):
     algorithm = ExactDescent(problem, step_sizes(entropy=1e-30))
     with pytest.warns(RuntimeWarning, match=r"seed 0 diverged: .*the follower's exact answer did not converge"):

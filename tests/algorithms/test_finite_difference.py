@@ -63,6 +63,7 @@ def sloped_problem(shape):
     ), slope.ravel()
 
 
+@pytest.mark.variants
 @pytest.mark.parametrize(("shape", "num_directions"), [((), 1), ((2, 2), 4), ((5,), 1)])
 def test_few_coordinates_are_all_tried_and_of_many_one_random_direction(shape, num_directions):
     problem, slope = sloped_problem(shape)
@@ -216,6 +217,7 @@ def test_every_follower_learns_for_t_steps_at_its_own_x_before_x_is_projected():
         np.testing.assert_allclose(np.exp(log_policy), policies_of(after.parameters)[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_runs_end_close_to_the_exact_solution():
     problem, τ = valley(), 0.3
     optimum = exact.solve(problem, entropy_weight=τ)

@@ -91,6 +91,7 @@ def z_scores(samples, mean):
     return np.abs(samples.mean(0) - mean) / (samples.std(0, ddof=1) / len(samples) ** 0.5 + 1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_the_mean_estimate_at_the_answer_is_the_hyper_gradient(name):
     problem = garnet(name)
@@ -103,6 +104,7 @@ def test_the_mean_estimate_at_the_answer_is_the_hyper_gradient(name):
         assert z_scores(gradients, mean_estimate(problem, policy, LONG, **mistake)).max() > 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_short_rollouts_miss_what_lies_beyond_them_and_nothing_else(name):
     problem = garnet(name)
@@ -134,6 +136,7 @@ def test_without_discounted_future_one_step_is_all():
     assert z_scores(gradients, np.asarray(expected)).max() < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_tables_of_average_returns_estimate_the_hyper_gradient_with_less_noise(name):
     problem = garnet(name)
@@ -259,6 +262,7 @@ def final_states(algorithm, keys, num_iterations):
     return jax.vmap(one)(keys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hpgd", "planned_hpgd"])
 def test_runs_end_close_to_the_exact_solution(name):
     problem = goal_position(

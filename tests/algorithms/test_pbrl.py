@@ -72,6 +72,7 @@ def test_with_one_inner_step_the_value_penalty_takes_the_steps_of_algorithm_1():
     assert np.abs(flat(state) - start).max() > 0.5
 
 
+@pytest.mark.variants
 @pytest.mark.parametrize("kind", BOTH)
 def test_the_answer_takes_t_steps_at_fixed_x(kind):
     problem, num_chains, num_inner_steps = random_problem(**PROBLEMS["terminal"]), 4, 3

@@ -120,6 +120,7 @@ def sampled(problem, followers, x, *, coupled, **options):
     )
 
 
+@pytest.mark.variants
 @pytest.mark.parametrize(
     ("name", "options"), [*((name, "paper") for name in PROBLEMS), ("garnet", "coupled"), ("dict", "expected")]
 )
@@ -175,6 +176,7 @@ def test_every_step_has_the_mean_that_the_method_asks_for(name, options):
         assert z_scores(sample.info[:, :, i], diagnostics).max() < 4
 
 
+@pytest.mark.variants
 def test_exact_policies_and_values_are_the_fixed_point(problem):
     problem = unbounded(problem)
     *_, w, τ = values_at(SIZES, NUM_ITERATIONS_BEFORE)
@@ -200,6 +202,7 @@ def test_exact_policies_and_values_are_the_fixed_point(problem):
     assert z_scores(sample.upper_gradient, unpenalized).max() > 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("generator", "coupled"), [*((generator, False) for generator in GENERATORS), ("rbg", True)])
 @pytest.mark.parametrize("name", ["garnet", "terminal"])
 def test_a_restarting_chain_visits_states_by_their_occupancy(name, generator, coupled):
@@ -297,6 +300,7 @@ def test_coupled_chains_of_equal_followers_never_part(problem):
     assert len(np.unique(state.chain_states)) > 1
 
 
+@pytest.mark.variants
 def test_an_average_is_the_answer_where_it_is_asked_for(problem):
     def path(**options):
         algorithm = SingleLoopActorCritic(problem, SIZES, Followers(4), **options)
@@ -347,6 +351,7 @@ def clip_to_half(x):
     return jax.tree.map(lambda leaf: jnp.clip(leaf, -0.5, 0.5), x)
 
 
+@pytest.mark.variants
 @pytest.mark.parametrize(("name", "num_chains"), [("garnet", 1), ("terminal", 1), ("terminal", 16), ("dict", 16)])
 def test_an_iteration_is_the_mean_of_the_papers_single_chain_iterations(name, num_chains):
     problem = dataclasses.replace(random_problem(**PROBLEMS[name]), project=clip_to_half)
@@ -377,6 +382,7 @@ def test_an_iteration_is_the_mean_of_the_papers_single_chain_iterations(name, nu
     assert num_repeated > 0 or num_chains == 1  # the samples of one state add up
 
 
+@pytest.mark.variants
 @pytest.mark.parametrize("num_chains", [1, 8])
 def test_tight_bounds_clip_the_critics_and_hold(num_chains):
     free = unbounded(random_problem(seed=0))
@@ -535,6 +541,7 @@ def run(algorithm, keys, num_iterations):
     return jax.vmap(one)(keys)
 
 
+@pytest.mark.slow
 def test_runs_end_close_to_the_exact_solution():
     problem = goal_position(
         size=4, target=(2, 1), width=2.0, initial_x=(1, 2), discount=0.8, installation_cost=0.1, home=(0, 0)

@@ -92,6 +92,7 @@ def sampled_steps(problem, follower, Q_c, value_gradients, num_samples=100, num_
     return [np.asarray(leaves) for leaves in zip(*steps, strict=True)]
 
 
+@pytest.mark.variants
 def test_at_exact_tables_x_follows_the_hyper_gradient_and_the_tables_stay(problem):
     follower, Q_c, value_gradients = exact_tables(problem)
     of_x, *of_tables = sampled_steps(problem, follower, Q_c, value_gradients)
@@ -112,6 +113,7 @@ def _direct_gradient(problem, d):
     return jax.grad(lambda x: jnp.sum(d * problem.costs(x, *pairs)) + problem.upper.regularizer(x))(x)
 
 
+@pytest.mark.variants
 def test_away_from_exact_tables_steps_are_those_of_temporal_differences(problem):
     mdp, P, γ = problem.environment, kernel(problem.environment), problem.environment.discount
     rng = np.random.default_rng(3)

@@ -71,6 +71,7 @@ UNITS = {"reward": 2.0**7, "cost": 2.0**-9, "x": 2.0**5}
 """Powers of two commute with rounding, so nothing at all may differ."""
 
 
+@pytest.mark.slow
 def test_other_units_give_the_same_policies_and_the_same_x_in_its_own_unit(problem):
     own, others = end(rescaled(problem)), end(rescaled(problem, **UNITS))
     np.testing.assert_array_equal(others.chain_states, own.chain_states)

@@ -51,6 +51,7 @@ def into_table(explicit, shape):
     return np.asarray(jnp.zeros(shape).at[states].add(slopes))
 
 
+@pytest.mark.slow
 def test_every_demonstration_counts_once():
     problem, log_policy = random_problem(3, upper=upper_objective("policy")), np.log(random_policy(4))
     count = len(problem.upper.states)
@@ -63,6 +64,7 @@ def test_every_demonstration_counts_once():
     assert not np.any(f.step_costs)
 
 
+@pytest.mark.variants
 @pytest.mark.parametrize("kind", ["one trajectory", "two trajectories"])
 def test_scores_of_trajectories_are_unbiased(kind):
     """Means of 400 estimates from 50 tuples each, within four standard errors."""
@@ -106,6 +108,7 @@ def test_the_occupancy_is_tracked_and_its_slope_is_the_cost():
     np.testing.assert_allclose(f.step_costs.reshape(5, 3), costs, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "natural"), [*((kind, False) for kind in UPPERS), ("two trajectories", True)])
 def test_the_penalized_policy_is_learned(kind, natural):
     """x stands still; θᴸ must come close to π^L, which is far from the follower's answer."""

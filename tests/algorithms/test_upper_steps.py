@@ -62,6 +62,7 @@ def test_a_recursion_follows_xs_own_move_where_momentum_lags_behind():
     assert_close(path, moves(UpperSteps(), [0.0] * 20)[0])
 
 
+@pytest.mark.slow
 def test_a_recursion_averages_noise_away():
     noises = np.random.default_rng(0).normal(size=4_000)
 

@@ -199,6 +199,7 @@ def cliff(tmp_path_factory):
     return tasks
 
 
+@pytest.mark.slow
 def test_a_task_that_diverged_is_finished_and_has_the_worst_score(cliff, runs, tmp_path):
     diverged, steady = cliff
     assert len(RunFolder(diverged.folder).read_divergences()) == 2
@@ -252,6 +253,7 @@ class FreeRide(SingleLoopActorCritic):
         return 0
 
 
+@pytest.mark.slow
 def test_a_method_without_transitions_has_one_seed_and_is_a_line_to_compare_with(tmp_path, monkeypatch, copied):
     free = Method("free", lambda p, s, n: FreeRide(p, s, Followers(n)), {"upper": (0.01, 0.1)}, is_deterministic=True)
     monkeypatch.setitem(METHODS, "free", free)

@@ -91,6 +91,7 @@ def test_states_are_split_and_joined(contexts):
     assert contexts.join(context, local).tolist() == list(range(14))
 
 
+@pytest.mark.slow
 def test_chains_of_the_single_loop_are_in_a_context_as_often_as_it_weighs(union, contexts):
     algorithm = SingleLoopActorCritic(union, StepSizes.decaying(critic=4.0), Followers(512))
     result = run(algorithm, jax.random.key(0), 2, 40, log_every=40, diagnostics="sampled", progress=False)

@@ -142,6 +142,7 @@ def test_actions_of_gymnax_may_be_vectors():
         FunctionalEnvironment.from_gymnax(Continuous(), discount=0.9)
 
 
+@pytest.mark.slow
 def test_gymnasiums_cart_pole(phys2d):
     cart_pole = phys2d.CartPole()
     environment = FunctionalEnvironment.from_func_env(cart_pole, discount=0.99, time_limit=500)

@@ -90,6 +90,7 @@ def histories(algorithm, state, key, num_steps):
     return states[100:], flat[100:], rate[100:]
 
 
+@pytest.mark.slow
 def test_the_algorithms_chains_have_the_joint_law():
     problem, policies = random_problem(seed=0, discount=0.8), close_policies()
     algorithm, state = frozen(problem, policies, 2_000, coupled=True)
@@ -106,6 +107,7 @@ def test_the_algorithms_chains_have_the_joint_law():
     assert abs(float(rates.mean()) - agree) < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "coupled", "expects_actions"),
     [("garnet", False, False), ("garnet", True, False), ("terminal", True, True), ("dict", True, True)],

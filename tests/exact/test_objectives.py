@@ -188,6 +188,7 @@ def test_lower_residual_takes_deterministic_policies():
 # Hyper-gradients
 
 
+@pytest.mark.variants
 @all_problems
 def test_hyper_gradient_is_the_derivative_of_the_hyper_objective(problem):
     differences = central_differences(lambda x: hyper_objective(problem, x, entropy_weight=TAU), problem.initial_x)
@@ -402,6 +403,7 @@ def test_without_ties_little_entropy_tends_to_none():
 # Large models, precision and transformations
 
 
+@pytest.mark.slow
 def test_the_sparse_branch_agrees_with_the_dense_one(monkeypatch):
     x = np.array([2.0, 6.5])
     gradient = hyper_gradient(goal_position(size=8), x, entropy_weight=0.1)
@@ -413,6 +415,7 @@ def test_the_sparse_branch_agrees_with_the_dense_one(monkeypatch):
     np.testing.assert_allclose(hyper_gradient(problem, x, entropy_weight=0.1), gradient, rtol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharing", SHARED)
 def test_shared_tables_have_the_objectives_and_gradients_of_tables_written_out(sharing):
     x = np.array([0.4, -0.3, 0.8])

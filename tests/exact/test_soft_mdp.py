@@ -117,6 +117,7 @@ STARTS = {
 }
 
 
+@pytest.mark.variants
 @pytest.mark.parametrize(("seed", "entropy_weight", "num_terminal"), [(0, 0.5, 0), (1, 0.02, 1)])
 def test_from_any_start_the_solution_and_its_derivatives_are_the_same(seed, entropy_weight, num_terminal):
     mdp, τ = garnet(seed, num_terminal=num_terminal), jnp.asarray(entropy_weight)

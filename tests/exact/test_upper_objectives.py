@@ -22,6 +22,7 @@ def central_differences(function, x):
     return np.array([(function(x + H * unit) - function(x - H * unit)) / (2 * H) for unit in np.eye(len(x))])
 
 
+@pytest.mark.variants
 @pytest.mark.parametrize("kind", UPPERS)
 def test_implicit_gradients_are_slopes_of_the_objective(kind):
     problem = problem_of(kind, num_terminal=1)
@@ -30,6 +31,7 @@ def test_implicit_gradients_are_slopes_of_the_objective(kind):
     np.testing.assert_allclose(gradient, slopes, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.variants
 @pytest.mark.parametrize("kind", ["functional", "policy"])
 def test_penalty_gradients_are_slopes_of_the_penalty_objective(kind):
     problem, weights = problem_of(kind), {"entropy_weight": τ, "penalty": w}
@@ -38,6 +40,7 @@ def test_penalty_gradients_are_slopes_of_the_penalty_objective(kind):
     np.testing.assert_allclose(gradient, slopes, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["functional", "two trajectories"])
 def test_no_policy_near_the_penalized_one_is_better(kind):
     problem, x = problem_of(kind), problem_of(kind).initial_x
@@ -57,6 +60,7 @@ def test_no_policy_near_the_penalized_one_is_better(kind):
     assert exact.lower_residual(problem, x, answer, entropy_weight=τ, penalty=w) > 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["functional"])
 def test_implicit_gradients_where_the_dynamics_depend_on_x(kind):
     static = problem_of(kind)

@@ -281,6 +281,7 @@ def test_goal_placement_shows_objectives_placement_and_policy(placement_folder, 
 # Files.
 
 
+@pytest.mark.slow
 def test_figures_of_a_run_with_a_stopped_seed_are_written_in_both_styles(position_folder):
     with figures.also_for_print():
         POSITION.plot(position_folder)

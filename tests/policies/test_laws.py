@@ -38,6 +38,7 @@ def draw(name, seed=0, parameters=None, coupled=False):
     return LAWS[name].draw(rows, uniforms[0], uniforms[1:], coupled)
 
 
+@pytest.mark.variants
 @pytest.mark.parametrize("name", LAWS)
 def test_a_samples_direction_is_the_gradient_by_autodiff(name):
     actions, law, entropies = draw(name)
@@ -106,6 +107,7 @@ def test_coupled_gaussian_actions_share_their_noise_and_keep_their_laws():
     assert np.abs(np.corrcoef(independent[0, :, 0], independent[1, :, 0])[0, 1]) < 0.05
 
 
+@pytest.mark.slow
 def test_coupled_integers_agree_as_often_as_the_laws_allow():
     other = [0.3, -1.2, 0.4, 0.3]
     parameters = [PARAMETERS["categorical"], other]

@@ -183,6 +183,7 @@ def test_weights_of_seeds_side_by_side_are_drawn_one_after_the_other():
     shapes = factorized_shapes(jax.make_jaxpr(jax.vmap(policies.init))(keys).jaxpr)
     assert shapes
     assert {len(shape) for shape in shapes} == {2}
-    together, alone = jax.vmap(policies.init)(keys), [policies.init(key) for key in keys]
+    init = jax.jit(policies.init)
+    together, alone = jax.jit(jax.vmap(policies.init))(keys), [init(key) for key in keys]
     for leaf, others in zip(jax.tree.leaves(together), zip(*map(jax.tree.leaves, alone), strict=True), strict=True):
         np.testing.assert_array_equal(leaf, np.stack(others))

@@ -66,6 +66,7 @@ def central_difference(function, problem, h=1e-5):
     return np.array(gradient)
 
 
+@pytest.mark.variants
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_exact_gradients_are_central_differences(name):
     problem = driven_problem(**PROBLEMS[name])
@@ -104,6 +105,7 @@ def at_x(problem):
     return dataclasses.replace(problem, environment=environment, outcome_probabilities=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coupled", [False, True], ids=["independent", "coupled"])
 @pytest.mark.parametrize("name", ["garnet 0", "terminal", "dict"])
 def test_at_the_fixed_point_the_mean_of_the_upper_step_is_the_first_order_gradient(name, coupled):
@@ -129,6 +131,7 @@ def test_at_the_fixed_point_the_mean_of_the_upper_step_is_the_first_order_gradie
         assert z_scores(sample.follower_steps[:, i], 0.0).max() < 4
 
 
+@pytest.mark.slow
 def test_metric_rows_measure_at_the_dynamics_of_x():
     problem = driven_problem(seed=3)
     result = run(
@@ -181,6 +184,7 @@ def test_wind_blows_where_it_says():
     assert float(problem.upper.regularizer(x)) == pytest.approx(0.05 * share, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_sampled_run_comes_to_where_exact_descent_does():
     problem = wind_design(size=3, goal=(0, 2), target=(2, 0), price=0.02, width=2.0)
     best = run(

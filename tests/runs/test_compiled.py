@@ -132,6 +132,7 @@ def test_devices_must_be_able_to_share_the_groups(num_devices, num_seeds, seeds_
 # Random numbers and bits.
 
 
+@pytest.mark.variants
 @pytest.mark.parametrize(
     ("name", "generator"),
     [
@@ -210,6 +211,7 @@ def test_no_two_iterations_of_any_seeds_share_random_numbers(generator):
     np.testing.assert_allclose(totals.x + more_totals.x, noise[..., 0].sum(1), rtol=1e-5)
 
 
+@pytest.mark.variants
 @pytest.mark.parametrize(
     ("name", "seeds_per_group"),
     [
@@ -228,6 +230,7 @@ def test_bits_of_a_seed_do_not_depend_on_the_number_of_seeds(name, seeds_per_gro
     assert np.ptp(many[1].parameters, axis=0).max() > 0.01  # while the seeds differ
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("generator", "seeds_per_group"), [("rbg", 2), pytest.param("rbg", 1, marks=pytest.mark.slow)])
 def test_bits_of_a_seed_do_not_depend_on_the_number_of_seeds_with_any_generator(generator, seeds_per_group):
     counts = seeds_per_group, 3 * seeds_per_group
@@ -238,6 +241,7 @@ def test_bits_of_a_seed_do_not_depend_on_the_number_of_seeds_with_any_generator(
     assert np.abs(others[1].parameters - many[1].parameters).max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_groups_of_another_size_round_differently_at_most(name):
     ours, theirs = whole(name, 6, 2), whole(name, 6, 3)
@@ -245,6 +249,7 @@ def test_groups_of_another_size_round_differently_at_most(name):
     assert_close(ours[:2], theirs[:2])
 
 
+@pytest.mark.variants
 @pytest.mark.parametrize("name", PROBLEMS)
 @pytest.mark.parametrize("seeds_per_group", [3, 1])
 def test_pieces_that_start_within_a_block_end_with_the_same_bits(name, seeds_per_group):
@@ -355,6 +360,7 @@ def on_four_devices(tmp_path_factory):
         return dict(leaves)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_four_devices_end_with_the_bits_of_one(case, on_four_devices):
     expected = jax.tree.leaves(whole(*case))

@@ -148,6 +148,7 @@ def test_a_run_that_has_not_finished_learning_shows_no_failure(num_iterations, k
     assert set(got) <= {HEALTHY, UNFINISHED}, got
 
 
+@pytest.mark.slow
 def test_a_run_that_has_not_finished_learning_says_so():
     assert findings(position_problem(), 0, 40)[UNFINISHED] == NUM_SEEDS
 

@@ -121,6 +121,7 @@ def compiled(time_limit):
     )
 
 
+@pytest.mark.variants
 @pytest.mark.parametrize(
     ("time_limit", "coupled"), [(None, True), (None, False), (3, True)], ids=["tabular", "independent", "limited"]
 )
@@ -232,6 +233,7 @@ def test_vector_actions_are_clipped_to_the_bounds():
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_runs_repeat_and_an_interrupted_one_goes_on_in_new_episodes(tmp_path):
     key, options = jax.random.key(5), QUIET | {"checkpoint_every": 0.0}
     whole = run_host(on_host(), key, vector(Table), 60, folder=tmp_path / "whole", **options)

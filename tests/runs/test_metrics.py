@@ -125,6 +125,7 @@ def test_measurements_are_those_of_the_oracles():
             assert row[name] == pytest.approx(float(value), rel=1e-12, abs=1e-12), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"num_terminal": 1}, {"num_terminal": 2, "as_dict": True}, {"discount": 0.99}])
 def test_measurements_far_from_the_optimum_are_those_of_the_oracles(options):
     problem, rng = random_problem(seed=15, **options), np.random.default_rng(1)
@@ -282,6 +283,7 @@ def test_long_upper_variables_are_left_out(monkeypatch):
     assert "upper_objective" in rows()[0]
 
 
+@pytest.mark.slow
 def test_an_upper_variable_that_is_a_tree_is_measured_and_logged_leaf_by_leaf():
     problem = random_problem(3, 4, 2, 2, as_dict=True)
     algorithm = eqx.tree_at(lambda a: a.problem, small_algorithm(), problem)
@@ -323,6 +325,7 @@ def test_measuring_leaves_the_precision_as_it_was():
     assert jnp.zeros(()).dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_rows_of_a_method_with_one_policy_say_nothing_of_another():
     algorithm = ExactDescent(random_problem(seed=0), StepSizes.constant_entropy(entropy=TAU))
     states_ = jax.tree.map(lambda leaf: np.stack([leaf] * NUM_SEEDS), algorithm.init(jax.random.key(0)))

@@ -57,6 +57,7 @@ def alone(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_rows_of_one(alone, tmp_path):
     outputs = finish(job("run", tmp_path / "run", "--num-iterations=300", "--log-every=100"))
     assert (tmp_path / "run/metrics.csv").read_bytes() == (alone / "metrics.csv").read_bytes()
@@ -72,6 +73,7 @@ def test_devices_of_one_process_write_the_rows_of_one(alone, tmp_path):
     assert (tmp_path / "run/metrics.csv").read_bytes() == (alone / "metrics.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_more_devices_than_seeds_are_refused(tmp_path):
     member = start("run", tmp_path / "run", "--num-iterations=300", "--num-seeds=2", cpu_devices=4)
     output = member.communicate(timeout=180)[0]

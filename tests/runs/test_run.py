@@ -94,6 +94,7 @@ def whole():
 # Rows.
 
 
+@pytest.mark.slow
 def test_rows_are_ordered_by_iteration_and_then_seed_and_end_with_the_remainder():
     result = small_run(num_iterations=130)
 
@@ -173,6 +174,7 @@ def test_an_upper_variable_that_is_a_tree_keeps_its_structure():
 # Seeds and keys.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seeds_per_group", "counts"), [(2, (2, 4)), pytest.param(1, (1, 3), marks=pytest.mark.slow)])
 def test_a_seed_does_not_depend_on_how_many_groups_run_after_its_own(seeds_per_group, counts):
     fewer, more = (small_run(num_seeds=count, seeds_per_group=seeds_per_group) for count in counts)
@@ -190,6 +192,7 @@ def test_groups_of_another_size_give_the_same_path_up_to_rounding(whole):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one_by_one.states, whole.states)
 
 
+@pytest.mark.slow
 def test_the_path_does_not_depend_on_the_log_points(whole):
     for log_every in (1, 70, 1_000):
         assert_same_bits(small_run(log_every=log_every).states, whole.states)
@@ -406,6 +409,7 @@ def test_the_place_of_a_divergence_does_not_depend_on_the_log_points(one_stopped
         assert_same_bits(result.states, one_stopped[0].states)
 
 
+@pytest.mark.slow
 def test_the_state_kept_is_on_the_path_also_where_a_seed_alone_rounds_differently():
     # A batch of matrix products is summed in another order than a single one.
     rng = np.random.default_rng(0)

@@ -47,6 +47,7 @@ def switch(num_chains=8, **options):
     return SingleLoopActorCritic(problem, step_sizes, Followers(num_chains, policies=policies, **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("x", "share_on", "window"), [(1.0, 1.0, {}), (-1.0, 0.0, {}), (1.0, 1.0, {"num_steps": 4, "gae_lambda": 0.9})]
 )

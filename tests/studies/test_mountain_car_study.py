@@ -62,6 +62,7 @@ def test_a_run_compares_shapings_and_is_drawn_again_from_its_folder(few_episodes
     assert (path / "figures" / "mountain_car_shaping.png").stat().st_size > 1_000
 
 
+@pytest.mark.slow
 def test_arrivals_and_steps_are_counted_in_the_episodes(few_episodes):
     algorithm, xs = SMALL.algorithm(), np.zeros((2, 4, 3), np.float32)
     untrained = train(algorithm, jnp.zeros((4, 3)), jax.random.key(0), 0)

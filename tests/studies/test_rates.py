@@ -23,6 +23,7 @@ def test_only_the_points_from_the_given_one_on_are_fitted():
     assert fit_rate(TRANSITIONS, norms, fitted_from=1e4)[0][0] < -0.6
 
 
+@pytest.mark.slow
 def test_a_noise_floor_has_slope_zero_however_lucky_single_seeds_are():
     rng = np.random.default_rng(0)
     norms = rng.exponential(size=(1_000, len(TRANSITIONS)))

@@ -189,8 +189,6 @@ class Followers(eqx.Module):
         logits, _ = jax.vmap(lambda follower: self.policy(environment).read(follower, states))(parameters)
         return jax.nn.log_softmax(logits)
 
-    # Acting.
-
     def num_uniforms(self, environment: Environment) -> int:
         """Uniforms that a chain takes for all T transitions."""
         return self.num_steps * (4 + self.policy(environment).law.num_extra_uniforms(self.coupled))
@@ -263,8 +261,6 @@ class Followers(eqx.Module):
         if isinstance(environment, ObservedEnvironment):
             restarts |= environment.is_truncated(next_states)
         return restarts
-
-    # Learning.
 
     def learn(
         self,
