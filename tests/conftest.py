@@ -19,11 +19,24 @@ MAPPED_REGIONS = 15_000
 """A process may have 65,530 (Linux, `vm.max_map_count`), and every program that JAX loads takes some of them."""
 
 
+SLOW_FIXTURES = {"finished_comparison", "finished_search"}
+"""Many whole runs; so are the tests that look at them."""
+
+SLOW_EXAMPLES = {
+    "bilevel_rl.algorithms.exact_descent.ExactDescent",
+    "bilevel_rl.policies.neural.NeuralActorCritic",
+    "bilevel_rl.runs.host.run_host",
+}
+"""Doctests that run for seconds."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Of a test that is marked `variants` the first tier has the first case; all others are slow."""
+    """Of a test that is marked `variants` the first tier has the first case; all others are slow, as are whole runs."""
     seen = set()
     for item in items:
+        if not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())) or item.name in SLOW_EXAMPLES:
+            item.add_marker("slow")
         if item.get_closest_marker("variants"):
             function = item.path, item.originalname
             if function in seen:

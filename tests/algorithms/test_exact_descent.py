@@ -58,6 +58,7 @@ def test_a_momentum_is_kept_between_iterations(problem):
     np.testing.assert_allclose(xs[2], xs[1] - 0.3 * (second + 0.5 * first), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_policies_are_the_followers_answer_and_the_info_its_cost(problem):
     algorithm = ExactDescent(problem, step_sizes())
     with jax.enable_x64(True):

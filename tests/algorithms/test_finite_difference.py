@@ -32,6 +32,8 @@ from mean_steps import (
     z_scores,
 )
 
+pytestmark = pytest.mark.slow  # The contract of every method is in the first tier.
+
 FIXED = StepSizes.fixed_target(upper=0.5, actor=0.8, critic=1.0, entropy=1.0, offset=10.0)
 FROZEN = StepSizes.fixed_target(upper=0.5, actor=0.0, critic=0.0, entropy=1.0, offset=10.0)
 RADIUS = 0.3

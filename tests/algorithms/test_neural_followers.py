@@ -70,7 +70,7 @@ def frozen_info(algorithm, num_iterations, key=0):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.variants
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"expects_actions": True}], ids=["one action", "all actions"])
 def test_a_linear_network_on_one_hot_states_with_plain_steps_is_the_table(options):
     problem = random_problem(seed=15, num_terminal=1)

@@ -31,6 +31,8 @@ from mean_steps import (
     z_scores,
 )
 
+pytestmark = pytest.mark.slow  # The contract of every method is in the first tier.
+
 SIZES = StepSizes.decaying(upper=0.5, actor=0.8, critic=1.0, penalty=0.6, entropy=0.4, offset=10.0)
 
 

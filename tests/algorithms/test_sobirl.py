@@ -15,6 +15,8 @@ from bilevel_rl.problems import goal_position
 from dense_reference import kernel, soft_value_iteration, table
 from garnets import random_problem
 
+pytestmark = pytest.mark.slow  # The contract of every method is in the first tier.
+
 PROBLEMS = {
     "garnet": {"seed": 0},
     "terminal": {"seed": 15, "num_terminal": 1},

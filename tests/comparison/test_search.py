@@ -135,7 +135,7 @@ def call(*arguments):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished_search(tmp_path_factory):
     """Folder and output. To be copied, not to be changed."""
     path = tmp_path_factory.mktemp("search") / "run"
     code, out, err = call("tune", *FLAGS, "--folder", path, "--jobs=1", "--no-progress")
@@ -144,8 +144,8 @@ def finished(tmp_path_factory):
 
 
 @pytest.fixture
-def copied(finished, tmp_path):
-    return RunFolder(shutil.copytree(finished[0].path, tmp_path / "copy"))
+def copied(finished_search, tmp_path):
+    return RunFolder(shutil.copytree(finished_search[0].path, tmp_path / "copy"))
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def runs(monkeypatch):
     return folders
 
 
-def test_the_best_is_the_lowest_and_all_transitions_are_counted(finished):
+def test_the_best_is_the_lowest_and_all_transitions_are_counted(finished_search):
     folder, out = finished
     scores = []
     for number in range(5):
@@ -191,11 +191,11 @@ def test_the_best_is_the_lowest_and_all_transitions_are_counted(finished):
     assert ranked == np.argsort(scores).tolist()
 
 
-def test_the_command_runs_the_algorithm_that_was_found(finished, tmp_path, monkeypatch):
+def test_the_command_runs_the_algorithm_that_was_found(finished_search, tmp_path, monkeypatch):
     configs = []
     monkeypatch.setattr(GoalPositionStudy, "main", lambda study, folder, progress: configs.append(study))
     monkeypatch.setattr(GoalPositionStudy, "summarize", lambda study, folder: "")
-    record = json.loads((finished[0].path / "protocol.json").read_text())["result"]
+    record = json.loads((finished_search[0].path / "protocol.json").read_text())["result"]
     name, *words = shlex.split(record["command"])
     assert name == "bilevel-rl"
     assert call(*words, "--folder", tmp_path / "run")[0] is None
@@ -211,7 +211,7 @@ def test_the_command_runs_the_algorithm_that_was_found(finished, tmp_path, monke
     assert config.run.evaluation_entropy_weight == 0.01
 
 
-def test_resume_runs_what_is_missing_and_ends_with_the_same_bytes(finished, copied, runs):
+def test_resume_runs_what_is_missing_and_ends_with_the_same_bytes(finished_search, copied, runs):
     lines = (copied.path / "study.log").read_bytes().splitlines(keepends=True)
     (copied.path / "study.log").write_bytes(
         b"".join(lines[:-3]) + lines[-3][:20]
@@ -226,10 +226,10 @@ def test_resume_runs_what_is_missing_and_ends_with_the_same_bytes(finished, copi
     assert (code, err) == (None, "")
     assert runs == ["trial-3", "trial-4"]
     for name in RESULTS:
-        assert (copied.path / name).read_bytes() == (finished[0].path / name).read_bytes(), name
+        assert (copied.path / name).read_bytes() == (finished_search[0].path / name).read_bytes(), name
 
 
-def test_plot_and_list_know_the_folder(finished, copied, runs):
+def test_plot_and_list_know_the_folder(finished_search, copied, runs):
     for path in [*copied.figures().iterdir(), copied.path / "trials.md"]:
         path.unlink()
     shutil.rmtree(copied.path / "trials")
@@ -240,7 +240,7 @@ def test_plot_and_list_know_the_folder(finished, copied, runs):
     assert runs == []
     figures = {f"{name}.png" for name in ("tuning", "parameters")}
     assert {path.name for path in copied.figures().iterdir()} == figures
-    drawn, before = ((folder.path / "trials.md").read_text().splitlines() for folder in (copied, finished[0]))
+    drawn, before = ((folder.path / "trials.md").read_text().splitlines() for folder in (copied, finished_search[0]))
     assert drawn[:-1] == [line for line in before if not line.startswith("| 0 |")]
     assert drawn[-1].startswith("| 0 | diverged | – |")
     listed = " ".join(call("list", copied.path.parent)[1].split())

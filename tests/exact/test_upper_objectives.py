@@ -84,6 +84,7 @@ def test_implicit_gradients_where_the_dynamics_depend_on_x(kind):
     np.testing.assert_allclose(exact.penalty_gradient(problem, problem.initial_x, **weights), slopes, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_linear_functional_is_an_occupancy_cost():
     costs = np.random.default_rng(4).normal(size=(5, 3))
     as_cost = random_problem(3, upper=OccupancyCost(lambda x, s, a: jax.numpy.asarray(costs)[s, a]))

@@ -56,7 +56,7 @@ def problem_with_arithmetic_only() -> brl.BilevelProblem:
     )
 
 
-@pytest.mark.variants
+@pytest.mark.slow
 @pytest.mark.parametrize("oracle_first", [True, False])
 def test_oracles_are_exact_before_and_after_a_compiled_run(oracle_first):
     problem, expected = problem_with_captured_arrays(), problem_with_arithmetic_only()

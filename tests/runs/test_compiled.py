@@ -192,6 +192,7 @@ class Recorder(eqx.Module):
         return jnp.zeros((2, 5, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generator", GENERATORS)
 def test_no_two_iterations_of_any_seeds_share_random_numbers(generator):
     recorder = Recorder(random_problem(seed=0), SIZES)

@@ -121,7 +121,7 @@ def compiled(time_limit):
     )
 
 
-@pytest.mark.variants
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("time_limit", "coupled"), [(None, True), (None, False), (3, True)], ids=["tabular", "independent", "limited"]
 )

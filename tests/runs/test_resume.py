@@ -64,6 +64,7 @@ def copy(whole, tmp_path):
     return Path(shutil.copytree(whole[1], tmp_path / "copy"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [50, 150])
 def test_continuing_a_shorter_run_ends_with_the_same_bits(whole, first, tmp_path):
     small_run(folder=tmp_path, num_iterations=first)

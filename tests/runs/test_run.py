@@ -163,6 +163,7 @@ def test_sampled_diagnostics_measure_nothing_exactly_and_change_no_other_number(
     np.testing.assert_allclose(sampled.metrics["upper_value"], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_upper_variable_that_is_a_tree_keeps_its_structure():
     algorithm = eqx.tree_at(lambda a: a.problem, small_algorithm(), random_problem(3, 4, 2, 2, as_dict=True))
     result = small_run(algorithm, num_seeds=2, num_iterations=3)
@@ -185,6 +186,7 @@ def test_a_seed_does_not_depend_on_how_many_groups_run_after_its_own(seeds_per_g
             np.testing.assert_allclose(rows_of(fewer, seed)[name], column, rtol=1e-12, atol=1e-12, err_msg=name)
 
 
+@pytest.mark.slow
 def test_groups_of_another_size_give_the_same_path_up_to_rounding(whole):
     assert Layout.plan(small_algorithm(), NUM_SEEDS).seeds_per_group == NUM_SEEDS
     one_by_one = small_run(seeds_per_group=1)

@@ -45,6 +45,7 @@ def test_the_interval_holds_the_exponent_of_noisy_power_laws():
     assert covered >= 15
 
 
+@pytest.mark.slow
 def test_gradients_of_a_batch_are_those_of_its_points():
     problem = random_problem(seed=4, as_dict=True)
     xs = {"shift": np.array([0.1, -1.0]), "tilt": np.array([[0.2, 0.3], [1.0, -0.5]])}
