@@ -26,6 +26,7 @@ SLOW_EXAMPLES = {
     "bilevel_rl.algorithms.exact_descent.ExactDescent",
     "bilevel_rl.policies.neural.NeuralActorCritic",
     "bilevel_rl.runs.host.run_host",
+    "bilevel_rl.runs.run.run",
 }
 """Doctests that run for seconds."""
 

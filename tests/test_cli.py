@@ -215,6 +215,7 @@ def test_run_says_where_it_writes_and_what_came_out(finished):
     assert open_study(RunFolder(folder)).summarize(RunFolder(folder)) in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finished", ["goal-position"], indirect=True)
 def test_the_summary_of_goal_position_is_the_gap_to_the_optimum(finished):
     _, folder, _ = finished
@@ -287,6 +288,7 @@ def test_list_without_runs(tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finished", ["goal-position"], indirect=True)
 def test_resume_finishes_a_run_that_was_cut_off(finished, tmp_path):
     _, folder, _ = finished

@@ -80,6 +80,7 @@ def test_the_later_half_of_an_odd_number_holds_the_step_in_the_middle(num_steps,
         np.testing.assert_array_equal(array.ravel(), np.array(kept) + offset)
 
 
+@pytest.mark.slow
 def test_chains_of_the_inner_loop_have_the_occupancy_of_their_policies_as_law(mdp, followers):
     num_chains, num_burn_in, num_steps = 400, 30, 150
     kind = Followers(num_chains, coupled=False)
@@ -120,6 +121,7 @@ def test_the_bound_of_the_critics_is_that_of_the_largest_return(mdp, reward_boun
     np.testing.assert_allclose(bound, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_no_critic_leaves_the_bound_that_the_inner_loop_is_given(mdp, followers):
     kind, bound = Followers(4, coupled=False), 0.3
     start = followers.at[..., -1].set(jnp.clip(followers[..., -1], -bound, bound))

@@ -82,6 +82,7 @@ def test_it_vanishes_at_the_soft_optimal_policy_whatever_the_floor_does():
     assert np.abs(mean_direction(RARE, 1.1 * q)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_both_followers_take_it_and_critics_and_chains_are_those_of_plain_actors():
     # One chain, so that every visited row holds the step of one sample.
     sizes = dataclasses.replace(StepSizes.decaying(entropy=τ), critic=PowerDecay(1.0, 0.5), actor=PowerDecay(0.2, 0.5))

@@ -289,6 +289,7 @@ def test_coupled_followers_act_by_their_own_laws_and_alike_as_often_as_they_can(
     assert z_scores((np.asarray(a) == followed).astype(float), 0.75).max() < 4  # 1 − total variation
 
 
+@pytest.mark.slow
 def test_coupled_chains_of_equal_followers_never_part(problem):
     algorithm = SingleLoopActorCritic(problem, FROZEN, Followers(50, coupled=True))
     state = algorithm.init(jax.random.key(18))
@@ -300,7 +301,7 @@ def test_coupled_chains_of_equal_followers_never_part(problem):
     assert len(np.unique(state.chain_states)) > 1
 
 
-@pytest.mark.variants
+@pytest.mark.slow
 def test_an_average_is_the_answer_where_it_is_asked_for(problem):
     def path(**options):
         algorithm = SingleLoopActorCritic(problem, SIZES, Followers(4), **options)
@@ -565,6 +566,7 @@ def test_runs_end_close_to_the_exact_solution():
                 assert 0 <= residual < 0.02 * exact.lower_residual(problem, x, uniform, **weights)
 
 
+@pytest.mark.slow
 def test_oracles_answer_in_double_precision_after_a_compiled_function_has_captured_the_problem():
     # A size of its own: JAX 0.10 confuses the captured arrays with the oracle's only when it compiles the oracle.
     problem, same = (random_problem(seed=0, num_states=7, num_actions=2) for _ in range(2))

@@ -89,6 +89,7 @@ def test_scales_are_in_the_problems_units(problem, has_bounds):
     assert (own.reward == 2.0) == has_bounds
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_derived_from_the_problem_depend_on_its_units(problem):
     sizes = untuned_step_sizes(problem, 4, measure_scales(problem))
     for unit in ("reward", "cost", "x"):
@@ -185,6 +186,7 @@ def test_the_scale_of_x_is_at_most_a_quarter_of_its_room(project, expected):
     assert bounded == free._replace(x=pytest.approx(expected or free.x, rel=1e-5))
 
 
+@pytest.mark.slow
 def test_dynamics_that_x_drives_have_a_scale_too():
     # Logits of winds: a unit is 1, whatever the reward, which x leaves alone.
     scales = measure_scales(brl.problems.wind_design(size=3, goal=(0, 2), target=(2, 1)))

@@ -64,7 +64,7 @@ def test_every_demonstration_counts_once():
     assert not np.any(f.step_costs)
 
 
-@pytest.mark.variants
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["one trajectory", "two trajectories"])
 def test_scores_of_trajectories_are_unbiased(kind):
     """Means of 400 estimates from 50 tuples each, within four standard errors."""
@@ -84,6 +84,7 @@ def test_scores_of_trajectories_are_unbiased(kind):
         assert np.max(np.abs(mean)) > 10 * np.median(errors)
 
 
+@pytest.mark.slow
 def test_the_occupancy_is_tracked_and_its_slope_is_the_cost():
     problem, policy = random_problem(3, upper=upper_objective("functional")), random_policy(4)
     d = np.asarray(exact.occupancy(problem.environment, jnp.asarray(policy)))

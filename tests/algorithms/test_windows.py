@@ -170,6 +170,7 @@ def test_a_functional_of_visits_counts_all_transitions_of_a_window():
     np.testing.assert_allclose(found, (1 - share) / 15 + share * visits, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_with_a_trace_both_followers_learn_from_advantages_that_look_ahead():
     problem = unbounded(random_problem(seed=15, num_terminal=1))
     λ, T = 0.7, 4

@@ -162,7 +162,7 @@ def runs(monkeypatch):
 
 
 def test_the_best_is_the_lowest_and_all_transitions_are_counted(finished_search):
-    folder, out = finished
+    folder, out = finished_search
     scores = []
     for number in range(5):
         rows = RunFolder(folder.path / f"trials/trial-{number}").read_rows("metrics")

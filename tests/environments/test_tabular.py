@@ -142,7 +142,7 @@ def test_a_start_that_is_nearly_uniform_is_not_taken_for_a_uniform_one():
     assert chain(np.eye(3)[0], initial=[1 / 3 + 1e-16, 1 / 3, 1 / 3]).cumulative_start is None
 
 
-@pytest.mark.variants
+@pytest.mark.slow
 @pytest.mark.parametrize("num_terminal", [0, 2])
 @pytest.mark.parametrize("sharing", SHARED)
 def test_shared_tables_are_the_same_mdp_as_tables_written_out(sharing, num_terminal):

@@ -117,7 +117,7 @@ STARTS = {
 }
 
 
-@pytest.mark.variants
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "entropy_weight", "num_terminal"), [(0, 0.5, 0), (1, 0.02, 1)])
 def test_from_any_start_the_solution_and_its_derivatives_are_the_same(seed, entropy_weight, num_terminal):
     mdp, τ = garnet(seed, num_terminal=num_terminal), jnp.asarray(entropy_weight)
@@ -145,6 +145,7 @@ def test_from_any_start_the_solution_and_its_derivatives_are_the_same(seed, entr
         )
 
 
+@pytest.mark.slow
 def test_a_start_that_depends_on_the_reward_adds_nothing_to_the_derivative():
     mdp, reward = garnet(3), np.random.default_rng(0).normal(size=(5, 3))
 

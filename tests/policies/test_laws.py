@@ -38,7 +38,7 @@ def draw(name, seed=0, parameters=None, coupled=False):
     return LAWS[name].draw(rows, uniforms[0], uniforms[1:], coupled)
 
 
-@pytest.mark.variants
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAWS)
 def test_a_samples_direction_is_the_gradient_by_autodiff(name):
     actions, law, entropies = draw(name)
@@ -94,6 +94,7 @@ def test_the_extreme_uniforms_give_finite_actions():
     np.testing.assert_allclose(actions[0, 0], -actions[0, 1], rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_coupled_gaussian_actions_share_their_noise_and_keep_their_laws():
     other = [0.5, -0.7, -0.5, 0.3]
     actions, _, _ = draw("gaussian", seed=3, parameters=[PARAMETERS["gaussian"], other], coupled=True)

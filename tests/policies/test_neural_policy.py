@@ -34,6 +34,7 @@ def random_steps(num_parameters=3, **sizes):
     return steps(rng.normal(size=(4, num_parameters)), rng.normal(size=4), **sizes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 def test_linear_layers_begin_orthogonal_with_the_gains_of_their_place(shared):
     policy = NeuralActorCritic.mlp(MDP, width=6, depth=2, shared=shared)
@@ -77,6 +78,7 @@ def test_given_weights_are_kept_where_the_start_is_not_orthogonal():
         np.testing.assert_allclose(values, 4 * np.arange(5.0)[np.asarray(STATES)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_plain_step_is_the_gradient_of_the_mean_of_the_samples_directions(shared):
     plain = optax.sgd(1.0)
@@ -117,6 +119,7 @@ def test_a_critic_step_of_zero_moves_no_critic():
     assert np.all(np.isfinite(learned.weights.actor[0]))
 
 
+@pytest.mark.slow
 def test_observations_are_normalized_by_the_moments_of_all_that_were_met():
     policy = NeuralActorCritic.mlp(POINT, width=6, depth=1, normalizes=True)
     assert policy.law == Gaussian(2)

@@ -58,6 +58,7 @@ def test_the_shaping_is_linear_between_its_places_and_arriving_adds_ten():
     assert problem.reward(x, ARRIVING, PUSH_RIGHT) == pytest.approx(arriving, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_the_reward_is_the_hats_which_sum_to_one():
     problem = mountain_car_shaping()
     rng = np.random.default_rng(0)
@@ -71,6 +72,7 @@ def test_the_gradient_of_the_reward_is_the_hats_which_sum_to_one():
     np.testing.assert_allclose(corners[1], np.eye(12)[11].reshape(4, 3), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_nothing_accrues_at_the_goal_and_a_leader_of_time_pays_one_elsewhere():
     problem = mountain_car_shaping(leader="time", price=0.3)
     states = jnp.stack([car(0.5, 0.0), car(0.55, 0.03), car(-0.5, 0.0), ARRIVING])

@@ -212,7 +212,7 @@ def test_no_two_iterations_of_any_seeds_share_random_numbers(generator):
     np.testing.assert_allclose(totals.x + more_totals.x, noise[..., 0].sum(1), rtol=1e-5)
 
 
-@pytest.mark.variants
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "seeds_per_group"),
     [
@@ -368,6 +368,7 @@ def test_four_devices_end_with_the_bits_of_one(case, on_four_devices):
     assert_same_bits([on_four_devices[f"{case} {i}"] for i in range(len(expected))], expected)
 
 
+@pytest.mark.slow
 def test_a_generator_whose_seeds_would_share_numbers_is_refused():
     with pytest.raises(ValueError, match=r"unsafe_rbg.* use rbg"):
         small_run(key=jax.random.key(0, impl="unsafe_rbg"))

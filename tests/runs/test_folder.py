@@ -269,6 +269,7 @@ def test_a_checkpoint_of_another_structure_is_refused(folder, like):
 # TensorBoard.
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_every_metric_of_every_seed(tmp_path):
     folder = RunFolder(tmp_path, tensorboard=True)
     folder.append_rows("metrics", [row(5, seed, value=0.25 * seed) for seed in range(2)])

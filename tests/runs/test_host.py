@@ -254,6 +254,7 @@ def test_runs_repeat_and_an_interrupted_one_goes_on_in_new_episodes(tmp_path):
         run_host(on_host(), key, vector(Table), 20, folder=tmp_path / "parts", **options)
 
 
+@pytest.mark.slow
 def test_divergence_stops_the_run_at_the_last_finite_state(tmp_path):
     algorithm = on_host()
     problem = dataclasses.replace(

@@ -146,6 +146,7 @@ def test_measurements_far_from_the_optimum_are_those_of_the_oracles(options):
             assert row[name] == pytest.approx(float(value), rel=1e-11, abs=1e-12), name
 
 
+@pytest.mark.slow
 def test_states_that_the_lower_policy_does_not_reach_are_missed():
     """Two states, the start leads to itself by action 0 and to the other, which pays, by action 1."""
     chain = np.array([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]])

@@ -219,6 +219,7 @@ def test_a_checkpoint_is_saved_when_its_time_has_come_and_at_the_end(
     assert metrics_of(tmp_path) == metrics_of(whole[1])
 
 
+@pytest.mark.slow
 def test_a_stopped_seed_stays_stopped(tmp_path):
     algorithm = small_algorithm(slope_edge=SLOPE_EDGE)
     stop = first_beyond("x1", SLOPE_EDGE)[LONE_SEED]

@@ -61,6 +61,7 @@ def test_a_follower_trained_at_a_fixed_x_answers_as_it_should(x, share_on, windo
     np.testing.assert_array_equal(watched.states[1:], watched.actions[:-1])
 
 
+@pytest.mark.slow
 def test_an_untrained_follower_costs_what_chance_does():
     algorithm = switch()
     watched = watch(
