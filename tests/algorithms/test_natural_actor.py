@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from bilevel_rl import Followers, SingleLoopActorCritic
 from bilevel_rl.algorithms.step_sizes import PowerDecay, StepSizes
