@@ -305,7 +305,17 @@ def test_a_run_that_was_stopped_or_killed_in_an_iteration_goes_on_as_if_it_had_n
         assert (resumed.num_transitions, resumed.num_answers) == (whole.num_transitions, whole.num_answers)
 
 
-def test_a_trainer_that_was_interrupted_is_not_gone_on_with(tmp_path):
+def test_a_trainer_that_was_interrupted_goes_on_from_its_last_checkpoint(tmp_path):
+    expected, rows = train(trainer(tmp_path / "whole", judges={"j": Bomb()}, max_steps=4, **EVERYTHING))
+    built = trainer(tmp_path / "interrupted", judges={"j": Bomb(explodes_at=6)}, max_steps=4, **EVERYTHING)
+    with pytest.raises(KeyboardInterrupt):
+        built.train(progress=False)  # in the second pass of the third iteration
+    found, found_rows = train(built)
+    assert_same_bits(found, expected)
+    assert found_rows == rows
+
+
+def test_a_trainer_that_was_interrupted_before_it_saved_anything_is_not_gone_on_with(tmp_path):
     built = trainer(tmp_path, judges={"j": Bomb(explodes_at=4)}, gradient_accumulation_steps=2)
     with pytest.raises(KeyboardInterrupt):
         built.train(progress=False)

@@ -274,6 +274,8 @@ class RLHFTrainer(abc.ABC):
         for name in ("num_iterations", "num_transitions", "num_answers"):
             setattr(self, name, counters[name])
         self._has_moved = True
+        for module in (self.reward_model, self.followers):
+            module.zero_grad()  # An interrupted iteration may have left gradients.
         self.reward_model.load_state_dict(_below("reward.", tensors))
         with torch.no_grad():
             for path, weight in self.followers.named_parameters():
