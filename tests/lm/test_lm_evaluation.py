@@ -78,8 +78,8 @@ def test_a_summary_by_hand():
 
 def test_evaluation_changes_nothing(tmp_path):
     built = trainer(tmp_path)
-    before = {name: tensor.clone() for name, tensor in built._tensors().items()}
+    before = {name: tensor.clone() for name, tensor in built.tensors().items()}
     evaluate(built, "lower", JUDGES, num_completions=5, seed=0)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in built._tensors().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in built.tensors().items())
     assert all(weight.grad is None for weight in [*built.followers.parameters(), *built.reward_model.parameters()])
     assert (built.num_transitions, built.num_answers) == (0, 0)
