@@ -20,7 +20,7 @@ from rich.table import Table
 
 from bilevel_rl import figures
 from bilevel_rl.comparison.workers import Workers
-from bilevel_rl.runs import diagnosis as failure_signatures, processes
+from bilevel_rl.runs import diagnosis, processes
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
 from bilevel_rl.runs.job import Job
 from bilevel_rl.runs.study import Command, Study
@@ -223,8 +223,8 @@ def _finish(study: Study, folder: RunFolder, console: Console, *, progress: bool
 
 def _diagnose(path: Path, console: Console):
     table = Table("run", "seeds", "finding", "evidence, from the first of these seeds", "remedy", show_lines=True)
-    for folder in failure_signatures.find_runs(path):
-        findings = failure_signatures.diagnose(folder)
+    for folder in diagnosis.find_runs(path):
+        findings = diagnosis.diagnose(folder)
         num_seeds = sum(len(finding.seeds) for finding in findings)
         for finding in findings:
             count = f"{len(finding.seeds)} of {num_seeds}"
