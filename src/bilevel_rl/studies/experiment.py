@@ -8,7 +8,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from bilevel_rl import figures
-from bilevel_rl.algorithms import Algorithm, SingleLoopActorCritic
+from bilevel_rl.algorithms import Algorithm, Followers, SingleLoopActorCritic
+from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.runs import processes
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.run import RunResult
@@ -141,4 +142,23 @@ class BesideOptimum(SingleRun):
         return (
             f"{self.reference} = {optimal:.4f}; final gap to it in percent of the initial one: largest "
             f"{shares.max():.2f} %, median {np.median(shares):.2f} % of {len(shares)} seeds"
+        )
+
+
+@dataclass(frozen=True)
+class WorkedProblem(BesideOptimum):
+    """Algorithm 1, with plain steps of x, on a problem of `bilevel_rl.problems` whose optimum is known."""
+
+    coupled: bool = True
+    """both policies' chains share their random numbers; without it they are the paper's"""
+
+    @abc.abstractmethod
+    def problem(self) -> BilevelProblem:
+        """The problem, which the other base class makes."""
+
+    def algorithm(self) -> SingleLoopActorCritic:
+        """What runs; building it checks every option."""
+        schedule = self.schedule
+        return SingleLoopActorCritic(
+            self.problem(), schedule.step_sizes(), Followers(schedule.num_chains, coupled=self.coupled)
         )

@@ -9,32 +9,22 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from bilevel_rl import problems
-from bilevel_rl.algorithms import Followers, SingleLoopActorCritic
+from bilevel_rl.algorithms import SingleLoopActorCritic
 from bilevel_rl.figures.grids import draw_policy, prepare_grid
 from bilevel_rl.figures.style import Style, save_figure
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.problems import GoalPlacement
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.run import RunResult
-from bilevel_rl.studies.experiment import BesideOptimum
+from bilevel_rl.studies.experiment import WorkedProblem
 
 
 @dataclass(frozen=True)
-class GoalPlacementStudy(BesideOptimum, GoalPlacement):
+class GoalPlacementStudy(GoalPlacement, WorkedProblem):
     """Spread a reward over the cells of a walled, hazardous grid, and pay for the ground (about 15 s)."""
 
     name: ClassVar[str] = "goal-placement"
     results: ClassVar[str] = "placement"
-
-    coupled: bool = True
-    """both policies' chains share their random numbers; without it they are the paper's"""
-
-    def algorithm(self) -> SingleLoopActorCritic:
-        """What runs; building it checks every option."""
-        schedule = self.schedule
-        return SingleLoopActorCritic(
-            self.problem(), schedule.step_sizes(), Followers(schedule.num_chains, coupled=self.coupled)
-        )
 
     def measure_run(self, algorithm: SingleLoopActorCritic, result: RunResult) -> dict[str, np.ndarray]:
         """Where the reward lies at the end, and where it should."""

@@ -8,31 +8,21 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bilevel_rl import exact, figures
-from bilevel_rl.algorithms import Followers, SingleLoopActorCritic
+from bilevel_rl.algorithms import SingleLoopActorCritic
 from bilevel_rl.figures.grids import draw_policy, prepare_grid
 from bilevel_rl.figures.style import Style, save_figure
 from bilevel_rl.problems import GoalPosition
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.run import RunResult
-from bilevel_rl.studies.experiment import BesideOptimum
+from bilevel_rl.studies.experiment import WorkedProblem
 
 
 @dataclass(frozen=True)
-class GoalPositionStudy(BesideOptimum, GoalPosition):
+class GoalPositionStudy(GoalPosition, WorkedProblem):
     """Move a goal across a slippery grid so that the follower ends up at the target (about 10 s)."""
 
     name: ClassVar[str] = "goal-position"
     results: ClassVar[str] = "landscape"
-
-    coupled: bool = True
-    """both policies' chains share their random numbers; without it they are the paper's"""
-
-    def algorithm(self) -> SingleLoopActorCritic:
-        """What runs; building it checks every option."""
-        schedule = self.schedule
-        return SingleLoopActorCritic(
-            self.problem(), schedule.step_sizes(), Followers(schedule.num_chains, coupled=self.coupled)
-        )
 
     def measure_run(self, algorithm: SingleLoopActorCritic, result: RunResult) -> dict[str, np.ndarray]:
         """The landscape of Φ around the run."""
