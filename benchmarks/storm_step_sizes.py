@@ -1,0 +1,76 @@
+"""Step sizes at random, far too large ones among them: every divergence is named, and no row holds an infinite number.
+
+python -m benchmarks.storm_step_sizes --settings 240
+"""
+
+import argparse
+import csv
+import math
+import tempfile
+import warnings
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import bilevel_rl as brl
+
+HEALTHY = 1e6
+"""Rewards and costs are of the order 1 and γ = 0.9: whatever is larger than this has diverged."""
+
+
+def problem_of(generator: np.random.Generator) -> brl.BilevelProblem:
+    """A random MDP with a reward and a cost of every pair."""
+    kernel = generator.dirichlet(np.ones(4), size=(4, 2))
+    table, cost = generator.normal(size=(4, 2)), generator.uniform(size=(4, 2))
+    return brl.BilevelProblem(
+        brl.TabularMDP.from_dense(kernel, initial=np.ones(4) / 4, discount=0.9),
+        lambda x, s, a: x[s] * (a == 1) + jax.numpy.asarray(table)[s, a],
+        brl.OccupancyCost(
+            cost=lambda x, s, a: jax.numpy.asarray(cost)[s, a], regularizer=lambda x: 0.1 * jax.numpy.sum(x**2)
+        ),
+        initial_x=np.zeros(4),
+    )
+
+
+def sizes_of(generator: np.random.Generator) -> tuple[float, ...]:
+    """ζ_0, α_0, β_0, w_0 and τ_0, over ten orders of magnitude."""
+    return tuple(float(10 ** generator.uniform(*ends)) for ends in ((-3, 6), (-2, 8), (-2, 8), (-4, 2), (-4, 3)))
+
+
+def main():
+    """Prints how many runs diverged, and every one that did so without a word."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--settings", type=int, default=240)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    named = healthy = wrong = 0
+    for number in range(arguments.settings):
+        generator = np.random.default_rng((arguments.seed, number))
+        problem, (upper, actor, critic, penalty, entropy) = problem_of(generator), sizes_of(generator)
+        step_sizes = brl.StepSizes.decaying(upper=upper, actor=actor, critic=critic, penalty=penalty, entropy=entropy)
+        followers = brl.Followers(4, coupled=number % 2 == 1, natural=number % 3 == 0)
+        algorithm = brl.SingleLoopActorCritic(problem, step_sizes, followers)
+        with tempfile.TemporaryDirectory() as folder:
+            result = brl.run(algorithm, jax.random.key(number), 2, 2_000, 500, folder=folder, progress=False)
+            rows = list(csv.DictReader((Path(folder) / "metrics.csv").open()))
+        infinite = {name for row in rows for name, value in row.items() if not math.isfinite(float(value))}
+        stopped = {divergence.seed for divergence in result.divergences}
+        largest = [
+            max(float(np.abs(leaf[seed]).max()) for leaf in jax.tree.leaves((result.x, result.states.parameters)))
+            for seed in range(2)
+        ]
+        silent = [seed for seed in range(2) if seed not in stopped and not largest[seed] <= HEALTHY]
+        named += len(stopped)
+        healthy += 2 - len(stopped)
+        if infinite or silent:
+            wrong += 1
+            text = f"upper {upper:.2g}, actor {actor:.2g}, critic {critic:.2g}, penalty {penalty:.2g}, entropy {entropy:.2g}"
+            print(f"setting {number} ({text}): infinite {sorted(infinite)}, silent {silent}, {largest}", flush=True)
+    print(f"{arguments.settings} settings of 2 seeds: {named} seeds stopped by name, {healthy} healthy, {wrong} wrong")
+    raise SystemExit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()
