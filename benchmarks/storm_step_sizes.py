@@ -66,7 +66,7 @@ def main():
         healthy += 2 - len(stopped)
         if infinite or silent:
             wrong += 1
-            text = f"upper {upper:.2g}, actor {actor:.2g}, critic {critic:.2g}, penalty {penalty:.2g}, entropy {entropy:.2g}"
+            text = f"ζ {upper:.2g}, α {actor:.2g}, β {critic:.2g}, w {penalty:.2g}, τ {entropy:.2g}"
             print(f"setting {number} ({text}): infinite {sorted(infinite)}, silent {silent}, {largest}", flush=True)
     print(f"{arguments.settings} settings of 2 seeds: {named} seeds stopped by name, {healthy} healthy, {wrong} wrong")
     raise SystemExit(bool(wrong))
