@@ -418,7 +418,11 @@ BAD_OPTIONS = [
     ("entropy-schedules", ["--offset", "-1"], "must be finite and positive, got -1.0"),
     ("entropy-schedules", ["--num-chains", "0"], "num_chains must be at least 1, got 0"),
     ("entropy-schedules", ["--installation-cost", "inf"], "installation_cost must be finite and not negative, got inf"),
-    ("four-rooms", ["--entropy-weights", "0.003", "0"], "entropy_weight must be finite and positive, or None, got 0.0"),
+    (
+        "four-rooms",
+        ["--entropy-weights", "0.003", "0"],
+        "entropy_weight must be finite and positive, got 0.0; None is for a follower without one",
+    ),
     ("four-rooms", ["--betas", "-1"], "beta must be finite and not negative, got -1.0"),
     ("four-rooms", ["--betas"], "betas must hold at least one number, got none"),
     ("four-rooms", ["--anneal-from", "1", "0"], "anneal_from must be finite and positive, got (1.0, 0.0)"),
