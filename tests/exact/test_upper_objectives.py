@@ -134,7 +134,7 @@ def test_too_many_trajectories_have_no_exact_value():
         (lambda: PolicyLoss([0, 1], [0]), "same number of demonstrations, at least one, got shapes .*2,.* and .*1,"),
         (lambda: PolicyLoss([], []), "at least one, got shapes .*0,"),
         (lambda: TrajectoryLoss(lambda x, s, a: 0.0, 0), "num_steps must be at least 1, got 0"),
-        (lambda: TrajectoryLoss(lambda x, s, a: 0.0, 2, 3), "num_trajectories must lie in 1..2, got 3"),
+        (lambda: TrajectoryLoss(lambda x, s, a: 0.0, 2, 3), "num_trajectories must be at most 2, got 3"),
         (lambda: TrajectoryLoss(lambda x, s, a: x, 2), r"upper\.loss must return a scalar .*shape \(3,\)"),
         (lambda: OccupancyFunctional(lambda x, d: d), r"upper\.functional must return a scalar .*shape \(5, 3\)"),
         (
