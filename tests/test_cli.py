@@ -375,8 +375,16 @@ BAD_OPTIONS = [
     ("goal-position", ["--num-seeds", "0"], "num_seeds must be at least 1, got 0"),
     ("goal-position", ["--num-iterations", "0"], "num_iterations must be at least 1, got 0"),
     ("goal-position", ["--log-every", "-3"], "log_every must be at least 1, got -3"),
-    ("goal-position", ["--checkpoint-every", "-1"], "checkpoint_every must be a number of seconds, got -1.0"),
-    ("goal-position", ["--checkpoint-every", "nan"], "checkpoint_every must be a number of seconds, got nan"),
+    (
+        "goal-position",
+        ["--checkpoint-every", "-1"],
+        "checkpoint_every must be at least 0 (may be infinite), got -1.0; it is in seconds",
+    ),
+    (
+        "goal-position",
+        ["--checkpoint-every", "nan"],
+        "checkpoint_every must be at least 0 (may be infinite), got nan; it is in seconds",
+    ),
     ("goal-position", ["--seed", "-1"], "seed must be at least 0, got -1"),
     ("goal-position", ["--seed", "4294967296"], "seed must be at most 4294967295, got 4294967296"),
     (
@@ -421,11 +429,11 @@ BAD_OPTIONS = [
     (
         "four-rooms",
         ["--entropy-weights", "0.003", "0"],
-        "entropy_weight must be finite and positive, got 0.0; None is for a follower without one",
+        "entropy_weight must be finite and positive, got 0.0",
     ),
     ("four-rooms", ["--betas", "-1"], "beta must be finite and not negative, got -1.0"),
     ("four-rooms", ["--betas"], "betas must hold at least one number, got none"),
-    ("four-rooms", ["--anneal-from", "1", "0"], "anneal_from must be finite and positive, got (1.0, 0.0)"),
+    ("four-rooms", ["--anneal-from", "1", "0"], "anneal_from must be finite and positive, got 0.0"),
     ("four-rooms", ["--annealing-share", "1.5"], "annealing_share must lie in (0, 1], got 1.5"),
     ("four-rooms", ["--first-step", "inf"], "first_step must be finite and positive, got inf"),
     ("four-rooms", ["--last-step", "0"], "last_step must be finite and positive, got 0.0"),

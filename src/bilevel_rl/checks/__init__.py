@@ -196,7 +196,7 @@ def _wanted(
     if low is not None and high is not None:
         return f"lie in {'(' if at_least is None else '['}{low:g}, {high:g}{')' if at_most is None else ']'}"
     if low == 0:
-        sign = "positive" if at_least is None else "not negative"
+        sign = "positive" if at_least is None else "at least 0" if allow_infinite else "not negative"
     elif low is not None:
         sign = f"{'above' if at_least is None else 'at least'} {low:g}"
     elif high is not None:

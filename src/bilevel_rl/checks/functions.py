@@ -38,6 +38,20 @@ SLIPS: tuple[tuple[type[Exception], str], ...] = (
 NUMBERS = (bool, int, float, complex, np.generic, np.ndarray, jax.Array)
 
 
+def takes(name: str, function: Any, *arguments: str) -> Any:
+    """The function, where it can be called with arguments of these names, by position; `TypeError` otherwise."""
+    checks.function(name, function)
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # Some built-in functions have none.
+        return function
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        raise TypeError(f"{name} must take the arguments ({', '.join(arguments)}), got {signature}") from None
+    return function
+
+
 def answer(name: str, function: Any, arguments: Mapping[str, Any]) -> PyTree[jax.ShapeDtypeStruct]:
     """Shapes and types of what a function returns.
 
@@ -50,8 +64,7 @@ def answer(name: str, function: Any, arguments: Mapping[str, Any]) -> PyTree[jax
         TypeError: it cannot be called, takes other arguments, or returns something else than numbers.
         ValueError: it fails on values that JAX traces.
     """
-    checks.function(name, function)
-    _check_signature(name, function, tuple(arguments))
+    takes(name, function, *arguments)
     no_numbers: list[Any] = []
 
     def call(*given: Any) -> Any:
@@ -92,17 +105,6 @@ def scalar(name: str, function: Any, arguments: Mapping[str, Any], *, of: str = 
     if found != "shape ()":
         # A list of numbers is an array to most, so it is told as one.
         raise ValueError(f"{name} must return a scalar {f'for {of}' if of else 'for one x'}, got {found}")
-
-
-def _check_signature(name: str, function: Any, arguments: tuple[str, ...]) -> None:
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # Some built-in functions have none.
-        return
-    try:
-        signature.bind(*arguments)
-    except TypeError:
-        raise TypeError(f"{name} must take the arguments ({', '.join(arguments)}), got {signature}") from None
 
 
 def _told(error: Exception) -> str:

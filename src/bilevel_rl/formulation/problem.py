@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Shaped
 
 from bilevel_rl import checks
-from bilevel_rl.checks.functions import answer, scalar
+from bilevel_rl.checks.functions import answer, scalar, takes
 from bilevel_rl.environments import DrivenMDP, Episode, HostEpisode, ObservedEnvironment, TabularMDP
 from bilevel_rl.formulation.closures import open_function
 from bilevel_rl.formulation.upper_objectives import (
@@ -101,19 +101,20 @@ class BilevelProblem(eqx.Module):
     ):
         kinds = TabularMDP, *get_args(ObservedEnvironment)
         self.environment = checks.instance("environment", environment, *kinds)
-        self.reward = open_function(checks.function("reward", reward))
+        self.reward = open_function(takes("reward", reward, "x", "state", "action"))
         self.initial_x = _upper_variable(initial_x)
         self.upper = checks.instance("upper", upper, UpperObjective, remedy="wrap a cost: OccupancyCost(cost)")
-        self.project = open_function(checks.function("project", project))
+        self.project = open_function(takes("project", project, "x"))
         self.reward_bound = checks.number("reward_bound", reward_bound, above=0, allow_infinite=True)
         self.initial_spread = checks.number("initial_spread", initial_spread, at_least=0)
         self.outcome_probabilities = self.entropy_weight = None
         if outcome_probabilities is not None:
-            self.outcome_probabilities = open_function(checks.function("outcome_probabilities", outcome_probabilities))
+            names = "x", "state", "action"
+            self.outcome_probabilities = open_function(takes("outcome_probabilities", outcome_probabilities, *names))
         if entropy_weight is not None:
             remedy = "None is for a follower without one"
             self.entropy_weight = checks.number("entropy_weight", entropy_weight, above=0, remedy=remedy)
-        self._validate(reward)
+        self._validate()
         self.upper = upper.bound_to(environment, jax.tree.map(jnp.asarray, self.initial_x))
 
     def start(self, key: Array) -> PyTree:
@@ -172,10 +173,10 @@ class BilevelProblem(eqx.Module):
             return self.environment
         return DrivenMDP(self.mdp, self.outcome_probabilities, x)
 
-    def _validate(self, reward: StateActionFunction):
-        """Calls every function for the first time; `reward` is the one that was given, whose signature is known."""
+    def _validate(self):
+        """Calls every function for the first time."""
         x, pair = jax.tree.map(jnp.asarray, self.initial_x), example_pair(self.environment)
-        scalar("reward", reward, {"x": x, **pair}, of="one state and one action")
+        scalar("reward", self.reward, {"x": x, **pair}, of="one state and one action")
         scalar("upper.regularizer", self.upper.regularizer, {"x": x})
         shapes = answer("project", self.project, {"x": x})
         if jax.tree.map(jnp.shape, shapes) != jax.tree.map(jnp.shape, x):

@@ -62,7 +62,7 @@ def measure_scales(problem: BilevelProblem) -> ProblemScales:
         (1.0, 0.85, 1.32)
     """
     checks.instance("problem", problem, BilevelProblem)
-    states, actions = _pairs(problem)
+    states, actions = some_pairs(problem)
     x = jax.tree.map(jnp.asarray, problem.initial_x)
     reward = _scale("reward_bound", problem.reward_bound, problem.rewards(x, states, actions))
     cost = _scale("upper.cost_bound", problem.upper.step_cost_bound, problem.costs(x, states, actions))
@@ -100,7 +100,8 @@ def _scale(name: str, bound: ArrayLike, values: Array) -> float:
     return largest
 
 
-def _pairs(problem: BilevelProblem) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
+def some_pairs(problem: BilevelProblem) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
+    """States and actions of all pairs, or of as many as `MAX_PAIRS`, always the same ones."""
     num_pairs = problem.mdp.num_states * problem.mdp.num_actions
     chosen = np.arange(num_pairs)
     if num_pairs > MAX_PAIRS:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Shaped
 
 from bilevel_rl import checks
-from bilevel_rl.checks.functions import scalar
+from bilevel_rl.checks.functions import scalar, takes
 from bilevel_rl.environments import Episode, HostEpisode, ObservedEnvironment, TabularMDP, over_axes
 from bilevel_rl.formulation.closures import open_function
 from bilevel_rl.formulation.segments import Segments
@@ -73,7 +73,7 @@ class UpperObjective(eqx.Module):
     regularizer: Regularizer = eqx.field(default=_no_regularizer, kw_only=True)
 
     def __check_init__(self):
-        checks.function("regularizer", self.regularizer)
+        takes("regularizer", self.regularizer, "x")
 
     @abc.abstractmethod
     def value(
@@ -112,7 +112,7 @@ class OccupancyCost(UpperObjective):
     cost_bound: float = eqx.field(default=float("inf"), kw_only=True)
 
     def __check_init__(self):
-        checks.function("cost", self.cost)
+        takes("cost", self.cost, "x", "state", "action")
         checks.number("cost_bound", self.cost_bound, above=0, allow_infinite=True)
 
     def value(
@@ -156,7 +156,7 @@ class OccupancyFunctional(UpperObjective):
     )
 
     def __check_init__(self):
-        checks.function("functional", self.functional)
+        takes("functional", self.functional, "x", "d")
         checks.number("cost_bound", self.cost_bound, above=0, allow_infinite=True)
 
     def value(
@@ -206,7 +206,7 @@ class PolicyLoss(UpperObjective):
     loss: Callable[[PyTree, Array, Array, Array], Float[ArrayLike, ""]] = negative_log_likelihood
 
     def __check_init__(self):
-        checks.function("loss", self.loss)
+        takes("loss", self.loss, "x", "log π(·|s)", "state", "action")
         if self.states.ndim != 1 or self.states.shape != self.actions.shape or not self.states.size:
             raise ValueError(
                 "states and actions must hold the same number of demonstrations, at least one, got shapes "
@@ -258,7 +258,7 @@ class TrajectoryLoss(UpperObjective):
     segments: Segments | None = None
 
     def __check_init__(self):
-        checks.function("loss", self.loss)
+        takes("loss", self.loss, "x", "states", "actions")
         checks.integer("num_steps", self.num_steps, at_least=1)
         checks.integer("num_trajectories", self.num_trajectories, at_least=1, at_most=2)
 

@@ -22,7 +22,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from bilevel_rl import checks
-from bilevel_rl.checks.functions import answer
+from bilevel_rl.checks.functions import answer, takes
 from bilevel_rl.environments import Episode, HostEpisode, ObservedEnvironment, TabularMDP
 from bilevel_rl.formulation.closures import open_function
 from bilevel_rl.policies.categorical import Categorical
@@ -102,7 +102,7 @@ class NeuralActorCritic(eqx.Module):
         for name in ("actor", "critic", *(["trunk"] if self.trunk is not None else [])):
             checks.instance(name, getattr(self, name), eqx.Module)
         checks.instance("law", self.law, Categorical, Gaussian)
-        checks.function("observe", self.observe)
+        takes("observe", self.observe, "state")
         for name in ("actor_optimizer", "critic_optimizer"):
             remedy = "for instance optax.adam(1.0)"
             checks.instance(name, getattr(self, name), optax.GradientTransformation, remedy=remedy)
@@ -147,11 +147,11 @@ class NeuralActorCritic(eqx.Module):
         checks.integer("depth", depth, at_least=0)
         for name, value in (("shared", shared), ("normalizes", normalizes)):
             checks.flag(name, value)
-        checks.function("activation", activation)
+        answer("activation", activation, {"features": jax.ShapeDtypeStruct((width,), float)})
         if shared and depth < 1:
             raise ValueError(f"depth must be at least 1 where shared, got {depth}")
         law = _law_of(environment)
-        see = _sight_of(environment) if observe is None else checks.function("observe", observe)
+        see = _sight_of(environment) if observe is None else takes("observe", observe, "state")
 
         def flat(state: Any) -> Array:
             return jnp.ravel(jnp.asarray(see(state), float))

@@ -69,7 +69,7 @@ class Grid:
     def check_cells(self, name: str, cells: Any):
         """Raises `TypeError` or `ValueError` unless these are cells of this grid."""
         for cell in checks.instance(name, cells, tuple, list, remedy="write ((row, col), …)"):
-            self.check_cell(name, cell)
+            self.check_cell(name, checks.instance(name, cell, tuple, remedy="write ((row, col), …)"))
 
     def state(self, cell: Cell) -> int:
         """Index of a cell."""

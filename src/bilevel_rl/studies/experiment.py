@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from bilevel_rl import figures
+from bilevel_rl import checks, figures
 from bilevel_rl.algorithms import Algorithm, SingleLoopActorCritic
 from bilevel_rl.runs import processes
 from bilevel_rl.runs.folder import RunFolder
@@ -60,6 +60,7 @@ class Experiment(Study):
 
     def check(self):
         """Raises `ValueError` for options that cannot be run with."""
+        checks.instance("run", self.run, RunConfig)
         self.run.check()
         self.algorithms()
 
@@ -92,6 +93,7 @@ class SingleRun(Experiment):
 
     def algorithms(self) -> Mapping[str, Algorithm]:
         """The only one."""
+        checks.instance("schedule", self.schedule, ScheduleConfig)
         return {WHOLE: self.algorithm()}
 
     def measure(self, finished: Mapping[str, Finished]) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from bilevel_rl import problems
+from bilevel_rl import checks, problems
 from bilevel_rl.algorithms import Followers, SingleLoopActorCritic
 from bilevel_rl.figures.grids import draw_policy, prepare_grid
 from bilevel_rl.figures.style import Style, save_figure
@@ -32,6 +32,7 @@ class GoalPlacementStudy(BesideOptimum, GoalPlacement):
     def algorithm(self) -> SingleLoopActorCritic:
         """What runs; building it checks every option."""
         schedule = self.schedule
+        checks.flag("coupled", self.coupled)
         return SingleLoopActorCritic(
             self.problem(), schedule.step_sizes(), Followers(schedule.num_chains, coupled=self.coupled)
         )

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from bilevel_rl import exact, figures
+from bilevel_rl import checks, exact, figures
 from bilevel_rl.algorithms import Followers, SingleLoopActorCritic
 from bilevel_rl.figures.grids import draw_policy, prepare_grid
 from bilevel_rl.figures.style import Style, save_figure
@@ -30,6 +30,7 @@ class GoalPositionStudy(BesideOptimum, GoalPosition):
     def algorithm(self) -> SingleLoopActorCritic:
         """What runs; building it checks every option."""
         schedule = self.schedule
+        checks.flag("coupled", self.coupled)
         return SingleLoopActorCritic(
             self.problem(), schedule.step_sizes(), Followers(schedule.num_chains, coupled=self.coupled)
         )
