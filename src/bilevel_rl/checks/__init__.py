@@ -63,10 +63,10 @@ def number(
     is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     if not is_number and not (isinstance(value, np.ndarray | jax.Array) and np.ndim(value) == 0 and _is_real(value)):
         raise TypeError(_sentence(name, "be a number", value, remedy))
-    try:
-        found = float(value)
-    except OverflowError:
-        found = math.inf
+    if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        # A function that closes over such an integer cannot be compiled.
+        raise ValueError(_sentence(name, "be a float where it is that large, as in 1e10", value))
+    found = float(value)
     fits = (
         (above is None or found > above)
         and (at_least is None or found >= at_least)

@@ -77,7 +77,11 @@ def answer(name: str, function: Any, arguments: Mapping[str, Any]) -> PyTree[jax
         shapes = jax.eval_shape(call, *arguments.values())
     except Exception as error:
         remedy = next((text for kind, text in SLIPS if isinstance(error, kind)), None)
-        told = f"{name} {remedy}" if remedy else f"{name} failed when it was first called: {_told(error)}"
+        told = (
+            f"{name} {remedy}"
+            if remedy
+            else f"{name} failed when it was first called, {_where(arguments)}: {_told(error)}"
+        )
         raise ValueError(told) from error
     if no_numbers:
         raise TypeError(f"{name} must return numbers, got {checks.shown(no_numbers[0])}")
@@ -105,6 +109,12 @@ def scalar(name: str, function: Any, arguments: Mapping[str, Any], *, of: str = 
     if found != "shape ()":
         # A list of numbers is an array to most, so it is told as one.
         raise ValueError(f"{name} must return a scalar {f'for {of}' if of else 'for one x'}, got {found}")
+
+
+def _where(arguments: Mapping[str, Any]) -> str:
+    """Shapes of the arguments that are arrays."""
+    shapes = {name: value.shape for name, value in arguments.items() if hasattr(value, "shape")}
+    return ", ".join(f"{name} of shape {shape}" for name, shape in shapes.items())
 
 
 def _told(error: Exception) -> str:

@@ -93,6 +93,7 @@ class ScheduleConfig:
     def step_sizes(self) -> StepSizes:
         """The five sequences."""
         checks.one_of("schedule", self.schedule, get_args(Schedule))
+        checks.number("entropy_weight", self.entropy_weight, above=0)
         build = StepSizes.decaying if self.schedule == "decaying" else StepSizes.constant_entropy
         return build(
             upper=self.upper,

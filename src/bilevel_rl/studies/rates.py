@@ -70,6 +70,8 @@ class Rates(Experiment):
 
     def algorithms(self) -> dict[str, Algorithm]:
         """One algorithm for each curve; building them checks every option."""
+        checks.number("entropy_weight", self.entropy_weight, above=0)
+        checks.number("recursion", self.recursion, above=0, at_most=1)
         checks.number("fit_from", self.fit_from, above=0, below=1)
         checks.integer("num_inner_steps", self.num_inner_steps, at_least=1)
         if self.run.log_every % self.num_inner_steps or self.run.num_iterations % self.num_inner_steps:
