@@ -310,7 +310,7 @@ def test_the_table_ranks_tests_and_marks():
         ({"trials": 0}, "--trials must be at least 1"),
         ({"tuning_seeds": 0}, "--tuning-seeds must be at least 1"),
         ({"num_log_points": 0}, "--num-log-points must be at least 1"),
-        ({"seed": -1}, "--seed must lie in"),
+        ({"seed": -1}, "--seed must be at least 0"),
         ({"evaluation_entropy_weight": 0.0}, "--evaluation-entropy-weight must be finite and positive"),
     ],
 )

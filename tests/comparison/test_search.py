@@ -292,7 +292,7 @@ def test_the_known_optimum_of_wind_design_is_the_end_of_exact_descent(monkeypatc
         ({"trials": 0}, "--trials must be at least 1"),
         ({"batch_size": 0}, "--batch-size must be at least 1"),
         ({"num_seeds": -1}, "--num-seeds must be at least 1"),
-        ({"seed": -1}, "--seed must lie in"),
+        ({"seed": -1}, "--seed must be at least 0"),
         ({"evaluation_entropy_weight": 0.0}, "--evaluation-entropy-weight must be finite and positive"),
     ],
 )

@@ -129,18 +129,21 @@ def test_too_many_trajectories_have_no_exact_value():
 @pytest.mark.parametrize(
     ("upper", "message"),
     [
-        (PolicyLoss([0, 5], [0, 1]), r"upper\.states must lie in 0\.\.4, got 0\.\.5"),
-        (PolicyLoss([0, 1], [0, 3]), r"upper\.actions must lie in 0\.\.2, got 0\.\.3"),
-        (PolicyLoss([0, 1], [0]), "same number of demonstrations, at least one, got 2 and 1"),
-        (PolicyLoss([], []), "at least one, got 0 and 0"),
-        (TrajectoryLoss(lambda x, s, a: 0.0, 0), "num_steps must be at least 1, got 0"),
-        (TrajectoryLoss(lambda x, s, a: 0.0, 2, 3), "num_trajectories must be 1 or 2, got 3"),
-        (TrajectoryLoss(lambda x, s, a: x, 2), r"upper\.loss must return a scalar .*shape \(3,\)"),
-        (OccupancyFunctional(lambda x, d: d), r"upper\.functional must return a scalar .*shape \(5, 3\)"),
-        (OccupancyFunctional(lambda x, d: 0.0, tracking_step=0.0), r"tracking_step must lie in \(0, 1\], got 0"),
-        (OccupancyFunctional(lambda x, d: 0.0, cost_bound=0.0), "cost_bound must be positive"),
+        (lambda: PolicyLoss([0, 5], [0, 1]), r"upper\.states must lie in 0\.\.4, got 0\.\.5"),
+        (lambda: PolicyLoss([0, 1], [0, 3]), r"upper\.actions must lie in 0\.\.2, got 0\.\.3"),
+        (lambda: PolicyLoss([0, 1], [0]), "same number of demonstrations, at least one, got shapes .*2,.* and .*1,"),
+        (lambda: PolicyLoss([], []), "at least one, got shapes .*0,"),
+        (lambda: TrajectoryLoss(lambda x, s, a: 0.0, 0), "num_steps must be at least 1, got 0"),
+        (lambda: TrajectoryLoss(lambda x, s, a: 0.0, 2, 3), "num_trajectories must be at most 2, got 3"),
+        (lambda: TrajectoryLoss(lambda x, s, a: x, 2), r"upper\.loss must return a scalar .*shape \(3,\)"),
+        (lambda: OccupancyFunctional(lambda x, d: d), r"upper\.functional must return a scalar .*shape \(5, 3\)"),
+        (
+            lambda: OccupancyFunctional(lambda x, d: 0.0, tracking_step=0.0),
+            r"tracking_step must lie in \(0, 1\], got 0",
+        ),
+        (lambda: OccupancyFunctional(lambda x, d: 0.0, cost_bound=0.0), "cost_bound must be positive"),
     ],
 )
 def test_malformed_objectives_are_refused(upper, message):
     with pytest.raises(ValueError, match=message):
-        random_problem(3, upper=upper)
+        random_problem(3, upper=upper())

@@ -95,18 +95,19 @@ def test_regularizer_and_projection_default_to_nothing():
         ({"project": lambda x: x["b"]}, r"^project must keep the structure and shapes of x"),
         ({"reward_bound": 0.0}, r"^reward_bound must be positive .*got 0\.0"),
         ({"initial_spread": -0.1}, r"^initial_spread must be finite and not negative, got -0\.1"),
-        ({"entropy_weight": 0.0}, r"^entropy_weight must be finite and positive, or None, got 0\.0"),
+        ({"entropy_weight": 0.0}, r"^entropy_weight must be finite and positive, got 0\.0; None is for"),
         ({"reward_bound": float("nan")}, r"^reward_bound must be positive .*got nan"),
-        (
-            {"upper": OccupancyCost(cost=lambda x, s, a: 0.0, cost_bound=-1.0)},
-            r"^upper\.cost_bound must be positive .*got -1\.0",
-        ),
     ],
 )
 def test_malformed_problems_are_refused(changes, message):
     build()
     with pytest.raises(ValueError, match=message):
         build(**changes)
+
+
+def test_a_bound_of_the_cost_is_positive():
+    with pytest.raises(ValueError, match=r"^cost_bound must be positive .*got -1\.0"):
+        OccupancyCost(cost=lambda x, s, a: 0.0, cost_bound=-1.0)
 
 
 def test_every_seed_starts_at_its_own_noisy_and_feasible_x():

@@ -148,10 +148,10 @@ def test_seeds_start_close_to_even_penalties(problem):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"entropy_weight": 0.0}, r"^entropy_weight must be finite and positive, or None, got 0\.0"),
+        ({"entropy_weight": 0.0}, r"^entropy_weight must be finite and positive, got 0\.0"),
         ({"beta": -1.0}, r"^beta must be finite and not negative, got -1\.0"),
         ({"budget": 0.0}, r"^budget must be finite and positive, got 0\.0"),
-        ({"slip": 1.2}, r"^slip must be a probability in \[0, 1\], got 1\.2"),
+        ({"slip": 1.2}, r"^slip must lie in \[0, 1\], got 1\.2"),
         ({"discount": 1.0}, r"^discount must lie in \[0, 1\), got 1\.0"),
     ],
 )

@@ -76,10 +76,10 @@ def test_projection_is_onto_the_grid():
         ({"target": (10, 3)}, r"^target must be \(row, col\) .*got \(10, 3\)"),
         ({"initial_x": (2, -1)}, r"^initial_x must be \(row, col\) .*got \(2, -1\)"),
         ({"home": (0, float("nan"))}, r"^home must be \(row, col\) .*got \(0, nan\)"),
-        ({"width": 0.0}, r"^width must be positive .*got 0\.0"),
+        ({"width": 0.0}, r"^width must be finite and positive, got 0\.0"),
         ({"installation_cost": -1.0}, r"^installation_cost must be finite and not negative, got -1\.0"),
         ({"installation_cost": float("inf")}, r"^installation_cost must be finite .*got inf"),
-        ({"slip": 2.0}, r"^slip must be"),
+        ({"slip": 2.0}, r"^slip must lie"),
         ({"discount": 1.0}, r"^discount must lie"),
     ],
 )

@@ -96,16 +96,16 @@ def test_cells_states_and_positions_agree():
     assert grid.state((1, 2)) == 6
     assert grid.position(6).tolist() == [1.0, 2.0]
     assert grid.free_states().tolist() == [1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15]
-    grid.check_cell("anything", (0.5, 3.0))
+    grid.check_position("anything", (0.5, 3.0))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"size": 1}, r"^size must be at least 2, got 1"),
-        ({"slip": 1.5}, r"^slip must be .*\[0, 1\], got 1\.5"),
-        ({"slip": -0.1}, r"^slip must be .*got -0\.1"),
-        ({"slip": float("nan")}, r"^slip must be .*got nan"),
+        ({"slip": 1.5}, r"^slip must lie in \[0, 1\], got 1\.5"),
+        ({"slip": -0.1}, r"^slip must lie in .*got -0\.1"),
+        ({"slip": float("nan")}, r"^slip must lie in .*got nan"),
         ({"walls": ((0, 3),)}, r"^walls must be \(row, col\) with both in 0\.\.2, got \(0, 3\)"),
         ({"hazards": ((-1, 0),)}, r"^hazards must be \(row, col\) .*got \(-1, 0\)"),
         ({"walls": ((1, 2),), "hazards": ((0, 0), (1, 2))}, r"^hazards must not be walls, got \[\(1, 2\)\]"),

@@ -55,10 +55,10 @@ def test_the_objective_is_the_mean_over_the_followers_and_its_gradient_that_of_f
         ({"slips": (0.1,)}, "homes, slips, attachments and weights must be equally many"),
         ({"target": (7, 0)}, "target must be"),
         ({"initial_x": (0, -1)}, "initial_x must be"),
-        ({"homes": ((0, 0), (7, 0), (1, 1))}, "start must be"),
+        ({"homes": ((0, 0), (7, 0), (1, 1))}, "homes must be"),
         ({"attachments": (0.1, -0.1, 0.0)}, "attachments must be finite and not negative"),
         ({"weights": (0.1, 0.1, 0.1)}, "weights must be positive and sum to 1"),
-        ({"width": 0.0}, "width must be positive"),
+        ({"width": 0.0}, "width must be finite and positive"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):

@@ -253,8 +253,8 @@ def test_numbers_that_cannot_be_run_with_are_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"checkpoint_every": -1.0}, r"^checkpoint_every must be a number of seconds, got -1\.0$"),
-        ({"checkpoint_every": float("nan")}, "^checkpoint_every must be a number of seconds, got nan$"),
+        ({"checkpoint_every": -1.0}, r"^checkpoint_every must be at least 0 .*, got -1\.0; it is in seconds"),
+        ({"checkpoint_every": float("nan")}, "^checkpoint_every must be at least 0 .*, got nan; it is in seconds"),
         ({"seeds_per_group": 2}, f"^seeds_per_group must divide num_seeds, {NUM_SEEDS}, got 2$"),
         ({"seeds_per_group": 0}, f"^seeds_per_group must divide num_seeds, {NUM_SEEDS}, got 0$"),
     ],

@@ -59,7 +59,7 @@ def test_gradients_of_a_batch_are_those_of_its_points():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"fit_from": 1.0}, "fit_from must lie between 0 and 1, got 1.0"),
+        ({"fit_from": 1.0}, "fit_from must lie in .0, 1., got 1.0"),
         ({"num_inner_steps": 3}, "must be multiples of num_inner_steps, 3"),
         ({"num_inner_steps": 0}, "num_inner_steps must be at least 1, got 0"),
     ],

@@ -4,8 +4,15 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, PyTree
 
+from bilevel_rl import checks
 from bilevel_rl.algorithms.step_sizes import StepSizes
 from bilevel_rl.formulation import BilevelProblem
+
+
+def check_parts(problem: Any, step_sizes: Any):
+    """Raises `TypeError` unless both are what every algorithm is made of."""
+    checks.instance("problem", problem, BilevelProblem)
+    checks.instance("step_sizes", step_sizes, StepSizes, remedy="for instance StepSizes.decaying()")
 
 
 @runtime_checkable

@@ -24,6 +24,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from bilevel_rl import checks
+from bilevel_rl.algorithms.algorithm import check_parts
 from bilevel_rl.algorithms.step_sizes import StepSizes
 from bilevel_rl.exact.objectives import implicit_gradient
 from bilevel_rl.exact.soft_mdp import SoftSolution, soft_optimal
@@ -60,6 +62,10 @@ class ExactDescent(eqx.Module):
         step_sizes: of the five sequences `upper` (ζ) and `entropy` (τ) are used.
         optimizer: an optax transformation; its update is multiplied by ζ_k, so its own learning rate is best 1.
 
+    Raises:
+        TypeError: an argument is of another type.
+        ValueError: the environment is not a `TabularMDP`.
+
     Example:
         >>> import dataclasses, jax, bilevel_rl as brl
         >>> annealed = dataclasses.replace(
@@ -85,7 +91,11 @@ class ExactDescent(eqx.Module):
     ):
         self.problem = problem
         self.step_sizes = StepSizes.constant_entropy() if step_sizes is None else step_sizes
-        self.optimizer = optimizer
+        self.optimizer = checks.instance(
+            "optimizer", optimizer, optax.GradientTransformation, remedy="for instance optax.adam(1.0)"
+        )
+        check_parts(self.problem, self.step_sizes)
+        problem.mdp  # noqa: B018 - raises where the environment has no tables
 
     @property
     def num_transitions_per_iteration(self) -> int:

@@ -11,14 +11,12 @@ The tried x may lie up to h outside the feasible set, so rewards and costs must 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from bilevel_rl.algorithms.followers import draw_uniforms
 from bilevel_rl.algorithms.sampled import SampledInfo, SampledState, TwoLoopAlgorithm, learn_for
-from bilevel_rl.algorithms.step_sizes import as_leaf
+from bilevel_rl.algorithms.step_sizes import as_leaf, check_leaf
 
 MAX_COORDINATES = 4
 
@@ -39,11 +37,10 @@ class FiniteDifference(TwoLoopAlgorithm):
         ValueError: `radius` is not positive, or as `TwoLoopAlgorithm`.
     """
 
-    radius: Float[ArrayLike, ""] = eqx.field(default=0.5, kw_only=True, converter=as_leaf)
+    radius: Float[ArrayLike, ""] = eqx.field(converter=as_leaf("radius"), default=0.5, kw_only=True)
 
     def __check_init__(self):
-        if not isinstance(self.radius, Tracer) and not np.all(np.asarray(self.radius) > 0):
-            raise ValueError(f"radius must be positive (in units of x), got {self.radius}")
+        check_leaf("radius", self.radius)
 
     @property
     def num_directions(self) -> int:

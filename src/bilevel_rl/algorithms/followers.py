@@ -15,6 +15,7 @@ Where a time limit restarts a chain c_t is 0 too, and V(s') in δ_t stands for w
 
 import functools
 import math
+from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -22,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Shaped
 
+from bilevel_rl import checks
 from bilevel_rl.algorithms.step_sizes import StepSizeValues
 from bilevel_rl.environments import DrivenMDP, Environment, HostEnvironment, ObservedEnvironment, TabularMDP
 from bilevel_rl.policies import CategoricalLaw, GaussianLaw, NeuralActorCritic, Policy, TabularActorCritic
@@ -110,6 +112,7 @@ class Followers(eqx.Module):
             paper's, believes the critic, and 1 sums rewards until a restart or the last transition.
 
     Raises:
+        TypeError: a field is of another type.
         ValueError: `num_chains` or `num_steps` < 1, `gae_lambda` lies outside of [0, 1] or is positive although
             `num_steps` is 1, or `policies` are beside `natural`.
 
@@ -126,14 +129,18 @@ class Followers(eqx.Module):
     natural: bool = eqx.field(static=True, default=False, kw_only=True)
     policies: NeuralActorCritic | None = eqx.field(default=None, kw_only=True)
     num_steps: int = eqx.field(static=True, default=1, kw_only=True)
-    gae_lambda: float = eqx.field(static=True, default=0.0, kw_only=True)
+    gae_lambda: float = eqx.field(
+        static=True, default=0.0, kw_only=True, converter=partial(checks.number, "gae_lambda", at_least=0, at_most=1)
+    )
 
     def __check_init__(self):
-        for name, count in (("num_chains", self.num_chains), ("num_steps", self.num_steps)):
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
-        if not 0 <= self.gae_lambda <= 1:
-            raise ValueError(f"gae_lambda must lie in [0, 1], got {self.gae_lambda}")
+        for name in ("num_chains", "num_steps"):
+            checks.integer(name, getattr(self, name), at_least=1)
+        for name in ("coupled", "natural"):
+            checks.flag(name, getattr(self, name))
+        if self.policies is not None:
+            remedy = "for instance NeuralActorCritic.mlp(problem.environment), or None for tables"
+            checks.instance("policies", self.policies, NeuralActorCritic, remedy=remedy)
         if self.gae_lambda > 0 and self.num_steps == 1:
             raise ValueError(
                 "gae_lambda must be 0 where num_steps is 1, which leaves nothing to look ahead to, got "

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from bilevel_rl import checks
 from bilevel_rl.algorithms.episode_tables import EpisodeTables
 from bilevel_rl.algorithms.rollouts import Rollouts
 from bilevel_rl.algorithms.sampled import SampledAlgorithm
-from bilevel_rl.algorithms.step_sizes import StepSizes, as_leaf
+from bilevel_rl.algorithms.step_sizes import StepSizes, as_leaf, check_leaf
 
 Estimator = Literal["rollouts", "tables"]
 """How (IG) is estimated from a policy's trajectories."""
@@ -39,15 +39,14 @@ class ImplicitGradientMethod(SampledAlgorithm):
     step_sizes: StepSizes = eqx.field(default_factory=StepSizes.fixed_target)
     num_rollout_steps: int = eqx.field(static=True, default=100, kw_only=True)
     estimator: Estimator = eqx.field(static=True, default="rollouts", kw_only=True)
-    max_global_norm: Float[ArrayLike, ""] = eqx.field(default=np.inf, kw_only=True, converter=as_leaf)
+    max_global_norm: Float[ArrayLike, ""] = eqx.field(
+        converter=as_leaf("max_global_norm"), default=np.inf, kw_only=True
+    )
 
     def __check_init__(self):
-        if self.estimator not in get_args(Estimator):
-            raise ValueError(f"estimator must be one of {', '.join(get_args(Estimator))}, got {self.estimator!r}")
-        if self.num_rollout_steps < 1:
-            raise ValueError(f"num_rollout_steps must be at least 1, got {self.num_rollout_steps}")
-        if not isinstance(self.max_global_norm, Tracer) and not np.all(np.asarray(self.max_global_norm) > 0):
-            raise ValueError(f"max_global_norm must be positive (infinite for no clipping), got {self.max_global_norm}")
+        checks.one_of("estimator", self.estimator, get_args(Estimator))
+        checks.integer("num_rollout_steps", self.num_rollout_steps, at_least=1)
+        check_leaf("max_global_norm", self.max_global_norm, allow_infinite=True)
 
     @property
     def rollouts(self) -> Rollouts | EpisodeTables:

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Shaped
 
+from bilevel_rl import checks
+from bilevel_rl.algorithms.algorithm import check_parts
 from bilevel_rl.algorithms.followers import Actions, Followers, Parameters, States
 from bilevel_rl.algorithms.step_sizes import ScheduleWarning, StepSizes, StepSizeValues
 from bilevel_rl.environments import Environment, TabularMDP
@@ -57,6 +59,7 @@ class SampledAlgorithm(eqx.Module):
         num_chains: B, parallel Markov chains per follower.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: `num_chains` < 1, or the problem has dynamics that depend on x, another upper objective or another
             environment.
     """
@@ -66,6 +69,7 @@ class SampledAlgorithm(eqx.Module):
     num_chains: int = eqx.field(static=True, default=16)
 
     def __check_init__(self):
+        check_parts(self.problem, self.step_sizes)
         followers, environment, name = self.followers, self.problem.environment, type(self).__name__
         if not isinstance(self.problem.upper, OccupancyCost):
             raise ValueError(
@@ -149,8 +153,7 @@ class TwoLoopAlgorithm(SampledAlgorithm):
     num_inner_steps: int = eqx.field(static=True, default=20, kw_only=True)
 
     def __check_init__(self):
-        if self.num_inner_steps < 1:
-            raise ValueError(f"num_inner_steps must be at least 1, got {self.num_inner_steps}")
+        checks.integer("num_inner_steps", self.num_inner_steps, at_least=1)
 
 
 class Visits(NamedTuple):

@@ -42,6 +42,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from bilevel_rl import checks
+from bilevel_rl.algorithms.algorithm import check_parts
 from bilevel_rl.algorithms.followers import (
     LOWER,
     PENALIZED,
@@ -123,6 +125,7 @@ class SingleLoopActorCritic(eqx.Module):
         expects_actions: ∇_x r and ∇_x c in (U) are means over the policies' actions, not those of one action.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: as `Followers.check`, the environment is not a `TabularMDP` and `expects_actions` is set, or the
             followers are networks and `problem.upper` is a `PolicyLoss` or a `TrajectoryLoss`.
 
@@ -143,6 +146,10 @@ class SingleLoopActorCritic(eqx.Module):
     expects_actions: bool = eqx.field(static=True, default=False, kw_only=True)
 
     def __check_init__(self):
+        check_parts(self.problem, self.step_sizes)
+        checks.instance("followers", self.followers, Followers)
+        checks.instance("upper_steps", self.upper_steps, UpperSteps)
+        checks.flag("expects_actions", self.expects_actions)
         environment, upper = self.problem.environment, self.problem.upper
         if self.expects_actions and not isinstance(environment, TabularMDP):
             raise ValueError("expects_actions needs a TabularMDP, whose actions can be listed beside states")

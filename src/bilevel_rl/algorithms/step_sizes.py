@@ -11,6 +11,8 @@ Source: arXiv 2601.16399, Algorithm 1; the validity conditions are ours (docs/me
 | τ_k    | `entropy` | entropy weight of the lower-level problem               |
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -19,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Real
+
+from bilevel_rl import checks
 
 SEQUENCES = ("upper", "actor", "critic", "penalty", "entropy")
 
@@ -31,10 +35,22 @@ class ScheduleWarning(UserWarning):
     """The step sizes violate a condition that the method's convergence relies on."""
 
 
-def as_leaf(value: ArrayLike) -> ArrayLike:
-    """A number as an array, which `vmap` can map and one compiled program serves for all values of."""
+def as_leaf(name: str) -> Callable[[ArrayLike], ArrayLike]:
+    """Converter of a field: a number as an array, which `vmap` maps and one compiled program takes all values of."""
     # NumPy float64 leaves: traced by jit, mapped by vmap, and still exact when an oracle runs in double precision.
-    return value if isinstance(value, jax.Array) else np.asarray(value, dtype=np.float64)
+    return partial(checks.real, name)
+
+
+def check_leaf(name: str, value: ArrayLike, *, allow_zero: bool = False, allow_infinite: bool = False):
+    """Raises `ValueError` unless all numbers of a field are positive, or 0 where allowed, and finite unless allowed."""
+    if isinstance(value, Tracer):
+        return
+    array = np.asarray(value)
+    fits = (array > 0) | (allow_zero & (array == 0))
+    if not array.size or not np.all(fits) or not (allow_infinite or np.all(np.isfinite(array))):
+        sign = "non-negative" if allow_zero else "positive"
+        wanted = f"{sign} (may be infinite)" if allow_infinite else f"finite and {sign}"
+        raise ValueError(f"{name} must be {wanted}, got {checks.shown(value)}")
 
 
 class PowerDecay(eqx.Module):
@@ -44,6 +60,7 @@ class PowerDecay(eqx.Module):
     form c / (k + 1)^p; a larger offset holds the initial value for about `offset` iterations.
 
     Raises:
+        TypeError: a field does not hold real numbers.
         ValueError: a field is not finite, `initial` or `exponent` is negative, or `offset` is not positive.
 
     Example:
@@ -53,19 +70,13 @@ class PowerDecay(eqx.Module):
         1.0
     """
 
-    initial: Float[ArrayLike, "..."] = eqx.field(converter=as_leaf)
-    exponent: Float[ArrayLike, "..."] = eqx.field(converter=as_leaf)
-    offset: Float[ArrayLike, "..."] = eqx.field(converter=as_leaf, default=1.0)
+    initial: Float[ArrayLike, "..."] = eqx.field(converter=as_leaf("initial of a step-size sequence"))
+    exponent: Float[ArrayLike, "..."] = eqx.field(converter=as_leaf("exponent of a step-size sequence"))
+    offset: Float[ArrayLike, "..."] = eqx.field(converter=as_leaf("offset of a step-size sequence"), default=1.0)
 
     def __check_init__(self):
         for name in ("initial", "exponent", "offset"):
-            value = getattr(self, name)
-            if isinstance(value, Tracer):
-                continue
-            lowest_is_allowed = name != "offset"
-            if not np.all(np.isfinite(value)) or np.any(value < 0) or (not lowest_is_allowed and np.any(value == 0)):
-                sign = "non-negative" if lowest_is_allowed else "positive"
-                raise ValueError(f"{name} of a step-size sequence must be finite and {sign}, got {value}")
+            check_leaf(f"{name} of a step-size sequence", getattr(self, name), allow_zero=name != "offset")
 
     def __call__(self, num_iterations: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         """Value of the sequence at iteration k (scalar, or any shape that broadcasts)."""
@@ -80,6 +91,7 @@ class GeometricDecay(eqx.Module):
     All three fields are array leaves, as those of `PowerDecay`.
 
     Raises:
+        TypeError: a field does not hold real numbers.
         ValueError: a field is not finite and positive.
 
     Example:
@@ -88,15 +100,13 @@ class GeometricDecay(eqx.Module):
         [8.0, 4.0, 2.0, 2.0]
     """
 
-    initial: Float[ArrayLike, "..."] = eqx.field(converter=as_leaf)
-    final: Float[ArrayLike, "..."] = eqx.field(converter=as_leaf)
-    num_iterations: Float[ArrayLike, "..."] = eqx.field(converter=as_leaf)
+    initial: Float[ArrayLike, "..."] = eqx.field(converter=as_leaf("initial of a geometric sequence"))
+    final: Float[ArrayLike, "..."] = eqx.field(converter=as_leaf("final of a geometric sequence"))
+    num_iterations: Float[ArrayLike, "..."] = eqx.field(converter=as_leaf("num_iterations of a geometric sequence"))
 
     def __check_init__(self):
         for name in ("initial", "final", "num_iterations"):
-            value = getattr(self, name)
-            if not isinstance(value, Tracer) and not (np.all(np.isfinite(value)) and np.all(value > 0)):
-                raise ValueError(f"{name} of a geometric sequence must be finite and positive, got {value}")
+            check_leaf(f"{name} of a geometric sequence", getattr(self, name))
 
     @property
     def exponent(self) -> Float[np.ndarray, ""]:
@@ -125,6 +135,7 @@ class StepSizes(eqx.Module):
     Build one with `StepSizes.decaying()` or `StepSizes.constant_entropy()`, or pass five sequences of your own.
 
     Raises:
+        TypeError: a field is no sequence.
         ValueError: the penalty or the entropy weight is 0.
 
     Example:
@@ -143,6 +154,9 @@ class StepSizes(eqx.Module):
     entropy: PowerDecay | GeometricDecay
 
     def __check_init__(self):
+        for name in SEQUENCES:
+            remedy = "write PowerDecay(initial, exponent), or use StepSizes.decaying"
+            checks.instance(name, getattr(self, name), PowerDecay, GeometricDecay, remedy=remedy)
         for name in ("penalty", "entropy"):
             initial = getattr(self, name).initial
             if not isinstance(initial, Tracer) and np.any(np.asarray(initial) == 0):
@@ -168,6 +182,7 @@ class StepSizes(eqx.Module):
             exponents: decay exponents, in the order (ζ, α, β, w, τ).
 
         Raises:
+            TypeError: a value is no number.
             ValueError: a value is not finite, negative, or `penalty`, `entropy` or `offset` is not positive.
         """
         return cls._from_initial((upper, actor, critic, penalty, entropy), exponents, offset)
@@ -211,14 +226,14 @@ class StepSizes(eqx.Module):
 
     @classmethod
     def _from_initial(cls, initials: tuple[float, ...], exponents: tuple[float, ...], offset: float) -> "StepSizes":
-        if len(exponents) != len(SEQUENCES):
-            raise ValueError(f"exponents must hold one number each for {SEQUENCES}, got {exponents}")
+        if not isinstance(exponents, tuple | list | np.ndarray) or len(exponents) != len(SEQUENCES):
+            raise ValueError(f"exponents must hold one number each for {SEQUENCES}, got {checks.shown(exponents)}")
         sequences = []
         for name, initial, exponent in zip(SEQUENCES, initials, exponents, strict=True):
             try:
                 sequences.append(PowerDecay(initial, exponent, offset))
-            except ValueError as error:
-                raise ValueError(f"step sizes, {name}: {error}") from error
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"step sizes, {name}: {error}") from error
         return cls(*sequences)
 
     def __call__(self, num_iterations: Real[ArrayLike, "..."]) -> StepSizeValues:

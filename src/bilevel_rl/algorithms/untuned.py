@@ -21,6 +21,7 @@ import warnings
 
 import optax
 
+from bilevel_rl import checks
 from bilevel_rl.algorithms.followers import Followers
 from bilevel_rl.algorithms.single_loop import SingleLoopActorCritic
 from bilevel_rl.algorithms.step_sizes import ScheduleWarning, StepSizes
@@ -55,6 +56,7 @@ def untuned(
         scales: the problem's units, where `measure_scales` cannot know them.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: a scale is not finite and positive, or cannot be measured; or as `SingleLoopActorCritic`.
 
     Example:
@@ -63,12 +65,13 @@ def untuned(
         >>> round(float(algorithm.step_sizes(0).entropy), 6), round(float(algorithm.step_sizes(0).penalty), 3)
         (0.1, 0.471)
     """
-    if num_chains < 1:
-        raise ValueError(f"num_chains must be at least 1, got {num_chains}")
+    checks.instance("problem", problem, BilevelProblem)
+    checks.integer("num_chains", num_chains, at_least=1)
+    checks.flag("coupled", coupled)
     scales = measure_scales(problem) if scales is None else scales
+    checks.instance("scales", scales, ProblemScales)
     for name, scale in scales._asdict().items():
-        if not 0 < scale < float("inf"):
-            raise ValueError(f"scales, {name}, must be finite and positive, got {scale}")
+        checks.number(f"scales, {name},", scale, above=0)
     with warnings.catch_warnings(action="ignore", category=ScheduleWarning):
         # "actor <= critic" compares 1 / reward with a pure number; in units of R it holds.
         return SingleLoopActorCritic(

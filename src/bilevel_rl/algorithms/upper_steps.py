@@ -15,6 +15,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
+from bilevel_rl import checks
 from bilevel_rl.algorithms.step_sizes import PowerDecay
 
 PLAIN = optax.sgd(1.0)
@@ -42,6 +43,7 @@ class UpperSteps(eqx.Module):
     reaches it after some 1/a iterations, so a must not be smaller than their steps.
 
     Raises:
+        TypeError: a field is of another type.
         ValueError: `recursion` starts outside of (0, 1], or `averaging` is negative or not finite.
 
     Attributes:
@@ -56,12 +58,14 @@ class UpperSteps(eqx.Module):
     averaging: float | None = None
 
     def __check_init__(self):
-        if self.recursion is not None and not isinstance(self.recursion.initial, Tracer):
-            initial = np.asarray(self.recursion.initial)
-            if not (np.all(initial > 0) and np.all(initial <= 1)):
+        checks.instance("optimizer", self.optimizer, optax.GradientTransformation, remedy="for instance optax.sgd(1.0)")
+        if self.recursion is not None:
+            checks.instance("recursion", self.recursion, PowerDecay, remedy="write PowerDecay(initial, exponent)")
+            initial = self.recursion.initial
+            if not isinstance(initial, Tracer) and not np.all((np.asarray(initial) > 0) & (np.asarray(initial) <= 1)):
                 raise ValueError(f"recursion must lie in (0, 1], got {initial}; 1 forgets all earlier iterations")
-        if self.averaging is not None and not 0 <= self.averaging < float("inf"):
-            raise ValueError(f"averaging must be finite and not negative, or None, got {self.averaging}")
+        if self.averaging is not None:
+            checks.number("averaging", self.averaging, at_least=0, remedy="None recommends the last x")
 
     def init(self, x: PyTree) -> Memory:
         """Before the first iteration."""

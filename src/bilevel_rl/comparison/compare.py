@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from bilevel_rl import checks
 from bilevel_rl.comparison.figures import draw_comparison
 from bilevel_rl.comparison.methods import METHODS
 from bilevel_rl.comparison.outcomes import ranked, read_outcome, read_outcomes
@@ -45,6 +46,8 @@ class ComparisonConfig:
 
     def check(self):
         """Raises `ValueError` for options that cannot be run with."""
+        for name in checks.instance("--methods", self.methods, tuple, list):
+            checks.instance("--methods", name, str)
         if unknown := [name for name in self.methods if name not in METHODS]:
             raise ValueError(f"--methods does not know {', '.join(unknown)}; it knows {', '.join(METHODS)}")
         if not self.methods or len(set(self.methods)) < len(self.methods):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bilevel_rl import checks
 from bilevel_rl.comparison.methods import Method, Parameters
 from bilevel_rl.comparison.tasks import Task
 from bilevel_rl.comparison.workers import run_tasks
@@ -26,7 +27,7 @@ SIGNIFICANT_DIGITS = 4
 
 
 def check_search(budget: float, seed: int, evaluation_entropy_weight: float, counts: Mapping[str, int]):
-    """Raises `ValueError` for numbers that no search of parameters can be run with.
+    """Raises `TypeError` or `ValueError` for numbers that no search of parameters can be run with.
 
     Args:
         budget: environment transitions of a run.
@@ -34,15 +35,13 @@ def check_search(budget: float, seed: int, evaluation_entropy_weight: float, cou
         evaluation_entropy_weight: τ at which Φ is measured.
         counts: name of an option to how many.
     """
-    if not (budget >= 1 and math.isfinite(budget) and budget == int(budget)):
+    transitions = checks.number("--budget", budget, allow_infinite=True)
+    if not (transitions >= 1 and math.isfinite(transitions) and transitions == int(transitions)):
         raise ValueError(f"--budget must be a positive number of transitions, got {budget:g}")
     for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {count}")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"--seed must lie in 0..{2**32 - 1}, got {seed}")
-    if not 0 < evaluation_entropy_weight < math.inf:
-        raise ValueError(f"--evaluation-entropy-weight must be finite and positive, got {evaluation_entropy_weight}")
+        checks.integer(f"--{name.replace('_', '-')}", count, at_least=1)
+    checks.integer("--seed", seed, at_least=0, at_most=2**32 - 1)
+    checks.number("--evaluation-entropy-weight", evaluation_entropy_weight, above=0)
 
 
 def choose(tasks: Sequence[Task]) -> tuple[Task, dict[str, Any]]:

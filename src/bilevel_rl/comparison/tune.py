@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from bilevel_rl import checks
 from bilevel_rl.comparison.figures import draw_trials
 from bilevel_rl.comparison.methods import HOLDING_SHARE, METHODS, NUM_CHAINS, Method, Parameters
 from bilevel_rl.comparison.outcomes import read_trials
@@ -52,7 +53,7 @@ class TuningConfig:
 
     def check(self):
         """Raises `ValueError` for options that cannot be run with."""
-        if self.method not in METHODS:
+        if checks.instance("--method", self.method, str) not in METHODS:
             raise ValueError(f"--method does not know {self.method}; it knows {', '.join(METHODS)}")
         counts = {name: getattr(self, name) for name in ("trials", "batch_size", "num_seeds")}
         check_search(self.budget, self.seed, self.evaluation_entropy_weight, counts)

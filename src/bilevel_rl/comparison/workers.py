@@ -10,6 +10,7 @@ import joblib
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from bilevel_rl import checks
 from bilevel_rl.comparison.tasks import Task, run_task
 
 SECONDS_TO_CONNECT = 15
@@ -31,8 +32,8 @@ class Workers:
 
     def check(self):
         """Raises `ValueError` for options that exclude each other."""
-        if self.jobs is not None and self.jobs < 1:
-            raise ValueError(f"--jobs must be at least 1, got {self.jobs}")
+        if self.jobs is not None:
+            checks.integer("--jobs", self.jobs, at_least=1)
         if self.backend == "loky" and self.address is not None:
             raise ValueError(f"--address {self.address} needs --backend dask")
         if self.backend != "loky":

@@ -1,7 +1,7 @@
 """A bi-level problem: a follower's environment, the reward that the leader sets, and what the leader minimizes."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar, get_args
 
 import equinox as eqx
 import jax
@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Shaped
 
+from bilevel_rl import checks
+from bilevel_rl.checks.functions import answer, scalar, takes
 from bilevel_rl.environments import DrivenMDP, Episode, HostEpisode, ObservedEnvironment, TabularMDP
 from bilevel_rl.formulation.closures import open_function
 from bilevel_rl.formulation.upper_objectives import (
@@ -18,8 +20,7 @@ from bilevel_rl.formulation.upper_objectives import (
     TrajectoryLoss,
     UpperObjective,
     accrued,
-    check_bound,
-    example_call,
+    example_pair,
 )
 
 Upper = TypeVar("Upper", bound=PyTree)
@@ -56,10 +57,12 @@ class BilevelProblem(eqx.Module):
             smoothed Φ. None for a follower that maximizes its reward alone. Oracles and step sizes are told their τ.
 
     Raises:
-        ValueError: a function does not return a scalar, `initial_x` is not finite, a bound or `entropy_weight` is not
-            positive, `initial_spread` is negative or not finite, `project` changes shapes, `upper` does not fit the
-            environment, or `outcome_probabilities` gives no distribution or is beside a `TrajectoryLoss` or in a
-            `FunctionalEnvironment` or `HostEnvironment`, which also ask for an `OccupancyCost`.
+        TypeError: an argument is of another type, or a function takes other arguments or returns no numbers.
+        ValueError: a function does not return a scalar or cannot be compiled, `initial_x` is empty or not finite, a
+            bound or `entropy_weight` is not positive, `initial_spread` is negative or not finite, `project` changes
+            shapes, `upper` does not fit the environment, or `outcome_probabilities` gives no distribution or is beside
+            a `TrajectoryLoss` or in a `FunctionalEnvironment` or `HostEnvironment`, which also ask for an
+            `OccupancyCost`.
 
     Example:
         >>> import numpy as np, bilevel_rl as brl
@@ -96,17 +99,21 @@ class BilevelProblem(eqx.Module):
         entropy_weight: float | None = None,
         outcome_probabilities: OutcomeFunction | None = None,
     ):
-        self.environment = environment
-        self.reward = open_function(reward)
-        if isinstance(initial_x, list | tuple) and all(isinstance(entry, int | float) for entry in initial_x):
-            initial_x = np.array(initial_x, dtype=np.float64)
-        self.initial_x = jax.tree.map(lambda leaf: np.asarray(leaf, dtype=np.float64), initial_x)
-        self.upper = upper
-        self.project = open_function(project)
-        self.reward_bound = reward_bound
-        self.initial_spread = initial_spread
-        self.outcome_probabilities = None if outcome_probabilities is None else open_function(outcome_probabilities)
-        self.entropy_weight = entropy_weight
+        kinds = TabularMDP, *get_args(ObservedEnvironment)
+        self.environment = checks.instance("environment", environment, *kinds)
+        self.reward = open_function(takes("reward", reward, "x", "state", "action"))
+        self.initial_x = _upper_variable(initial_x)
+        self.upper = checks.instance("upper", upper, UpperObjective, remedy="wrap a cost: OccupancyCost(cost)")
+        self.project = open_function(takes("project", project, "x"))
+        self.reward_bound = checks.number("reward_bound", reward_bound, above=0, allow_infinite=True)
+        self.initial_spread = checks.number("initial_spread", initial_spread, at_least=0)
+        self.outcome_probabilities = self.entropy_weight = None
+        if outcome_probabilities is not None:
+            names = "x", "state", "action"
+            self.outcome_probabilities = open_function(takes("outcome_probabilities", outcome_probabilities, *names))
+        if entropy_weight is not None:
+            remedy = "None is for a follower without one"
+            self.entropy_weight = checks.number("entropy_weight", entropy_weight, above=0, remedy=remedy)
         self._validate()
         self.upper = upper.bound_to(environment, jax.tree.map(jnp.asarray, self.initial_x))
 
@@ -167,40 +174,28 @@ class BilevelProblem(eqx.Module):
         return DrivenMDP(self.mdp, self.outcome_probabilities, x)
 
     def _validate(self):
-        for path, leaf in jax.tree.leaves_with_path(self.initial_x):
-            if not np.all(np.isfinite(leaf)):
-                raise ValueError(f"initial_x{jax.tree_util.keystr(path)} must be finite, got {leaf}")
-        x = jax.tree.map(jnp.asarray, self.initial_x)
-        functions = {
-            "reward": example_call(self.reward, self.environment, x),
-            "upper.regularizer": lambda: self.upper.regularizer(x),
-        }
-        for name, call in functions.items():
-            shape = jax.eval_shape(lambda call=call: jnp.asarray(call())).shape
-            if shape != ():
-                raise ValueError(f"{name} must return a scalar for one state and one action, got shape {shape}")
+        """Calls every function for the first time."""
+        x, pair = jax.tree.map(jnp.asarray, self.initial_x), example_pair(self.environment)
+        scalar("reward", self.reward, {"x": x, **pair}, of="one state and one action")
+        scalar("upper.regularizer", self.upper.regularizer, {"x": x})
+        shapes = answer("project", self.project, {"x": x})
+        if jax.tree.map(jnp.shape, shapes) != jax.tree.map(jnp.shape, x):
+            raise ValueError(f"project must keep the structure and shapes of x, got {shapes} for {x}")
+        if any(not jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(shapes)):
+            raise ValueError(f"project must keep x a floating-point number, got {shapes}")
         if isinstance(self.environment, ObservedEnvironment):
             if not isinstance(self.upper, OccupancyCost):
                 raise ValueError(f"upper must be an OccupancyCost in this environment, got {type(self.upper).__name__}")
             if self.outcome_probabilities is not None:
                 raise ValueError("outcome_probabilities need a TabularMDP, whose outcomes are listed")
-        shapes = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, self.project(x)))
-        if jax.tree.map(jnp.shape, shapes) != jax.tree.map(jnp.shape, x):
-            raise ValueError(f"project must keep the structure and shapes of x, got {shapes} for {x}")
         if self.outcome_probabilities is not None:
             if isinstance(self.upper, TrajectoryLoss):
                 raise ValueError("upper must not be a TrajectoryLoss where outcome_probabilities depend on x")
-            self._validate_outcomes(x)
-        check_bound("reward_bound", self.reward_bound)
-        if not 0 <= self.initial_spread < float("inf"):
-            raise ValueError(f"initial_spread must be finite and not negative, got {self.initial_spread}")
-        if self.entropy_weight is not None and not 0 < self.entropy_weight < float("inf"):
-            raise ValueError(f"entropy_weight must be finite and positive, or None, got {self.entropy_weight}")
+            self._validate_outcomes(x, pair)
 
-    def _validate_outcomes(self, x: PyTree):
-        num_outcomes = self.mdp.probabilities.shape[-1]
-        function = self.outcome_probabilities
-        shape = jax.eval_shape(lambda: jnp.asarray(function(x, jnp.int32(0), jnp.int32(0)))).shape  # pyright: ignore
+    def _validate_outcomes(self, x: PyTree, pair: dict[str, Any]):
+        num_outcomes, function = self.mdp.probabilities.shape[-1], self.outcome_probabilities
+        shape = jnp.shape(answer("outcome_probabilities", function, {"x": x, **pair}))
         if shape != (num_outcomes,):
             raise ValueError(
                 "outcome_probabilities must return a number for each outcome that the environment lists for a pair, "
@@ -213,3 +208,19 @@ class BilevelProblem(eqx.Module):
                 "outcome_probabilities must be non-negative and sum to 1 over the outcomes, got "
                 f"{table[worst]} at initial_x in state {worst[0]}, action {worst[1]}"
             )
+
+
+def _upper_variable(initial_x: PyTree[ArrayLike]) -> PyTree[Float[np.ndarray, "..."]]:
+    """x_0 in double precision; `TypeError` or `ValueError` for a leaf that does not hold finite numbers."""
+    if isinstance(initial_x, list | tuple) and all(
+        isinstance(entry, int | float) and not isinstance(entry, bool) for entry in initial_x
+    ):
+        initial_x = np.array(initial_x, dtype=np.float64)
+
+    def checked(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
+        return np.asarray(checks.finite(f"initial_x{jax.tree_util.keystr(path)}", leaf), np.float64)
+
+    x = jax.tree_util.tree_map_with_path(checked, initial_x, is_leaf=lambda leaf: leaf is None)
+    if not sum(leaf.size for leaf in jax.tree.leaves(x)):
+        raise ValueError(f"initial_x must hold at least one number, got {checks.shown(initial_x)}")
+    return x

@@ -4,6 +4,8 @@ Each maps any x, an array or a pytree of arrays, to the nearest point of its set
 `jit`, `vmap` and `grad`, in the precision of x; a NaN stays one, so that a run that diverges is seen to.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.flatten_util
@@ -11,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, PyTree
+
+from bilevel_rl import checks
 
 
 class Box(eqx.Module):
@@ -22,6 +26,7 @@ class Box(eqx.Module):
             bound.
 
     Raises:
+        TypeError: a bound is no number.
         ValueError: a bound is NaN; or, when called, a bound does not fit x, or `lower` exceeds `upper`. A
             `BilevelProblem` calls it when it is made.
 
@@ -53,6 +58,7 @@ class Simplex(eqx.Module):
         axis: of every leaf of x, along which each slice is projected on its own; None: all numbers of x together.
 
     Raises:
+        TypeError: `total` is no number, or `axis` no integer.
         ValueError: `total` is not finite and positive; or, when called, a leaf of x has no such axis.
 
     Example:
@@ -66,7 +72,9 @@ class Simplex(eqx.Module):
     axis: int | None = eqx.field(static=True, default=-1)
 
     def __check_init__(self):
-        _check_positive("total", self.total)
+        checks.number("total", self.total, above=0)
+        if self.axis is not None:
+            checks.integer("axis", self.axis, remedy="None is for all numbers of x together")
 
     def __call__(self, x: PyTree[ArrayLike]) -> PyTree[Array]:
         """The nearest point of the simplex, or of the simplices."""
@@ -97,6 +105,7 @@ class Ball(eqx.Module):
         center: as the bounds of `Box`.
 
     Raises:
+        TypeError: `radius` or `center` is no number.
         ValueError: `radius` is not finite and positive, or `center` is NaN; or, when called, `center` does not fit x.
 
     Example:
@@ -110,8 +119,7 @@ class Ball(eqx.Module):
     center: PyTree
 
     def __init__(self, radius: float, center: PyTree[ArrayLike] = 0.0):
-        _check_positive("radius", radius)
-        self.radius, self.center = radius, _as_leaves("center", center)
+        self.radius, self.center = checks.number("radius", radius, above=0), _as_leaves("center", center)
 
     def __call__(self, x: PyTree[ArrayLike]) -> PyTree[Array]:
         """The nearest point of the ball."""
@@ -126,12 +134,18 @@ class Ball(eqx.Module):
 
 def _as_leaves(name: str, tree: PyTree[ArrayLike]) -> PyTree:
     """Arrays in double precision, as which they enter oracles; plain numbers stay numbers."""
+
+    def checked(path: tuple[Any, ...], leaf: Any) -> Any:
+        array = checks.real(f"{name}{jax.tree_util.keystr(path)}", leaf)
+        if isinstance(array, Tracer):
+            return array
+        if np.isnan(array).any():
+            raise ValueError(f"{name} must not be NaN, got {checks.shown(leaf)}")
+        return float(array) if array.ndim == 0 else np.asarray(array, np.float64)
+
     if isinstance(tree, list | tuple) and all(isinstance(entry, int | float) for entry in tree):
-        tree = np.array(tree, np.float64)
-    tree = jax.tree.map(lambda leaf: float(leaf) if np.ndim(leaf) == 0 else np.asarray(leaf, np.float64), tree)
-    if any(np.isnan(leaf).any() for leaf in jax.tree.leaves(tree)):
-        raise ValueError(f"{name} must not be NaN, got {tree}")
-    return tree
+        return checked((), tree)
+    return jax.tree_util.tree_map_with_path(checked, tree, is_leaf=lambda leaf: leaf is None)
 
 
 def _fitted(name: str, values: PyTree, x: PyTree) -> PyTree:
@@ -156,8 +170,3 @@ def _check_order(lower: PyTree, upper: PyTree):
     for low, high in zip(jax.tree.leaves(lower), jax.tree.leaves(upper), strict=True):
         if not isinstance(low, Tracer) and not isinstance(high, Tracer) and np.any(np.asarray(low) > np.asarray(high)):
             raise ValueError(f"lower must not exceed upper, got {low} and {high}")
-
-
-def _check_positive(name: str, value: float):
-    if not isinstance(value, Tracer) and not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be finite and positive, got {value}")

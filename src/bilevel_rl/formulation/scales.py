@@ -9,6 +9,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from bilevel_rl import checks
 from bilevel_rl.formulation.problem import BilevelProblem
 
 NUM_DIRECTIONS = 32
@@ -51,6 +52,7 @@ def measure_scales(problem: BilevelProblem) -> ProblemScales:
     as many of them, always the same ones.
 
     Raises:
+        TypeError: `problem` is something else.
         ValueError: rewards or costs have no bound and are 0 at `initial_x`, or x has no first-order effect there.
 
     Example:
@@ -59,7 +61,8 @@ def measure_scales(problem: BilevelProblem) -> ProblemScales:
         >>> scales.reward, scales.cost, round(scales.x, 2)
         (1.0, 0.85, 1.32)
     """
-    states, actions = _pairs(problem)
+    checks.instance("problem", problem, BilevelProblem)
+    states, actions = some_pairs(problem)
     x = jax.tree.map(jnp.asarray, problem.initial_x)
     reward = _scale("reward_bound", problem.reward_bound, problem.rewards(x, states, actions))
     cost = _scale("upper.cost_bound", problem.upper.step_cost_bound, problem.costs(x, states, actions))
@@ -97,7 +100,8 @@ def _scale(name: str, bound: ArrayLike, values: Array) -> float:
     return largest
 
 
-def _pairs(problem: BilevelProblem) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
+def some_pairs(problem: BilevelProblem) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
+    """States and actions of all pairs, or of as many as `MAX_PAIRS`, always the same ones."""
     num_pairs = problem.mdp.num_states * problem.mdp.num_actions
     chosen = np.arange(num_pairs)
     if num_pairs > MAX_PAIRS:

@@ -6,6 +6,7 @@ All are functions of x, of the occupancy d^π and of the policy itself, so that 
 
 import abc
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -14,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Shaped
 
+from bilevel_rl import checks
+from bilevel_rl.checks.functions import scalar, takes
 from bilevel_rl.environments import Episode, HostEpisode, ObservedEnvironment, TabularMDP, over_axes
 from bilevel_rl.formulation.closures import open_function
 from bilevel_rl.formulation.segments import Segments
@@ -61,9 +64,16 @@ class UpperObjective(eqx.Module):
 
     Attributes:
         regularizer: g(x), what the leader pays for x itself; part of every f.
+
+    Raises:
+        TypeError: what should be a function is none, or a number is of another type.
+        ValueError: a number is out of its range.
     """
 
     regularizer: Regularizer = eqx.field(default=_no_regularizer, kw_only=True)
+
+    def __check_init__(self):
+        takes("regularizer", self.regularizer, "x")
 
     @abc.abstractmethod
     def value(
@@ -101,6 +111,10 @@ class OccupancyCost(UpperObjective):
     cost: StateActionFunction
     cost_bound: float = eqx.field(default=float("inf"), kw_only=True)
 
+    def __check_init__(self):
+        takes("cost", self.cost, "x", "state", "action")
+        checks.number("cost_bound", self.cost_bound, above=0, allow_infinite=True)
+
     def value(
         self, environment: TabularMDP, x: PyTree, occupancy: Float[Array, "S A"], log_policy: Float[Array, "S A"]
     ) -> Float[Array, ""]:
@@ -116,8 +130,7 @@ class OccupancyCost(UpperObjective):
 
     def bound_to(self, environment: TabularMDP | ObservedEnvironment, x: PyTree) -> "OccupancyCost":
         """The same objective, checked and made ready for a problem; `ValueError` for what does not fit."""
-        check_bound("upper.cost_bound", self.cost_bound)
-        _check_scalar("upper.cost", "one state and one action", example_call(self.cost, environment, x))
+        scalar("upper.cost", self.cost, {"x": x, **example_pair(environment)}, of="one state and one action")
         return OccupancyCost(
             cost=open_function(self.cost), regularizer=open_function(self.regularizer), cost_bound=self.cost_bound
         )
@@ -138,7 +151,13 @@ class OccupancyFunctional(UpperObjective):
 
     functional: Callable[[PyTree, Float[Array, "S A"]], Float[ArrayLike, ""]]
     cost_bound: float = eqx.field(default=float("inf"), kw_only=True)
-    tracking_step: float = eqx.field(static=True, default=1e-3)
+    tracking_step: float = eqx.field(
+        static=True, default=1e-3, converter=partial(checks.number, "tracking_step", above=0, at_most=1)
+    )
+
+    def __check_init__(self):
+        takes("functional", self.functional, "x", "d")
+        checks.number("cost_bound", self.cost_bound, above=0, allow_infinite=True)
 
     def value(
         self, environment: TabularMDP, x: PyTree, occupancy: Float[Array, "S A"], log_policy: Float[Array, "S A"]
@@ -153,11 +172,8 @@ class OccupancyFunctional(UpperObjective):
 
     def bound_to(self, environment: TabularMDP, x: PyTree) -> "OccupancyFunctional":
         """The same objective, checked and made ready for a problem; `ValueError` for what does not fit."""
-        check_bound("upper.cost_bound", self.cost_bound)
-        if not 0 < self.tracking_step <= 1:
-            raise ValueError(f"upper.tracking_step must lie in (0, 1], got {self.tracking_step}")
         d = jnp.full((environment.num_states, environment.num_actions), 1.0)
-        _check_scalar("upper.functional", "one occupancy", lambda: self.functional(x, d / d.size))
+        scalar("upper.functional", self.functional, {"x": x, "d": d / d.size}, of="one occupancy")
         return OccupancyFunctional(
             functional=open_function(self.functional),
             regularizer=open_function(self.regularizer),
@@ -185,9 +201,17 @@ class PolicyLoss(UpperObjective):
         loss: a plain JAX function (x, log π(·|s), s, a) -> scalar.
     """
 
-    states: Int[np.ndarray, " N"] = eqx.field(converter=lambda states: np.asarray(states, np.int32))
-    actions: Int[np.ndarray, " N"] = eqx.field(converter=lambda actions: np.asarray(actions, np.int32))
+    states: Int[np.ndarray, " N"] = eqx.field(converter=partial(checks.integers, "states"))
+    actions: Int[np.ndarray, " N"] = eqx.field(converter=partial(checks.integers, "actions"))
     loss: Callable[[PyTree, Array, Array, Array], Float[ArrayLike, ""]] = negative_log_likelihood
+
+    def __check_init__(self):
+        takes("loss", self.loss, "x", "log π(·|s)", "state", "action")
+        if self.states.ndim != 1 or self.states.shape != self.actions.shape or not self.states.size:
+            raise ValueError(
+                "states and actions must hold the same number of demonstrations, at least one, got shapes "
+                f"{self.states.shape} and {self.actions.shape}"
+            )
 
     def value(
         self, environment: TabularMDP, x: PyTree, occupancy: Float[Array, "S A"], log_policy: Float[Array, "S A"]
@@ -203,15 +227,11 @@ class PolicyLoss(UpperObjective):
             ("states", self.states, environment.num_states),
             ("actions", self.actions, environment.num_actions),
         ):
-            if not len(indices) or len(indices) != len(self.states):
-                raise ValueError(
-                    f"upper.states and upper.actions must hold the same number of demonstrations, at least one, got "
-                    f"{len(self.states)} and {len(self.actions)}"
-                )
             if indices.min() < 0 or indices.max() >= count:
                 raise ValueError(f"upper.{name} must lie in 0..{count - 1}, got {indices.min()}..{indices.max()}")
         uniform = jnp.full(environment.num_actions, -jnp.log(environment.num_actions))
-        _check_scalar("upper.loss", "one demonstration", lambda: self.loss(x, uniform, jnp.int32(0), jnp.int32(0)))
+        arguments = {"x": x, "log π(·|s)": uniform, **example_pair(environment)}
+        scalar("upper.loss", self.loss, arguments, of="one demonstration")
         return PolicyLoss(
             states=self.states,
             actions=self.actions,
@@ -237,6 +257,11 @@ class TrajectoryLoss(UpperObjective):
     num_trajectories: int = eqx.field(static=True, default=2)
     segments: Segments | None = None
 
+    def __check_init__(self):
+        takes("loss", self.loss, "x", "states", "actions")
+        checks.integer("num_steps", self.num_steps, at_least=1)
+        checks.integer("num_trajectories", self.num_trajectories, at_least=1, at_most=2)
+
     def value(
         self, environment: TabularMDP, x: PyTree, occupancy: Float[Array, "S A"], log_policy: Float[Array, "S A"]
     ) -> Float[Array, ""]:
@@ -255,12 +280,9 @@ class TrajectoryLoss(UpperObjective):
 
     def bound_to(self, environment: TabularMDP, x: PyTree) -> "TrajectoryLoss":
         """The same objective, checked and made ready for a problem; `ValueError` for what does not fit."""
-        if self.num_steps < 1:
-            raise ValueError(f"upper.num_steps must be at least 1, got {self.num_steps}")
-        if self.num_trajectories not in (1, 2):
-            raise ValueError(f"upper.num_trajectories must be 1 or 2, got {self.num_trajectories}")
-        nothing = jnp.zeros((self.num_trajectories, self.num_steps), jnp.int32)
-        _check_scalar("upper.loss", "one tuple of trajectories", lambda: self.loss(x, nothing, nothing))
+        trajectory = jax.ShapeDtypeStruct((self.num_trajectories, self.num_steps), jnp.int32)
+        arguments = {"x": x, "states": trajectory, "actions": trajectory}
+        scalar("upper.loss", self.loss, arguments, of="one tuple of trajectories")
         return TrajectoryLoss(
             loss=open_function(self.loss),
             num_steps=self.num_steps,
@@ -275,25 +297,8 @@ class TrajectoryLoss(UpperObjective):
         return self.segments is not None
 
 
-def check_bound(name: str, bound: float):
-    """Raises `ValueError` unless a bound is positive."""
-    if not bound > 0:
-        raise ValueError(f"{name} must be positive (infinite for no bound), got {bound}")
-
-
-def example_call(
-    function: StateActionFunction, environment: TabularMDP | ObservedEnvironment, x: PyTree
-) -> Callable[[], Float[ArrayLike, ""]]:
-    """The function's value at x, in some state and action, when called; for `jax.eval_shape`."""
+def example_pair(environment: TabularMDP | ObservedEnvironment) -> dict[str, Any]:
+    """Some state and action, or their shapes and types, by the names that messages give them."""
     if isinstance(environment, ObservedEnvironment):
-        shapes = environment.example_state
-        return lambda: function(
-            x, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), environment.example_action
-        )
-    return lambda: function(x, jnp.int32(0), jnp.int32(0))
-
-
-def _check_scalar(name: str, arguments: str, call: Callable[[], ArrayLike]):
-    shape = jax.eval_shape(lambda: jnp.asarray(call())).shape
-    if shape != ():
-        raise ValueError(f"{name} must return a scalar for {arguments}, got shape {shape}")
+        return {"state": environment.example_state, "action": environment.example_action}
+    return {"state": jnp.int32(0), "action": jnp.int32(0)}

@@ -13,7 +13,7 @@ update exactly.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import equinox as eqx
 import jax
@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from bilevel_rl import checks
+from bilevel_rl.checks.functions import answer, takes
 from bilevel_rl.environments import Episode, HostEpisode, ObservedEnvironment, TabularMDP
 from bilevel_rl.formulation.closures import open_function
 from bilevel_rl.policies.categorical import Categorical
@@ -72,6 +74,9 @@ class NeuralActorCritic(eqx.Module):
             actor's last layer so small that the policy begins close to its middle. False: all runs begin with the
             weights that are given.
 
+    Raises:
+        TypeError: a field is of another type.
+
     Example:
         >>> import jax, equinox as eqx, bilevel_rl as brl
         >>> problem = brl.problems.goal_position(size=5, target=(3, 1), initial_x=(1, 3))
@@ -92,6 +97,18 @@ class NeuralActorCritic(eqx.Module):
     critic_optimizer: optax.GradientTransformation = eqx.field(static=True, default=ADAM)
     moments: Moments | None = None
     orthogonal: bool = eqx.field(static=True, default=True)
+
+    def __check_init__(self):
+        for name in ("actor", "critic", *(["trunk"] if self.trunk is not None else [])):
+            checks.instance(name, getattr(self, name), eqx.Module)
+        checks.instance("law", self.law, Categorical, Gaussian)
+        takes("observe", self.observe, "state")
+        for name in ("actor_optimizer", "critic_optimizer"):
+            remedy = "for instance optax.adam(1.0)"
+            checks.instance(name, getattr(self, name), optax.GradientTransformation, remedy=remedy)
+        if self.moments is not None:
+            checks.instance("moments", self.moments, Moments, remedy="Moments.of_shape(shape), or None")
+        checks.flag("orthogonal", self.orthogonal)
 
     @classmethod
     def mlp(
@@ -122,16 +139,24 @@ class NeuralActorCritic(eqx.Module):
             normalizes: observations are normalized by their running mean and variance.
 
         Raises:
-            ValueError: the network is shared and has no hidden layer.
+            TypeError: an argument is of another type.
+            ValueError: `width` is not positive, `depth` is negative, or the network is shared and has no hidden layer.
         """
+        checks.instance("environment", environment, TabularMDP, *get_args(ObservedEnvironment))
+        checks.integer("width", width, at_least=1)
+        checks.integer("depth", depth, at_least=0)
+        for name, value in (("shared", shared), ("normalizes", normalizes)):
+            checks.flag(name, value)
+        answer("activation", activation, {"features": jax.ShapeDtypeStruct((width,), float)})
         if shared and depth < 1:
             raise ValueError(f"depth must be at least 1 where shared, got {depth}")
-        law, see = _law_of(environment), _sight_of(environment) if observe is None else observe
+        law = _law_of(environment)
+        see = _sight_of(environment) if observe is None else takes("observe", observe, "state")
 
         def flat(state: Any) -> Array:
             return jnp.ravel(jnp.asarray(see(state), float))
 
-        shape = jax.eval_shape(flat, _example_state(environment)).shape
+        shape = answer("observe", flat, {"state": _example_state(environment)}).shape
         key = jax.random.key(0)  # Weights are drawn anew in every run.
         trunk, features, head_depth = None, shape[0], depth
         if shared:

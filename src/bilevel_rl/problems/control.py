@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from bilevel_rl import checks
 from bilevel_rl.environments import FunctionalEnvironment
 from bilevel_rl.formulation.problem import BilevelProblem
 from bilevel_rl.formulation.projections import Box
@@ -49,6 +50,7 @@ class CartpoleDesign:
         time_limit: steps after which an episode is truncated.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: `target` or `initial_target` lies outside of [−2, 2], `tolerance` is not positive, `price` is
             negative, or as `FunctionalEnvironment`.
         ModuleNotFoundError: flax is not installed.
@@ -64,14 +66,10 @@ class CartpoleDesign:
     def problem(self) -> BilevelProblem:
         """What is solved."""
         for name, place in (("target", self.target), ("initial_target", self.initial_target)):
-            if not abs(place) <= PLACES[-1]:
-                raise ValueError(
-                    f"{name} must lie in [{PLACES[0]:g}, {PLACES[-1]:g}], where x sets the reward, got {place}"
-                )
-        if not 0 < self.tolerance < float("inf"):
-            raise ValueError(f"tolerance must be finite and positive, got {self.tolerance}")
-        if not 0 <= self.price < float("inf"):
-            raise ValueError(f"price must be finite and not negative, got {self.price}")
+            remedy = "x sets the reward there"
+            checks.number(name, place, at_least=float(PLACES[0]), at_most=float(PLACES[-1]), remedy=remedy)
+        checks.number("tolerance", self.tolerance, above=0)
+        checks.number("price", self.price, at_least=0)
         func_env = _functional("cartpole", "CartPoleFunctional")
         falling_angle = func_env.default_params.theta_threshold_radians
 
@@ -144,6 +142,7 @@ class PendulumDesign:
         time_limit: steps, of a twentieth of a second, after which an episode is truncated.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: `tolerance` is not positive, a price is negative, or as `FunctionalEnvironment`.
         ModuleNotFoundError: flax is not installed.
     """
@@ -156,11 +155,9 @@ class PendulumDesign:
 
     def problem(self) -> BilevelProblem:
         """What is solved."""
-        if not 0 < self.tolerance < float("inf"):
-            raise ValueError(f"tolerance must be finite and positive, got {self.tolerance}")
-        for name, paid in (("torque_price", self.torque_price), ("price", self.price)):
-            if not 0 <= paid < float("inf"):
-                raise ValueError(f"{name} must be finite and not negative, got {paid}")
+        checks.number("tolerance", self.tolerance, above=0)
+        for name in ("torque_price", "price"):
+            checks.number(name, getattr(self, name), at_least=0)
         func_env = _functional("pendulum", "PendulumFunctional")
         params = func_env.default_params
 

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from bilevel_rl import checks
 from bilevel_rl.environments import TabularMDP
 from bilevel_rl.exact.objectives import hyper_objective
 from bilevel_rl.formulation.problem import BilevelProblem
@@ -85,6 +86,7 @@ def four_rooms(
         discount: γ of both levels.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: `entropy_weight` or `budget` is not positive, `beta` is negative, `slip` is not a probability, or
             `discount` lies outside [0, 1).
 
@@ -96,10 +98,10 @@ def four_rooms(
         >>> print(f"{brl.problems.four_rooms_value(problem, problem.initial_x):.3f}")
         -0.068
     """
-    if not 0 < budget < float("inf"):
-        raise ValueError(f"budget must be finite and positive, got {budget}")
-    if not 0 <= beta < float("inf"):
-        raise ValueError(f"beta must be finite and not negative, got {beta}")
+    checks.number("entropy_weight", entropy_weight, above=0)
+    checks.number("beta", beta, at_least=0)
+    checks.number("budget", budget, above=0)
+    checks.number("slip", slip, at_least=0, at_most=1)
     num_cells, num_contexts = len(FREE_CELLS), len(GOALS)
     num_states = num_contexts * num_cells + 1
     context, cell = np.divmod(np.arange(num_states), num_cells)
@@ -133,8 +135,6 @@ def penalties(x: Float[ArrayLike, " 105"], budget: float = 0.2) -> Float[Array, 
 
 def _environment(is_goal: np.ndarray, slip: float, discount: float) -> TabularMDP:
     """Two copies of the rooms, one a context, and the end, which either goal leads to."""
-    if not 0 <= slip <= 1:
-        raise ValueError(f"slip must be a probability in [0, 1], got {slip}")
     number = {cell: i for i, cell in enumerate(FREE_CELLS)}
     reached = np.array(
         [[number.get((row + down, column + right), i) for down, right in MOVES] for (row, column), i in number.items()]
@@ -168,6 +168,7 @@ def four_rooms_value(
         ValueError: x has another shape, or `entropy_weight` is not positive.
         OracleError: the follower's answer does not converge.
     """
+    checks.instance("problem", problem, BilevelProblem)
     weight = problem.entropy_weight if entropy_weight is None else entropy_weight
     if weight is None:
         raise ValueError("entropy_weight must be given for a problem that has none of its own, got None")

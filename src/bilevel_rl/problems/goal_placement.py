@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from bilevel_rl import checks
 from bilevel_rl.exact.batch import hyper_objectives
 from bilevel_rl.exact.solver import Solution, solve
 from bilevel_rl.formulation.problem import BilevelProblem
@@ -45,6 +46,7 @@ class GoalPlacement:
         hazards: cells that send the follower back to the start, (row, column) each.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: a cell lies off the grid, `scale` is not positive, a price is negative, or as `Grid`.
 
     Example:
@@ -71,11 +73,9 @@ class GoalPlacement:
         grid = Grid(size, self.slip, self.walls, self.hazards)
         for name, cell in (("delivery", self.delivery), ("home", self.home)):
             grid.check_cell(name, cell)
-        if not 0 < self.scale < float("inf"):
-            raise ValueError(f"scale must be finite and positive, got {self.scale}")
-        for name, value in (("price", self.price), ("splitting_fee", self.splitting_fee)):
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"{name} must be finite and not negative, got {value}")
+        checks.number("scale", self.scale, above=0)
+        for name in ("price", "splitting_fee"):
+            checks.number(name, getattr(self, name), at_least=0)
 
         cells = np.stack(np.divmod(np.arange(grid.num_cells), size), axis=-1)
         costs = ((cells - self.delivery) ** 2).sum(-1) / size**2
@@ -125,6 +125,7 @@ def one_cell_objectives(problem: BilevelProblem, *, entropy_weight: float = 0.01
     Raises:
         OracleError: an oracle does not converge.
     """
+    checks.instance("problem", problem, BilevelProblem)
     one_hots = ONE_HOT_LOGIT * np.eye(problem.initial_x.size)
     return hyper_objectives(problem, one_hots, entropy_weight=entropy_weight)
 
@@ -141,8 +142,8 @@ def goal_placement_optimum(problem: BilevelProblem, *, entropy_weight: float = 0
         ValueError: `num_descents` < 1.
         OracleError: an oracle does not converge.
     """
-    if num_descents < 1:
-        raise ValueError(f"num_descents must be at least 1, got {num_descents}")
+    checks.instance("problem", problem, BilevelProblem)
+    checks.integer("num_descents", num_descents, at_least=1)
     one_hots = ONE_HOT_LOGIT * np.eye(problem.initial_x.size)
     objectives = one_cell_objectives(problem, entropy_weight=entropy_weight)
     ranked = np.argsort(objectives)

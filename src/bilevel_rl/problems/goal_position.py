@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from bilevel_rl import checks
 from bilevel_rl.exact.batch import hyper_objectives
 from bilevel_rl.exact.solver import Solution, solve
 from bilevel_rl.formulation.problem import BilevelProblem
@@ -46,6 +47,7 @@ class GoalPosition:
         home: row and column where the goal stands for free.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: a position lies off the grid, `width` is not positive, `installation_cost` negative, or as `Grid`.
 
     Example:
@@ -70,11 +72,9 @@ class GoalPosition:
         size, target = self.size, self.target
         grid = Grid(size, self.slip, self.walls)
         for name in ("target", "initial_x", "home"):
-            grid.check_cell(name, getattr(self, name))
-        if not self.width > 0:
-            raise ValueError(f"width must be positive (in cells), got {self.width}")
-        if not 0 <= self.installation_cost < float("inf"):
-            raise ValueError(f"installation_cost must be finite and not negative, got {self.installation_cost}")
+            grid.check_position(name, getattr(self, name))
+        checks.number("width", self.width, above=0, remedy="it is in cells")
+        checks.number("installation_cost", self.installation_cost, at_least=0)
 
         def squared_distance(position, other):
             return jnp.sum((position - jnp.asarray(other)) ** 2)

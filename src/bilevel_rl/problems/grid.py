@@ -2,17 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from bilevel_rl import checks
 from bilevel_rl.environments import TabularMDP
 
 Cell = tuple[int, int]
 
 MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1), (0, 0))
 """Row and column steps of the actions up, down, left, right, stay."""
+
+
+LARGEST_SIZE = 46_340
+"""Larger grids have more cells than compiled programs can count."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,7 @@ class Grid:
     move off the grid or into a wall stays. From a hazard every action leads back to the start distribution.
 
     Raises:
+        TypeError: a field is of another type.
         ValueError: `size` < 2, `slip` outside [0, 1], or a wall or hazard that is not a cell of the grid or is both.
     """
 
@@ -32,13 +39,10 @@ class Grid:
     hazards: tuple[Cell, ...] = ()
 
     def __post_init__(self):
-        if self.size < 2:
-            raise ValueError(f"size must be at least 2, got {self.size}")
-        if not 0 <= self.slip <= 1:
-            raise ValueError(f"slip must be a probability in [0, 1], got {self.slip}")
-        for name, cells in (("walls", self.walls), ("hazards", self.hazards)):
-            for cell in cells:
-                self.check_cell(name, cell)
+        checks.integer("size", self.size, at_least=2, at_most=LARGEST_SIZE)
+        checks.number("slip", self.slip, at_least=0, at_most=1)
+        for name in ("walls", "hazards"):
+            self.check_cells(name, getattr(self, name))
         if both := set(self.walls) & set(self.hazards):
             raise ValueError(f"hazards must not be walls, got {sorted(both)} as both")
         if len(set(self.walls)) == self.num_cells:
@@ -49,10 +53,23 @@ class Grid:
         """Number of states, size²."""
         return self.size**2
 
-    def check_cell(self, name: str, cell: Sequence[float]):
-        """Raises `ValueError` unless `cell` is a (row, col) of this grid."""
-        if len(cell) != 2 or not all(0 <= c <= self.size - 1 for c in cell):
-            raise ValueError(f"{name} must be (row, col) with both in 0..{self.size - 1}, got {tuple(cell)}")
+    def check_position(self, name: str, position: Any):
+        """Raises `ValueError` unless it is (row, col) on this grid, or between its cells."""
+        place = np.asarray(checks.real(name, position))
+        if place.shape != (2,) or not np.all((place >= 0) & (place <= self.size - 1)):
+            shown = checks.shown(position)
+            raise ValueError(f"{name} must be (row, col) with both in 0..{self.size - 1}, got {shown}")
+
+    def check_cell(self, name: str, cell: Any):
+        """Raises `TypeError` or `ValueError` unless it is (row, col) of a cell of this grid."""
+        self.check_position(name, cell)
+        for coordinate in cell:
+            checks.integer(name, coordinate)
+
+    def check_cells(self, name: str, cells: Any):
+        """Raises `TypeError` or `ValueError` unless these are cells of this grid."""
+        for cell in checks.instance(name, cells, tuple, list, remedy="write ((row, col), …)"):
+            self.check_cell(name, checks.instance(name, cell, tuple, remedy="write ((row, col), …)"))
 
     def state(self, cell: Cell) -> int:
         """Index of a cell."""
@@ -72,11 +89,11 @@ class Grid:
         Raises:
             ValueError: there is no start cell, one is a wall or no cell of the grid, or `discount` lies outside [0, 1).
         """
+        self.check_cells("start", () if start is None else start)
         if start is not None and not len(start):
             raise ValueError("start must hold at least one cell, got none")
         for cell in start or ():
-            self.check_cell("start", cell)
-            if cell in self.walls:
+            if tuple(cell) in self.walls:
                 raise ValueError(f"start must hold free cells, got the wall {cell}")
         starts = self.free_states() if start is None else np.array([self.state(cell) for cell in start])
         initial = np.zeros(self.num_cells)

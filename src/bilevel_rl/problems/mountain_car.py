@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+from bilevel_rl import checks
 from bilevel_rl.environments import FunctionalEnvironment
 from bilevel_rl.formulation.problem import BilevelProblem
 from bilevel_rl.formulation.projections import Box
@@ -94,6 +95,7 @@ class MountainCarShaping:
         time_limit: steps after which an episode is truncated; Gymnasium's is 200.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: there are fewer than two hats along an axis, `price` is negative or not finite, there is no such
             `leader`, or as `FunctionalEnvironment` and `BilevelProblem`.
     """
@@ -108,13 +110,10 @@ class MountainCarShaping:
 
     def problem(self) -> BilevelProblem:
         """What is solved."""
-        for name, count in (("num_positions", self.num_positions), ("num_velocities", self.num_velocities)):
-            if count < 2:
-                raise ValueError(f"{name} must be at least 2, got {count}")
-        if not 0 <= self.price < float("inf"):
-            raise ValueError(f"price must be finite and not negative, got {self.price}")
-        if self.leader not in LEADERS:
-            raise ValueError(f"leader must be one of {', '.join(LEADERS)}, got {self.leader!r}")
+        for name in ("num_positions", "num_velocities"):
+            checks.integer(name, getattr(self, name), at_least=2)
+        checks.number("price", self.price, at_least=0)
+        checks.one_of("leader", self.leader, LEADERS)
         shape, cost = (self.num_positions, self.num_velocities), LEADERS[self.leader]
 
         def shaping(x: Float[ArrayLike, "P V"], state: CarState, action: Int[ArrayLike, ""]) -> Float[Array, ""]:

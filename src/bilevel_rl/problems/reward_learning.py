@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from bilevel_rl import checks
 from bilevel_rl.formulation.problem import BilevelProblem
 from bilevel_rl.formulation.projections import Box
 from bilevel_rl.formulation.upper_objectives import (
@@ -50,6 +51,7 @@ def target_visitation(
         walls: cells that the follower cannot enter.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: `target` is not a non-negative number a cell, `price` is negative, or as `Grid`.
 
     Example:
@@ -59,7 +61,7 @@ def target_visitation(
         0.581
     """
     grid = Grid(size, slip, walls)
-    weights = np.asarray(target, np.float64)
+    weights = np.asarray(checks.real("target", target))
     if weights.shape != (grid.num_cells,) or not (np.all(weights >= 0) and 0 < weights.sum() < np.inf):
         raise ValueError(f"target must hold a non-negative number for each of {grid.num_cells} cells, got {target}")
     wanted = weights / weights.sum() + FLOOR
@@ -98,6 +100,7 @@ def inverse_rl(
         walls: cells that the follower cannot enter.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: demonstrations that are none, `entropy_weight` not positive, `price` negative, or as `Grid`.
 
     Example:
@@ -140,6 +143,7 @@ def preference_learning(
         price: of a reward of ±1 everywhere.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: `true_reward` is not a finite number a cell, `sharpness` is not positive, `price` is negative, or as
             `Grid` and `TrajectoryLoss`.
 
@@ -151,11 +155,10 @@ def preference_learning(
         0.0
     """
     grid = Grid(size, slip)
-    liked = np.asarray(true_reward, np.float64)
+    liked = np.asarray(checks.real("true_reward", true_reward))
     if liked.shape != (grid.num_cells,) or not np.all(np.isfinite(liked)):
         raise ValueError(f"true_reward must hold a finite number for each of {grid.num_cells} cells, got {true_reward}")
-    if not 0 < sharpness < float("inf"):
-        raise ValueError(f"sharpness must be finite and positive, got {sharpness}")
+    checks.number("sharpness", sharpness, above=0)
 
     def log_odds(rewards: Array, states: Int[Array, "2 H"]) -> Float[Array, ""]:
         sums = jnp.sum(rewards[states], axis=1)
@@ -171,7 +174,9 @@ def preference_learning(
     def offline(x: Array) -> Array:
         return jnp.mean(jax.vmap(lambda states: loss(x, states, states))(jnp.asarray(compared)))
 
-    compared = np.zeros((0, 2, 1), np.int32) if offline_states is None else np.asarray(offline_states, np.int32)
+    compared = (
+        np.zeros((0, 2, 1), np.int32) if offline_states is None else checks.integers("offline_states", offline_states)
+    )
     if compared.ndim != 3 or compared.shape[1] != 2 or np.any((compared < 0) | (compared >= grid.num_cells)):
         raise ValueError(
             f"offline_states must hold cells 0..{grid.num_cells - 1} in shape (pairs, 2, steps), got {compared.shape}"
@@ -191,8 +196,7 @@ def _with_reward_of_cells(
     also: Regularizer | None = None,
 ) -> BilevelProblem:
     """x is the reward of every cell, between −1 and 1; what `upper` and `also` say is to be lowered at a price."""
-    if not 0 <= price < float("inf"):
-        raise ValueError(f"price must be finite and not negative, got {price}")
+    checks.number("price", price, at_least=0)
 
     def reward(x: Float[ArrayLike, " cells"], s: Int[ArrayLike, ""], a: Int[ArrayLike, ""]) -> Float[Array, ""]:
         return jnp.asarray(x)[s]

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from bilevel_rl import checks
 from bilevel_rl.environments.contexts import Contexts
 from bilevel_rl.formulation.problem import BilevelProblem
 from bilevel_rl.formulation.projections import Box
@@ -41,6 +42,7 @@ def shared_goal(
         initial_x: (row, col) of the goal at the start.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: a position lies off the grid, the tuples differ in length, an attachment is negative, `width` is not
             positive, or as `Grid` and `Contexts`.
 
@@ -52,14 +54,22 @@ def shared_goal(
     """
     grid = Grid(size)
     for name, position in (("target", target), ("initial_x", initial_x)):
-        grid.check_cell(name, position)
+        grid.check_position(name, position)
+    for name, values in (("homes", homes), ("slips", slips), ("attachments", attachments), ("weights", weights)):
+        checks.instance(name, values, tuple, list, np.ndarray)
     lengths = {len(values) for values in (homes, slips, attachments, weights)}
     if len(lengths) > 1:
         raise ValueError(f"homes, slips, attachments and weights must be equally many, got {sorted(lengths)}")
-    if not all(0 <= attachment < float("inf") for attachment in attachments):
-        raise ValueError(f"attachments must be finite and not negative, got {attachments}")
-    if not width > 0:
-        raise ValueError(f"width must be positive (in cells), got {width}")
+    if not len(homes):
+        raise ValueError("homes must hold at least one cell, got none")
+    for attachment in attachments:
+        checks.number("attachments", attachment, at_least=0)
+    for slip in slips:
+        checks.number("slips", slip, at_least=0, at_most=1)
+    for weight in weights:
+        checks.number("weights", weight)
+    grid.check_cells("homes", homes)
+    checks.number("width", width, above=0, remedy="it is in cells")
     contexts = Contexts(
         [Grid(size, slip).mdp(start=[home], discount=discount) for home, slip in zip(homes, slips, strict=True)],
         weights,

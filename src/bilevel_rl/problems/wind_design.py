@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from bilevel_rl import checks
 from bilevel_rl.formulation.problem import BilevelProblem
 from bilevel_rl.formulation.upper_objectives import OccupancyCost
 from bilevel_rl.problems.grid import Cell, Grid
@@ -40,6 +41,7 @@ class WindDesign:
         walls: cells that the follower cannot enter, (row, column) each.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: a cell lies off the grid, `width` is not positive, `strength` outside of (0, 1), `price` negative,
             or as `Grid`.
 
@@ -66,14 +68,9 @@ class WindDesign:
         grid = Grid(size, self.slip, self.walls)
         for name, cell in (("goal", self.goal), ("target", self.target)):
             grid.check_cell(name, cell)
-        if not self.width > 0:
-            raise ValueError(f"width must be positive (in cells), got {self.width}")
-        if not 0 < self.strength < 1:
-            raise ValueError(
-                f"strength must lie between 0 and 1, got {self.strength}; at 1 full wind leaves no other outcome"
-            )
-        if not 0 <= self.price < float("inf"):
-            raise ValueError(f"price must be finite and not negative, got {self.price}")
+        checks.number("width", self.width, above=0, remedy="it is in cells")
+        checks.number("strength", self.strength, above=0, below=1, remedy="at 1 full wind leaves no other outcome")
+        checks.number("price", self.price, at_least=0)
         mdp = grid.mdp(start=None, discount=self.discount)
         # Shape (A, K), the same in every cell.
         still = np.broadcast_to(mdp.probabilities, (1, *mdp.probabilities.shape[1:]))[0]

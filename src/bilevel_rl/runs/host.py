@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from bilevel_rl import checks
 from bilevel_rl.algorithms import SingleLoopActorCritic
 from bilevel_rl.runs.divergence import Divergence, explain
 from bilevel_rl.runs.folder import Row, RunFolder
@@ -16,7 +17,7 @@ from bilevel_rl.runs.host_loop import HostLoop
 from bilevel_rl.runs.identity import identity_of
 from bilevel_rl.runs.loop import Engine, Point, follow
 from bilevel_rl.runs.metrics import Meter
-from bilevel_rl.runs.run import RunResult, check_checkpoint_every, check_run_arguments, columns_of
+from bilevel_rl.runs.run import RunResult, check_algorithm, check_run_arguments, check_storage, columns_of
 
 NO_ENTROPY_WEIGHT = 1.0
 """Metric rows are sampled, so the weight at which exact ones would be measured is not used."""
@@ -54,6 +55,7 @@ def run_host(
         As `run`, of one seed.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: a count is not positive, `checkpoint_every` is negative, or as `HostLoop`.
         RunFolderError: the folder holds another run, or one that has gone further.
 
@@ -76,8 +78,12 @@ def run_host(
         >>> result.metrics["num_transitions"].tolist()
         [0, 80, 160]
     """
+    check_algorithm(algorithm)
+    remedy = "other methods run in tables, by run"
+    checks.instance("algorithm", algorithm, SingleLoopActorCritic, remedy=remedy)
+    checks.key(key)
     check_run_arguments(1, num_iterations, log_every, NO_ENTROPY_WEIGHT)
-    check_checkpoint_every(checkpoint_every)
+    check_storage(folder, checkpoint_every, progress)
     engine = HostEngine(
         HostLoop(algorithm, key, envs),
         Meter(algorithm, NO_ENTROPY_WEIGHT, "sampled"),

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
+from bilevel_rl import checks
 from bilevel_rl.algorithms import SingleLoopActorCritic
 from bilevel_rl.algorithms.followers import Decision, Transitions, Uniforms
 from bilevel_rl.algorithms.single_loop import SingleLoopInfo, SingleLoopState
@@ -49,12 +50,14 @@ class HostChains:
         num_chains: B.
 
     Raises:
+        TypeError: `envs` are no vector environment.
         ValueError: the number of sub-environments, their spaces or their mode of resets are not what is asked for.
     """
 
     def __init__(self, envs: Any, environment: HostEnvironment, num_chains: int):
-        from gymnasium.vector import AutoresetMode
+        from gymnasium.vector import AutoresetMode, VectorEnv
 
+        checks.instance("envs", envs, VectorEnv, remedy="make them by gymnasium.make_vec(…)")
         self._envs, self._environment, self._shape = envs, environment, (2, num_chains)
         if envs.num_envs != 2 * num_chains:
             raise ValueError(

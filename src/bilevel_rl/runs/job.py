@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from bilevel_rl import checks
 from bilevel_rl.runs import compiler, processes
 
 
@@ -26,8 +27,7 @@ class Job:
             ValueError: options that exclude each other, or as `processes.connect`.
             LostProcessError: as `processes.connect`.
         """
-        if self.cpu_devices < 1:
-            raise ValueError(f"--cpu-devices must be at least 1, got {self.cpu_devices}")
+        checks.integer("--cpu-devices", self.cpu_devices, at_least=1)
         if self.coordinator is None and (self.num_processes, self.process_id) != (1, 0):
             raise ValueError("--num-processes and --process-id need --coordinator HOST:PORT, the address of process 0")
         if self.coordinator is not None and folder is None:

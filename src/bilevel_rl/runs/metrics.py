@@ -25,6 +25,7 @@ from bilevel_rl.exact.soft_mdp import entropy, soft_optimal, soft_values
 from bilevel_rl.exact.tables import linear_cost, reward_table
 from bilevel_rl.exact.upper_noise import upper_noise
 from bilevel_rl.formulation import BilevelProblem
+from bilevel_rl.runs.bounds import exceeded, largest_at
 from bilevel_rl.runs.folder import Row
 
 
@@ -180,6 +181,7 @@ class Meter:
     def __init__(self, algorithm: Algorithm, evaluation_entropy_weight: float, diagnostics: Diagnostics):
         self._algorithm, self._weight = algorithm, evaluation_entropy_weight
         self._diagnostics: Diagnostics = diagnostics
+        self._has_warned = False
 
     @property
     def num_transitions_per_iteration(self) -> int:
@@ -207,9 +209,19 @@ class Meter:
         """
         columns = metric_columns(self._algorithm, states, info, self._weight, self._diagnostics)
         x = self._algorithm.recommend(states)
+        self._warn_of_bounds(x, info, int(np.max(states.num_iterations)))
         columns = gather(columns | {"x_movement": distances(x, self._last_x)})
         self._last_x = x
         return metric_rows(columns, is_running)
+
+    def _warn_of_bounds(self, x: PyTree, info: PyTree, num_iterations: int):
+        """Once a run."""
+        problem = self._algorithm.problem
+        if self._has_warned or not (np.isfinite(problem.reward_bound) or np.isfinite(problem.upper.step_cost_bound)):
+            return
+        for text in exceeded(problem, largest_at(problem, x, info), f"at iteration {num_iterations}"):
+            warnings.warn(text, stacklevel=3)
+            self._has_warned = True
 
 
 def metric_rows(columns: dict[str, np.ndarray], is_running: Bool[np.ndarray, " seeds"]) -> list[Row]:

@@ -1,5 +1,6 @@
 """Runs an algorithm whose iterations are compiled: metric rows, checkpoints, exact resume, divergence as a result."""
 
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
+from bilevel_rl import checks
 from bilevel_rl.algorithms import Algorithm
+from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.runs import processes
+from bilevel_rl.runs.bounds import check_bounds
 from bilevel_rl.runs.compiled import Layout, Loop, choose
 from bilevel_rl.runs.divergence import Divergence, locate
 from bilevel_rl.runs.folder import Row, RunFolder
@@ -84,8 +88,10 @@ def run(
         progress: show a progress bar.
 
     Raises:
-        ValueError: a count is not positive, `evaluation_entropy_weight` is not, `checkpoint_every` is negative, exact
-            diagnostics are asked for where there are no tables, or the devices cannot share the seeds evenly.
+        TypeError: an argument is of another type, for instance a problem where an algorithm is asked for.
+        ValueError: a count is not positive, `evaluation_entropy_weight` is not, `checkpoint_every` is negative, a
+            bound of the problem is exceeded at its start, exact diagnostics are asked for where there are no tables, or
+            the devices cannot share the seeds evenly.
         RunFolderError: the folder holds another run, or one that has gone further.
         LostProcessError: another process of the job stopped answering.
 
@@ -97,11 +103,15 @@ def run(
         >>> result.x.shape, result.metrics["num_iterations"].tolist()
         ((2, 2), [0, 0, 100, 100, 200, 200])
     """
+    check_algorithm(algorithm)
+    checks.key(key)
     check_run_arguments(num_seeds, num_iterations, log_every, evaluation_entropy_weight)
-    check_checkpoint_every(checkpoint_every)
-    if diagnostics not in get_args(Diagnostics):
-        raise ValueError(f"diagnostics must be one of {', '.join(get_args(Diagnostics))}, got {diagnostics!r}")
+    check_storage(folder, checkpoint_every, progress)
+    checks.one_of("diagnostics", diagnostics, get_args(Diagnostics))
+    if seeds_per_group is not None:
+        checks.integer("seeds_per_group", seeds_per_group, remedy="None chooses as many as fill the vector units")
     are_exact(diagnostics, algorithm.problem)
+    check_bounds(algorithm.problem)
     engine = CompiledEngine(
         Loop(algorithm, key, Layout.plan(algorithm, num_seeds, seeds_per_group)),
         Meter(algorithm, evaluation_entropy_weight, diagnostics),
@@ -228,21 +238,32 @@ def columns_of(rows: Sequence[Row]) -> dict[str, np.ndarray]:
 
 
 def check_run_arguments(num_seeds: int, num_iterations: int, log_every: int, evaluation_entropy_weight: float):
-    """Raises `ValueError` for numbers that `run` cannot work with."""
+    """Raises `TypeError` or `ValueError` for numbers that `run` cannot work with."""
     for name, count in (("num_seeds", num_seeds), ("num_iterations", num_iterations), ("log_every", log_every)):
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
-    if not 0 < evaluation_entropy_weight < float("inf"):
-        raise ValueError(
-            f"evaluation_entropy_weight must be finite and positive, got {evaluation_entropy_weight}; use 0.01 to be "
-            "close to the unregularized objective"
-        )
+        checks.integer(name, count, at_least=1)
+    remedy = "use 0.01 to be close to the unregularized objective"
+    checks.number("evaluation_entropy_weight", evaluation_entropy_weight, above=0, remedy=remedy)
 
 
-def check_checkpoint_every(seconds: float):
-    """Raises `ValueError` unless it is a number of seconds."""
-    if not seconds >= 0:
-        raise ValueError(f"checkpoint_every must be a number of seconds, got {seconds}")
+def check_storage(folder: RunFolder | Path | str | None, checkpoint_every: float, progress: bool):
+    """Raises `TypeError` or `ValueError` unless a run can be kept there, and so often."""
+    if folder is not None:
+        checks.instance("folder", folder, RunFolder, Path, str, remedy="or None, which writes nothing")
+    if folder == "":
+        raise ValueError("folder must be a path, got ''; None writes nothing, and '.' is the working directory")
+    remedy = "it is in seconds, and 0 saves at every log point"
+    checks.number("checkpoint_every", checkpoint_every, at_least=0, allow_infinite=True, remedy=remedy)
+    checks.flag("progress", progress)
+
+
+def check_algorithm(algorithm: Any):
+    """Raises `TypeError` for what is no algorithm, such as a problem or the class of one."""
+    if isinstance(algorithm, BilevelProblem):
+        remedy = "wrap it, for instance untuned(problem) or SingleLoopActorCritic(problem)"
+        raise TypeError(f"algorithm must be an algorithm, got a BilevelProblem; {remedy}")
+    if inspect.isclass(algorithm) or not isinstance(algorithm, Algorithm):
+        remedy = "make one: SingleLoopActorCritic(problem)"
+        raise TypeError(f"algorithm must be an algorithm, got {checks.shown(algorithm)}; {remedy}")
 
 
 def _all_finite(is_finite: PyTree[Bool[Array, " seeds"]]) -> Bool[np.ndarray, " seeds"]:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bilevel_rl import exact, figures
+from bilevel_rl import checks, exact, figures
 from bilevel_rl.algorithms import Followers, SingleLoopActorCritic
 from bilevel_rl.algorithms.step_sizes import PowerDecay, ScheduleWarning, StepSizes
 from bilevel_rl.figures.curves import SMALLEST_SHOWN, draw_band
@@ -81,6 +81,7 @@ class Ablations(Experiment):
 
     def check(self):
         """Also says with a single warning which variants' step sizes are out of order on purpose."""
+        checks.one_of("study", self.study, ABLATIONS)
         super().check()
         broken = {
             name: ", ".join(violation.partition(":")[0] for violation in violations)

@@ -1,15 +1,19 @@
 """Options that every experiment has: how long to run, with which step sizes. Every field is a flag."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 
+from bilevel_rl import checks
 from bilevel_rl.algorithms import Algorithm
 from bilevel_rl.algorithms.step_sizes import StepSizes
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.metrics import Diagnostics
-from bilevel_rl.runs.run import RunResult, check_run_arguments, run
+from bilevel_rl.runs.run import RunResult, check_run_arguments, check_storage, run
+
+Generator = Literal["threefry2x32", "rbg"]
+Schedule = Literal["decaying", "constant-entropy"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class RunConfig:
     """seconds between two checkpoints; 0 saves one at every log point"""
     seed: int = 0
     """root of all randomness: the same seed gives the same bits"""
-    generator: Literal["threefry2x32", "rbg"] = "threefry2x32"
+    generator: Generator = "threefry2x32"
     """random number generator; on CPUs threefry2x32 is the faster one, on TPUs rbg"""
     evaluation_entropy_weight: float = 0.01
     """entropy weight at which the logged upper objective is measured exactly"""
@@ -38,12 +42,15 @@ class RunConfig:
     """also write TensorBoard scalars into the run folder"""
 
     def check(self):
-        """Raises `ValueError` for numbers that cannot be run with."""
+        """Raises `TypeError` or `ValueError` for settings that cannot be run with."""
         check_run_arguments(self.num_seeds, self.num_iterations, self.log_every, self.evaluation_entropy_weight)
-        if not self.checkpoint_every >= 0:
-            raise ValueError(f"checkpoint_every must be a number of seconds, got {self.checkpoint_every}")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must lie in 0..{2**32 - 1}, got {self.seed}")
+        check_storage(None, self.checkpoint_every, True)
+        checks.integer("seed", self.seed, at_least=0, at_most=2**32 - 1)
+        checks.one_of("generator", self.generator, get_args(Generator))
+        checks.one_of("diagnostics", self.diagnostics, get_args(Diagnostics))
+        if self.seeds_per_group is not None:
+            checks.integer("seeds_per_group", self.seeds_per_group, at_least=1)
+        checks.flag("tensorboard", self.tensorboard)
 
     def run(self, algorithm: Algorithm, folder: RunFolder, *, progress: bool) -> RunResult:
         """Runs an algorithm with these settings, continuing what the folder holds."""
@@ -66,7 +73,7 @@ class RunConfig:
 class ScheduleConfig:
     """The five step-size sequences of the single-loop method, and its batch."""
 
-    schedule: Literal["decaying", "constant-entropy"] = "decaying"
+    schedule: Schedule = "decaying"
     """decaying solves the unregularized problem, constant-entropy the regularized one"""
     upper: float = 0.03
     """initial step size ζ of the upper variable"""
@@ -85,6 +92,8 @@ class ScheduleConfig:
 
     def step_sizes(self) -> StepSizes:
         """The five sequences."""
+        checks.one_of("schedule", self.schedule, get_args(Schedule))
+        checks.number("entropy_weight", self.entropy_weight, above=0)
         build = StepSizes.decaying if self.schedule == "decaying" else StepSizes.constant_entropy
         return build(
             upper=self.upper,

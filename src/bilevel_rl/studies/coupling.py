@@ -9,14 +9,14 @@ from typing import ClassVar
 import numpy as np
 from matplotlib.figure import Figure
 
-from bilevel_rl import exact, figures
+from bilevel_rl import checks, exact, figures
 from bilevel_rl.algorithms import Followers, SingleLoopActorCritic
 from bilevel_rl.algorithms.step_sizes import PowerDecay, ScheduleWarning
 from bilevel_rl.figures.curves import SMALLEST_SHOWN, draw_band
 from bilevel_rl.figures.style import Style, label_transitions, save_figure
 from bilevel_rl.figures.tables import Curves
 from bilevel_rl.formulation import BilevelProblem
-from bilevel_rl.problems import goal_position
+from bilevel_rl.problems import Grid, goal_position
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.studies.config import RunConfig, ScheduleConfig
 from bilevel_rl.studies.experiment import Experiment, Finished
@@ -51,7 +51,8 @@ class Coupling(Experiment):
 
     def algorithms(self) -> dict[str, SingleLoopActorCritic]:
         """Both ways of sampling, with the same steps; building them checks every option."""
-        schedule = self.schedule
+        schedule = checks.instance("schedule", self.schedule, ScheduleConfig)
+        Grid(self.size).check_position("measured_at", self.measured_at)
         held = dataclasses.replace(schedule.step_sizes(), penalty=PowerDecay(schedule.penalty, 0.0))
         problem = self.problem()
         # That w does not decay is what is studied.

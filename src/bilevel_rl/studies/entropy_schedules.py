@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from matplotlib.figure import Figure
 
-from bilevel_rl import exact, figures
+from bilevel_rl import checks, exact, figures
 from bilevel_rl.algorithms import Followers, SingleLoopActorCritic
 from bilevel_rl.algorithms.step_sizes import StepSizes
 from bilevel_rl.figures.curves import SMALLEST_SHOWN, draw_band
@@ -51,6 +51,7 @@ class EntropySchedules(Experiment):
 
     def algorithms(self) -> dict[str, SingleLoopActorCritic]:
         """One algorithm for each schedule; building them checks every option."""
+        checks.number("entropy_weight", self.entropy_weight, above=0)
         problem = self.problem()
         exponents = (0.95, 0.5, 0.5, self.penalty_exponent, self.entropy_exponent)
         constant = StepSizes.constant_entropy(upper=self.upper, entropy=self.entropy_weight, offset=self.offset)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from bilevel_rl import figures
+from bilevel_rl import checks, figures
 from bilevel_rl.algorithms import Algorithm, Followers, SingleLoopActorCritic
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.runs import processes
@@ -61,6 +61,7 @@ class Experiment(Study):
 
     def check(self):
         """Raises `ValueError` for options that cannot be run with."""
+        checks.instance("run", self.run, RunConfig)
         self.run.check()
         self.algorithms()
 
@@ -93,6 +94,7 @@ class SingleRun(Experiment):
 
     def algorithms(self) -> Mapping[str, Algorithm]:
         """The only one."""
+        checks.instance("schedule", self.schedule, ScheduleConfig)
         return {WHOLE: self.algorithm()}
 
     def measure(self, finished: Mapping[str, Finished]) -> dict[str, np.ndarray]:
@@ -159,6 +161,7 @@ class WorkedProblem(BesideOptimum):
     def algorithm(self) -> SingleLoopActorCritic:
         """What runs; building it checks every option."""
         schedule = self.schedule
+        checks.flag("coupled", self.coupled)
         return SingleLoopActorCritic(
             self.problem(), schedule.step_sizes(), Followers(schedule.num_chains, coupled=self.coupled)
         )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
+from bilevel_rl import checks
 from bilevel_rl.algorithms import Followers, SingleLoopActorCritic, UpperSteps
 from bilevel_rl.algorithms.followers import Uniforms
 from bilevel_rl.formulation import BilevelProblem
@@ -55,8 +56,7 @@ def single_loop(
     Raises:
         ValueError: `width` < 1, or as `Followers` and `SingleLoopActorCritic`.
     """
-    if width < 1:
-        raise ValueError(f"width must be at least 1, got {width}")
+    checks.integer("width", width, at_least=1)
     return SingleLoopActorCritic(
         problem,
         schedule.step_sizes(),

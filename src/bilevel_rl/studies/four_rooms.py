@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from bilevel_rl import exact, figures
+from bilevel_rl import checks, exact, figures
 from bilevel_rl.algorithms import Algorithm, ExactDescent
 from bilevel_rl.algorithms.step_sizes import GeometricDecay, StepSizes
 from bilevel_rl.figures.grids import prepare_grid
@@ -91,14 +91,13 @@ class FourRooms(Experiment):
     def algorithms(self) -> dict[str, ExactDescent]:
         """Exact descent for every setting from every start; building it checks every option."""
         for name in ("entropy_weights", "betas", "anneal_from"):
-            if not getattr(self, name):
+            if not len(checks.instance(name, getattr(self, name), tuple, list)):
                 raise ValueError(f"{name} must hold at least one number, got none")
-        for name in ("anneal_from", "annealing_share", "first_step", "last_step"):
-            value = getattr(self, name)
-            if not np.all((np.asarray(value) > 0) & np.isfinite(value)):
-                raise ValueError(f"{name} must be finite and positive, got {value}")
-        if self.annealing_share > 1:
-            raise ValueError(f"annealing_share must lie in (0, 1], got {self.annealing_share}")
+        for start in self.anneal_from:
+            checks.number("anneal_from", start, above=0)
+        for name in ("first_step", "last_step"):
+            checks.number(name, getattr(self, name), above=0)
+        checks.number("annealing_share", self.annealing_share, above=0, at_most=1)
         problems = {setting: four_rooms(*setting) for setting in self.each_setting()}
         return {
             _subfolder(setting, start): self.algorithm_of(problem, start)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
-from bilevel_rl import exact, figures
+from bilevel_rl import checks, exact, figures
 from bilevel_rl.algorithms import Algorithm, Followers, NestedLoop, SingleLoopActorCritic, UpperSteps
 from bilevel_rl.algorithms.step_sizes import PowerDecay, StepSizes
 from bilevel_rl.figures.curves import SMALLEST_SHOWN
@@ -70,10 +70,10 @@ class Rates(Experiment):
 
     def algorithms(self) -> dict[str, Algorithm]:
         """One algorithm for each curve; building them checks every option."""
-        if not 0 < self.fit_from < 1:
-            raise ValueError(f"fit_from must lie between 0 and 1, got {self.fit_from}")
-        if self.num_inner_steps < 1:
-            raise ValueError(f"num_inner_steps must be at least 1, got {self.num_inner_steps}")
+        checks.number("entropy_weight", self.entropy_weight, above=0)
+        checks.number("recursion", self.recursion, above=0, at_most=1)
+        checks.number("fit_from", self.fit_from, above=0, below=1)
+        checks.integer("num_inner_steps", self.num_inner_steps, at_least=1)
         if self.run.log_every % self.num_inner_steps or self.run.num_iterations % self.num_inner_steps:
             raise ValueError(
                 f"log_every and num_iterations must be multiples of num_inner_steps, {self.num_inner_steps}, so that "

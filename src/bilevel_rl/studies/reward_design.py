@@ -1,7 +1,6 @@
 """What experiments have in common whose leader designs a reward for neural followers, with nothing known exactly."""
 
 import abc
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 from matplotlib.axes import Axes
 
-from bilevel_rl import figures
+from bilevel_rl import checks, figures
 from bilevel_rl.algorithms import SingleLoopActorCritic
 from bilevel_rl.figures.style import Style
 from bilevel_rl.runs.folder import RunFolder
@@ -48,13 +47,10 @@ class RewardDesign(SingleRun):
 
     def check(self):
         """Raises `ValueError` for options that no follower can be trained with."""
-        num_chains = self.schedule.num_chains
-        if not (self.judging_transitions >= num_chains and math.isfinite(self.judging_transitions)):
-            raise ValueError(
-                f"judging_transitions must be finite and at least one for each of num_chains, got "
-                f"{self.judging_transitions:g}"
-            )
         super().check()
+        remedy = "at least one for each of num_chains"
+        least = self.schedule.num_chains
+        checks.number("judging_transitions", self.judging_transitions, at_least=least, remedy=remedy)
 
     def judge(self, algorithm: SingleLoopActorCritic, x: np.ndarray, seed: int) -> Watched:
         """Episodes of a follower that is trained at x from scratch, and f estimated from them."""

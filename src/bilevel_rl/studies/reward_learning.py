@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
-from bilevel_rl import exact, figures
+from bilevel_rl import checks, exact, figures
 from bilevel_rl.algorithms import Followers, SingleLoopActorCritic, UpperSteps
 from bilevel_rl.figures.grids import prepare_grid
 from bilevel_rl.figures.style import Style, save_figure
@@ -179,11 +179,14 @@ class TargetVisitation(RewardLearning):
     def wanted(self) -> Float[np.ndarray, " cells"]:
         """Bumps around the wells; nothing in walls."""
         grid = Grid(self.size, self.slip, self.walls)
-        if len(self.shares) != len(self.wells):
+        grid.check_cells("wells", self.wells)
+        checks.number("width", self.width, above=0)
+        for share in checks.instance("shares", self.shares, tuple, list):
+            checks.number("shares", share, above=0)
+        if len(self.shares) != len(self.wells) or not self.wells:
             raise ValueError(f"--shares must be as many as --wells, {len(self.wells)}, got {len(self.shares)}")
         cells, weights = np.stack(np.divmod(np.arange(grid.num_cells), self.size), axis=-1), np.zeros(grid.num_cells)
         for well, share in zip(self.wells, self.shares, strict=True):
-            grid.check_cell("wells", well)
             bump = np.exp(-((cells - well) ** 2).sum(1) / (2 * self.width**2))
             weights += share * bump / bump.sum()
         weights[np.setdiff1d(np.arange(grid.num_cells), grid.free_states())] = 0
@@ -225,8 +228,7 @@ class InverseRL(RewardLearning):
 
     def demonstrations(self) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
         """Pairs drawn from the expert's occupancy, the same for all seeds of a run."""
-        if self.num_demonstrations < 1:
-            raise ValueError(f"--num-demonstrations must be at least 1, got {self.num_demonstrations}")
+        checks.integer("--num-demonstrations", self.num_demonstrations, at_least=1)
         d = self._expert()
         generator = np.random.default_rng([self.run.seed, 1])
         return np.divmod(generator.choice(d.size, size=self.num_demonstrations, p=d.ravel() / d.sum()), d.shape[1])
@@ -235,8 +237,8 @@ class InverseRL(RewardLearning):
         """Occupancy of the soft-optimal policy of the expert's own reward."""
         grid, reward = Grid(self.size, self.slip, self.walls), np.zeros(self.size**2)
         for name, cells, value in (("likes", self.likes, 1.0), ("dislikes", self.dislikes, -1.0)):
+            grid.check_cells(name, cells)
             for cell in cells:
-                grid.check_cell(name, cell)
                 reward[grid.state(cell)] = value
         # Of this problem only the reward of cells and the grid matter here, not what its leader wants.
         problem = target_visitation(np.ones(self.size**2), self.size, self.slip, self.discount, walls=self.walls)
@@ -273,8 +275,7 @@ class Preferences(RewardLearning):
 
     def problem(self) -> BilevelProblem:
         """What is solved."""
-        if self.num_offline < 0:
-            raise ValueError(f"--num-offline must not be negative, got {self.num_offline}")
+        checks.integer("--num-offline", self.num_offline, at_least=0)
         build = functools.partial(
             preference_learning,
             self.true_reward(),
@@ -300,8 +301,8 @@ class Preferences(RewardLearning):
         grid, reward = Grid(self.size, self.slip), np.zeros(self.size**2)
         cells = np.stack(np.divmod(np.arange(grid.num_cells), self.size), axis=-1)
         for name, centres, sign in (("likes", self.likes, 1.0), ("dislikes", self.dislikes, -1.0)):
+            grid.check_cells(name, centres)
             for centre in centres:
-                grid.check_cell(name, centre)
                 reward += sign * np.exp(-((cells - centre) ** 2).sum(1) / 2)
         return reward
 

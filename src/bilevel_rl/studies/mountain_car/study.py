@@ -1,7 +1,6 @@
 """Reward shaping on MountainCar: does a leader shape a sparse reward so that followers find the goal?"""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from bilevel_rl import figures
+from bilevel_rl import checks, figures
 from bilevel_rl.algorithms import SingleLoopActorCritic
 from bilevel_rl.problems import MountainCarShaping
 from bilevel_rl.problems.mountain_car import GOAL, known_shapings
@@ -90,8 +89,7 @@ class MountainCarStudy(SingleRun, MountainCarShaping):
     def algorithm(self) -> SingleLoopActorCritic:
         """What runs; building it checks every option."""
         for name in ("height_scale", "energy_scale"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be finite and not negative, got {getattr(self, name)}")
+            checks.number(name, getattr(self, name), at_least=0)
         return single_loop(self.problem(), self.schedule, width=self.width, averaging=self.averaging)
 
     @property
