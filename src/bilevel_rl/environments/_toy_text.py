@@ -84,9 +84,9 @@ def _check_steps(environment_id: str, environment: Any, table: dict, terminal: B
             if not any(p > 0 and s == state and np.isclose(r, reward) and e == is_end for p, s, r, e in listed):
                 raise ValueError(
                     f"environment_id {environment_id!r} must step as its table `P` says, got from state {put} by "
-                    f"action {action} to state {state} with reward {reward}{' at an end' if is_end else ''}, which is not "
-                    "among its outcomes; leave out the options that act outside of the table, or build the tables and "
-                    "use TabularMDP.from_successors"
+                    f"action {action} to state {state} with reward {reward}{' at an end' if is_end else ''}, which is "
+                    "not among its outcomes; leave out the options that act outside of the table, or build the tables "
+                    "and use TabularMDP.from_successors"
                 )
             if is_end:
                 break

@@ -21,6 +21,7 @@ from bilevel_rl.formulation.upper_objectives import (
     check_bound,
     example_call,
 )
+from bilevel_rl.formulation.upper_variables import ROUNDING, as_arrays, distance_to
 
 Upper = TypeVar("Upper", bound=PyTree)
 """The upper variable x: any pytree of floating-point arrays."""
@@ -45,7 +46,8 @@ class BilevelProblem(eqx.Module):
         reward: r_x(s, a) as `reward(x, state, action)`; state and action are numbers in a `TabularMDP`, and one state
             and one action of a `FunctionalEnvironment`, one observation and one action of a `HostEnvironment`.
         upper: the leader's objective f.
-        initial_x: x_0, any pytree of arrays; a list or tuple of plain numbers counts as one array.
+        initial_x: x_0, any pytree of arrays; a list or tuple of numbers, also a nested one, counts as one array. In the
+            feasible set.
         project: Π_X, maps any x to the nearest feasible one; the identity by default.
         reward_bound: an upper bound of |r_x(s, a)| over all feasible x; it bounds the critics. Infinite: no bound.
         initial_spread: standard deviation of the normal noise that is added to every entry of x_0, anew for each seed.
@@ -56,7 +58,7 @@ class BilevelProblem(eqx.Module):
             smoothed Φ. None for a follower that maximizes its reward alone. Oracles and step sizes are told their τ.
 
     Raises:
-        ValueError: a function does not return a scalar, `initial_x` is not finite, a bound or `entropy_weight` is not
+        ValueError: a function does not return a scalar, `initial_x` is no pytree of finite numbers or not feasible, a bound or `entropy_weight` is not
             positive, `initial_spread` is negative or not finite, `project` changes shapes, `upper` does not fit the
             environment, or `outcome_probabilities` gives no distribution or is beside a `TrajectoryLoss` or in a
             `FunctionalEnvironment` or `HostEnvironment`, which also ask for an `OccupancyCost`.
@@ -98,11 +100,9 @@ class BilevelProblem(eqx.Module):
     ):
         self.environment = environment
         self.reward = open_function(reward)
-        if isinstance(initial_x, list | tuple) and all(isinstance(entry, int | float) for entry in initial_x):
-            initial_x = np.array(initial_x, dtype=np.float64)
-        self.initial_x = jax.tree.map(lambda leaf: np.asarray(leaf, dtype=np.float64), initial_x)
         self.upper = upper
         self.project = open_function(project)
+        self.initial_x = self._feasible(as_arrays("initial_x", initial_x))
         self.reward_bound = reward_bound
         self.initial_spread = initial_spread
         self.outcome_probabilities = None if outcome_probabilities is None else open_function(outcome_probabilities)
@@ -166,10 +166,22 @@ class BilevelProblem(eqx.Module):
             return self.environment
         return DrivenMDP(self.mdp, self.outcome_probabilities, x)
 
+    def _feasible(self, x: PyTree[Float[np.ndarray, "..."]]) -> PyTree[Float[np.ndarray, "..."]]:
+        """x_0 where `project` leaves it, which differs by rounding at most."""
+        _check_finite("initial_x", x)
+        # In double precision, in which a feasible x_0 keeps its bits.
+        with jax.enable_x64(True), jax.ensure_compile_time_eval():
+            nearest = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), self.project(x))
+        if jax.tree.map(np.shape, nearest) != jax.tree.map(np.shape, x):
+            raise ValueError(f"project must keep the structure and shapes of x, got {nearest} for {x}")
+        distance = distance_to(nearest, x)
+        if not distance <= ROUNDING:
+            raise ValueError(
+                f"initial_x must lie in the feasible set, got {x}, which project moves to {nearest}; start from there"
+            )
+        return nearest
+
     def _validate(self):
-        for path, leaf in jax.tree.leaves_with_path(self.initial_x):
-            if not np.all(np.isfinite(leaf)):
-                raise ValueError(f"initial_x{jax.tree_util.keystr(path)} must be finite, got {leaf}")
         x = jax.tree.map(jnp.asarray, self.initial_x)
         functions = {
             "reward": example_call(self.reward, self.environment, x),
@@ -184,9 +196,6 @@ class BilevelProblem(eqx.Module):
                 raise ValueError(f"upper must be an OccupancyCost in this environment, got {type(self.upper).__name__}")
             if self.outcome_probabilities is not None:
                 raise ValueError("outcome_probabilities need a TabularMDP, whose outcomes are listed")
-        shapes = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, self.project(x)))
-        if jax.tree.map(jnp.shape, shapes) != jax.tree.map(jnp.shape, x):
-            raise ValueError(f"project must keep the structure and shapes of x, got {shapes} for {x}")
         if self.outcome_probabilities is not None:
             if isinstance(self.upper, TrajectoryLoss):
                 raise ValueError("upper must not be a TrajectoryLoss where outcome_probabilities depend on x")
@@ -213,3 +222,9 @@ class BilevelProblem(eqx.Module):
                 "outcome_probabilities must be non-negative and sum to 1 over the outcomes, got "
                 f"{table[worst]} at initial_x in state {worst[0]}, action {worst[1]}"
             )
+
+
+def _check_finite(name: str, x: PyTree[Float[np.ndarray, "..."]]):
+    for path, leaf in jax.tree.leaves_with_path(x):
+        if not np.all(np.isfinite(leaf)):
+            raise ValueError(f"{name}{jax.tree_util.keystr(path)} must be finite, got {leaf}")

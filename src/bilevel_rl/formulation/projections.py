@@ -12,6 +12,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, PyTree
 
+from bilevel_rl.formulation.upper_variables import as_arrays
+
 
 class Box(eqx.Module):
     """{x : lower ≤ x ≤ upper}, number by number.
@@ -126,9 +128,7 @@ class Ball(eqx.Module):
 
 def _as_leaves(name: str, tree: PyTree[ArrayLike]) -> PyTree:
     """Arrays in double precision, as which they enter oracles; plain numbers stay numbers."""
-    if isinstance(tree, list | tuple) and all(isinstance(entry, int | float) for entry in tree):
-        tree = np.array(tree, np.float64)
-    tree = jax.tree.map(lambda leaf: float(leaf) if np.ndim(leaf) == 0 else np.asarray(leaf, np.float64), tree)
+    tree = jax.tree.map(lambda leaf: leaf if leaf.ndim else float(leaf), as_arrays(name, tree))
     if any(np.isnan(leaf).any() for leaf in jax.tree.leaves(tree)):
         raise ValueError(f"{name} must not be NaN, got {tree}")
     return tree

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Shaped
 
 from bilevel_rl.environments import Episode, HostEpisode, ObservedEnvironment, TabularMDP, over_axes
+from bilevel_rl.environments.arrays import whole_numbers
 from bilevel_rl.formulation.closures import open_function
 from bilevel_rl.formulation.segments import Segments
 
@@ -180,20 +181,30 @@ class PolicyLoss(UpperObjective):
     reinforcement learning: the reward whose soft-optimal policy would most likely have acted as was demonstrated.
 
     Attributes:
-        states: of the demonstrated pairs.
-        actions: of the demonstrated pairs.
+        states: of the demonstrated pairs, in an array of any shape, such as (trajectories, steps).
+        actions: of the demonstrated pairs, in an array of the same shape.
         loss: a plain JAX function (x, log π(·|s), s, a) -> scalar.
+
+    Raises:
+        ValueError: `states` or `actions` are none, differ in shape, or are not whole numbers from 0.
     """
 
-    states: Int[np.ndarray, " N"] = eqx.field(converter=lambda states: np.asarray(states, np.int32))
-    actions: Int[np.ndarray, " N"] = eqx.field(converter=lambda actions: np.asarray(actions, np.int32))
+    states: Int[np.ndarray, "*N"] = eqx.field(converter=lambda states: whole_numbers("states", states))
+    actions: Int[np.ndarray, "*N"] = eqx.field(converter=lambda actions: whole_numbers("actions", actions))
     loss: Callable[[PyTree, Array, Array, Array], Float[ArrayLike, ""]] = negative_log_likelihood
+
+    def __check_init__(self):
+        if self.states.shape != self.actions.shape:
+            raise ValueError(
+                "states and actions must have the same shape, one action for each state, got "
+                f"{self.states.shape} and {self.actions.shape}"
+            )
 
     def value(
         self, environment: TabularMDP, x: PyTree, occupancy: Float[Array, "S A"], log_policy: Float[Array, "S A"]
     ) -> Float[Array, ""]:
         """Mean loss of all demonstrations, and g(x)."""
-        states, actions = jnp.asarray(self.states), jnp.asarray(self.actions)
+        states, actions = jnp.ravel(self.states), jnp.ravel(self.actions)
         losses = jax.vmap(lambda s, a: jnp.asarray(self.loss(x, log_policy[s], s, a), float))(states, actions)
         return jnp.mean(losses) + self.regularizer(x)
 
@@ -203,18 +214,13 @@ class PolicyLoss(UpperObjective):
             ("states", self.states, environment.num_states),
             ("actions", self.actions, environment.num_actions),
         ):
-            if not len(indices) or len(indices) != len(self.states):
-                raise ValueError(
-                    f"upper.states and upper.actions must hold the same number of demonstrations, at least one, got "
-                    f"{len(self.states)} and {len(self.actions)}"
-                )
-            if indices.min() < 0 or indices.max() >= count:
+            if indices.max() >= count:
                 raise ValueError(f"upper.{name} must lie in 0..{count - 1}, got {indices.min()}..{indices.max()}")
         uniform = jnp.full(environment.num_actions, -jnp.log(environment.num_actions))
         _check_scalar("upper.loss", "one demonstration", lambda: self.loss(x, uniform, jnp.int32(0), jnp.int32(0)))
         return PolicyLoss(
-            states=self.states,
-            actions=self.actions,
+            states=self.states.ravel(),
+            actions=self.actions.ravel(),
             loss=open_function(self.loss),
             regularizer=open_function(self.regularizer),
         )
