@@ -58,10 +58,11 @@ class BilevelProblem(eqx.Module):
             smoothed Φ. None for a follower that maximizes its reward alone. Oracles and step sizes are told their τ.
 
     Raises:
-        ValueError: a function does not return a scalar, `initial_x` is no pytree of finite numbers or not feasible, a bound or `entropy_weight` is not
-            positive, `initial_spread` is negative or not finite, `project` changes shapes, `upper` does not fit the
-            environment, or `outcome_probabilities` gives no distribution or is beside a `TrajectoryLoss` or in a
-            `FunctionalEnvironment` or `HostEnvironment`, which also ask for an `OccupancyCost`.
+        ValueError: a function does not return a scalar, `initial_x` is no pytree of finite numbers or not feasible, a
+            bound or `entropy_weight` is not positive, `initial_spread` is negative or not finite, `project` changes
+            shapes, `upper` does not fit the environment, or `outcome_probabilities` gives no distribution or is beside
+            a `TrajectoryLoss` or in a `FunctionalEnvironment` or `HostEnvironment`, which also ask for an
+            `OccupancyCost`.
 
     Example:
         >>> import numpy as np, bilevel_rl as brl

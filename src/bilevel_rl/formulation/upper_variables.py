@@ -12,7 +12,7 @@ ROUNDING = 1e-6
 """Relative distance up to which two x count as one: functions of users may compute in single precision."""
 
 
-def distance_to(nearest: PyTree[Float[np.ndarray, "..."]], x: PyTree[Float[np.ndarray, "..."]]) -> float:
+def distance_to(nearest: PyTree, x: PyTree) -> float:
     """How far the furthest number of x lies from its projection, relative to the largest of its array."""
     return max(
         float(np.max(np.abs(far - near) / max(1.0, np.max(np.abs(near))), initial=0.0))
