@@ -78,7 +78,7 @@ def test_policies_of_single_precision_and_with_zeros_are_taken():
 @pytest.mark.parametrize("weight", [0.0, -1.0, np.nan, np.inf, "0.1", None, [0.1], np.array([0.1, 0.2]), 0.1j], ids=str)
 @pytest.mark.parametrize("name", ["entropy_weight", "penalty"])
 def test_weights_are_positive_numbers(name, weight):
-    if (name, weight) == ("penalty", None):
+    if name == "penalty" and weight is None:
         return check_weights({"penalty": None})  # there is none
     with pytest.raises(ValueError, match=rf"^{name} must be finite and positive, got "):
         check_weights({name: weight})

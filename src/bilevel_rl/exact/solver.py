@@ -43,7 +43,7 @@ def solve(
     problem: BilevelProblem,
     *,
     entropy_weight: float | Sequence[float] = (0.1, 0.03, 0.01),
-    starts: Sequence[PyTree] | None = None,
+    starts: Sequence[PyTree] | np.ndarray | None = None,
     max_iterations: int = 500,
     tolerance: float = 1e-7,
 ) -> Solution:
