@@ -189,7 +189,7 @@ def clip_to_half(x):
 
 def test_every_follower_learns_for_t_steps_at_its_own_x_before_x_is_projected():
     free, num_chains = random_problem(**PROBLEMS["dict"]), 4
-    problem = dataclasses.replace(free, project=clip_to_half)
+    problem = dataclasses.replace(free, initial_x=clip_to_half(free.initial_x), project=clip_to_half)
     algorithm = FiniteDifference(problem, FIXED, num_chains, num_inner_steps=3, radius=RADIUS)
     followers, x = random_point(problem, num_followers=6)
     state = algorithm.init(jax.random.key(1))._replace(

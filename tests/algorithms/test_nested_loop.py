@@ -54,7 +54,8 @@ def without_warning(make):
 
 
 def test_with_one_inner_step_it_is_algorithm_1():
-    problem = dataclasses.replace(random_problem(**PROBLEMS["terminal"], as_dict=True), project=clip_to_half)
+    free = random_problem(**PROBLEMS["terminal"], as_dict=True)
+    problem = dataclasses.replace(free, initial_x=clip_to_half(free.initial_x), project=clip_to_half)
     nested = NestedLoop(problem, SIZES, num_chains=6, num_inner_steps=1)
     single = SingleLoopActorCritic(problem, SIZES, Followers(6, coupled=False))
     nested_step, single_step = eqx.filter_jit(nested.step), eqx.filter_jit(single.step)

@@ -48,7 +48,8 @@ def direct_gradient(problem, x, policy, h=1e-4):
 
 
 def test_the_follower_learns_like_the_lower_one_of_algorithm_1_and_x_sees_costs_alone():
-    problem = dataclasses.replace(random_problem(**PROBLEMS["terminal"], as_dict=True), project=clip_to_half)
+    free = random_problem(**PROBLEMS["terminal"], as_dict=True)
+    problem = dataclasses.replace(free, initial_x=clip_to_half(free.initial_x), project=clip_to_half)
     num_chains = 6
     algorithm = PartialSGD(problem, SIZES, num_chains)
     single_loop = SingleLoopActorCritic(problem, SIZES, Followers(num_chains, coupled=False))

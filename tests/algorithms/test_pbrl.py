@@ -55,7 +55,7 @@ def clip_to_half(x):
 
 def test_with_one_inner_step_the_value_penalty_takes_the_steps_of_algorithm_1():
     problem = unbounded(random_problem(**PROBLEMS["terminal"], as_dict=True))  # Their critics' bounds differ.
-    problem = dataclasses.replace(problem, project=clip_to_half)
+    problem = dataclasses.replace(problem, initial_x=clip_to_half(problem.initial_x), project=clip_to_half)
     pbrl = PBRL(problem, SIZES, num_chains=6, num_inner_steps=1)
     single = SingleLoopActorCritic(problem, SIZES, Followers(6, coupled=False))
     pbrl_step, single_step = eqx.filter_jit(pbrl.step), eqx.filter_jit(single.step)

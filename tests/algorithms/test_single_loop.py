@@ -355,7 +355,8 @@ def clip_to_half(x):
 @pytest.mark.variants
 @pytest.mark.parametrize(("name", "num_chains"), [("garnet", 1), ("terminal", 1), ("terminal", 16), ("dict", 16)])
 def test_an_iteration_is_the_mean_of_the_papers_single_chain_iterations(name, num_chains):
-    problem = dataclasses.replace(random_problem(**PROBLEMS[name]), project=clip_to_half)
+    free = random_problem(**PROBLEMS[name])
+    problem = dataclasses.replace(free, initial_x=clip_to_half(free.initial_x), project=clip_to_half)
     sizes = StepSizes.decaying(upper=0.3, actor=0.8, critic=1.0, penalty=0.6, entropy=0.4, offset=3.0)
     algorithm = SingleLoopActorCritic(problem, sizes, Followers(num_chains, coupled=False))
     followers, x = random_point(problem)

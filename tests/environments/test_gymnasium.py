@@ -119,3 +119,52 @@ def test_a_state_entered_both_ending_and_not_is_refused(monkeypatch):
 def test_discounts_are_checked_here_too():
     with pytest.raises(ValueError, match=r"^discount must lie in \[0, 1\), got 1\.0"):
         TabularMDP.from_gymnasium("FrozenLake-v1", discount=1.0)
+
+
+class Ring(gymnasium.Env):
+    """Three states in a ring, with options that act outside of the table."""
+
+    initial_state_distrib = np.array([1.0, 0.0, 0.0])
+
+    def __init__(self, jumps=False, pays=0.0, keeps="s"):
+        self.P = {s: {a: [(1.0, (s + 1 + a) % 3, 0.5 * s, False)] for a in range(2)} for s in range(3)}
+        self.observation_space, self.action_space = gymnasium.spaces.Discrete(3), gymnasium.spaces.Discrete(2)
+        self._jumps, self._pays, self._name = jumps, pays, keeps
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        setattr(self, self._name, 0)
+        return 0, {}
+
+    def step(self, action):
+        _, after, reward, is_end = self.P[getattr(self, self._name)][action][0]
+        if self._jumps and after == 2 and self.np_random.random() < 0.2:
+            after = 0
+        setattr(self, self._name, after)
+        return after, reward + self._pays * (after == 1), is_end, False, {}
+
+
+@pytest.fixture
+def ring():
+    gymnasium.register("Ring-v0", Ring)
+    yield lambda **options: TabularMDP.from_gymnasium("Ring-v0", discount=0.9, **options)
+    gymnasium.registry.pop("Ring-v0")
+
+
+@pytest.mark.parametrize("keeps", ["s", "place"])
+def test_steps_outside_of_the_table_are_refused_with_what_was_seen(ring, keeps):
+    np.testing.assert_array_equal(ring(keeps=keeps).successors[:, :, 0], [[1, 2], [2, 0], [0, 1]])
+    with pytest.raises(ValueError, match=r"^environment_id 'Ring-v0' must step as its table `P` says, got .* state 0"):
+        ring(jumps=True, keeps=keeps)
+    with pytest.raises(ValueError, match=r"to state 1 with reward .*; leave out the options"):
+        ring(pays=0.25, keeps=keeps)
+
+
+@pytest.mark.parametrize(("options", "is_told"), [({"is_rainy": True}, True), ({"fickle_passenger": True}, False)])
+def test_options_of_taxi_that_its_table_tells(options, is_told):
+    if is_told:
+        assert TabularMDP.from_gymnasium("Taxi-v4", discount=0.9, **options).probabilities.shape[-1] == 3
+        return
+    for load in (gymnasium_reward, lambda name, **options: TabularMDP.from_gymnasium(name, discount=0.9, **options)):
+        with pytest.raises(ValueError, match=r"^environment_id 'Taxi-v4' must step as its table"):
+            load("Taxi-v4", **options)

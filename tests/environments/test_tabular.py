@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from bilevel_rl import TabularMDP
+from bilevel_rl.environments.environment import check_discount
 from dense_reference import kernel
 from garnets import SHARED, garnet, shared_garnet
 
@@ -309,3 +310,32 @@ def test_dense_rows_are_checked_like_sparse_ones():
 def test_successors_must_be_integers():
     with pytest.raises(ValueError, match="successors must hold integers, got float64"):
         TabularMDP.from_successors([[[0.7]]], [[[1.0]]], initial=[1.0], discount=0.9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"successors": np.array([[[0, 2**32]] * 2] * 2)}, r"^successors must lie in 0\.\.1, got 0\.\.4294967296"),
+        ({"successors": np.array([[[0, 2**63]] * 2] * 2, np.uint64)}, r"^successors must lie in 0\.\.1"),
+        ({"successors": []}, r"^successors must not be empty"),
+        ({"successors": [[0, 1], [0]]}, r"^successors must be an array with rows of one length"),
+        ({"probabilities": np.full((2, 2, 2), 0.5 + 0j)}, r"^probabilities must hold real numbers, got .*complex"),
+        ({"initial": [[0.5, 0.5]]}, r"^initial must have shape \(2,\), got \(1, 2\)"),
+        ({"initial": 1.0}, r"^initial must have shape \(2,\), got \(\)"),
+        ({"initial": []}, r"^initial must not be empty"),
+        ({"terminal": ["no", "no"]}, r"^terminal must hold True or False"),
+        ({"terminal": [[False, True]]}, r"^terminal must have shape \(2,\), got \(1, 2\)"),
+        ({"terminal": [3, 4]}, r"^terminal must hold True or False"),
+    ],
+)
+def test_what_no_table_can_hold_is_refused_by_name(changes, message):
+    arguments = VALID | changes
+    successors, probabilities = arguments.pop("successors"), arguments.pop("probabilities")
+    with pytest.raises(ValueError, match=message):
+        TabularMDP.from_successors(successors, probabilities, **arguments)
+
+
+@pytest.mark.parametrize("discount", ["0.9", None, [0.9], 1j])
+def test_a_discount_that_is_no_number_is_refused(discount):
+    with pytest.raises(ValueError, match=r"^discount must lie in \[0, 1\), got "):
+        check_discount(discount)

@@ -34,13 +34,16 @@ def zero(x, s, a):
     return 0.0
 
 
-def valley(curvature=(1.0, 25.0), center=(0.5, -2.0), depth=0.0, low=-np.inf, high=np.inf) -> BilevelProblem:
+def valley(curvature=(1.0, 25.0), center=(0.5, -2.0), depth=0.0, low=-np.inf, high=np.inf, unit=1.0) -> BilevelProblem:
     """Nothing to do for the follower: Φ is the valley itself."""
     return BilevelProblem(
         environment=TabularMDP.from_dense([[[1.0]]], initial=[1.0], discount=0.5),
         reward=zero,
-        upper=OccupancyCost(cost=zero, regularizer=Valley(*(np.array(v, float) for v in (curvature, center, depth)))),
-        initial_x={"a": -1.5, "b": np.array([1.0])},
+        upper=OccupancyCost(
+            cost=zero,
+            regularizer=Valley(unit * np.array(curvature), np.array(center, float), unit * np.array(depth)),
+        ),
+        initial_x={"a": np.clip(-1.5, low, high), "b": np.clip([1.0], low, high)},
         project=Box(np.array(low, float), np.array(high, float)),
     )
 
@@ -202,10 +205,49 @@ def test_impossible_arguments_are_refused():
         solve(problem, entropy_weight=0.1, starts=[])
     with pytest.raises(ValueError, match=r"^entropy_weight must be finite and positive, got 0"):
         solve(problem, entropy_weight=0.0)
-    with pytest.raises(ValueError, match=r"^x must have the structure and shapes of problem\.initial_x"):
+    with pytest.raises(ValueError, match=r"^starts\[0\] must have the structure and shapes .*; starts is a list"):
         solve(problem, entropy_weight=0.1, starts=[np.zeros(2)])
 
 
 def test_an_objective_that_is_not_finite_is_an_error():
     with pytest.raises(OracleError):
         solve(valley(center=(np.nan, 0.0)), entropy_weight=0.1)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e-6, 1e6])
+def test_the_unit_of_the_cost_does_not_move_the_solution(unit):
+    options = {"curvature": (1.0, 400.0), "depth": 0.5, "high": 0.25}
+    expected, found = (solve(valley(**options, unit=u), entropy_weight=0.1) for u in (1.0, unit))
+
+    np.testing.assert_allclose(as_pair(found.x), as_pair(expected.x), atol=1e-6)
+    assert found.objective == pytest.approx(unit * expected.objective, rel=1e-9)
+    assert (found.status, expected.status) == ("converged", "converged")
+    assert found.num_iterations <= expected.num_iterations + 5
+
+
+def test_the_unit_of_a_followers_cost_does_not_either():
+    def solution(unit):
+        world = TabularMDP.from_dense(
+            [[[0.1, 0.9], [0.7, 0.3]], [[0.5, 0.5], [0.2, 0.8]]], initial=[0.3, 0.7], discount=0.8
+        )
+        cost = OccupancyCost(cost=lambda x, s, a: unit * ((s == 0) + 0.3 * (x - 1) ** 2))
+        return solve(BilevelProblem(world, lambda x, s, a: x * (s == 1) - 0.1 * a, cost, 0.5), entropy_weight=0.2)
+
+    expected, small, large = (solution(unit) for unit in (1.0, 1e-7, 1e7))
+    assert abs(expected.x - 0.5) > 0.1
+    np.testing.assert_allclose([small.x, large.x], expected.x, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"starts": np.zeros(6)}, r"^starts\[0\] must have the structure .*starts is a list of values of x, \[x\]"),
+        ({"tolerance": float("nan")}, r"^tolerance must be finite and positive, got nan"),
+        ({"tolerance": -1.0}, r"^tolerance must be finite and positive, got -1\.0"),
+        ({"max_iterations": -1}, r"^max_iterations must be a whole number, at least 0, got -1"),
+        ({"entropy_weight": (0.1, -0.1)}, r"^entropy_weight must be finite and positive, got -0\.1"),
+    ],
+)
+def test_arguments_that_cannot_be_meant_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        solve(valley(), **({"entropy_weight": 0.1} | changes))

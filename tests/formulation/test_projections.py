@@ -132,9 +132,7 @@ def test_bounds_and_centers_of_a_pytree():
 def test_the_arrays_of_a_projection_keep_double_precision_in_oracles():
     problem = random_problem(3)
     bounds = problem.initial_x + np.array([0.1, 0.2, 0.3]) / 3
-    problem = BilevelProblem(
-        problem.environment, problem.reward, problem.upper, problem.initial_x, Box(bounds, bounds + 1e-3)
-    )
+    problem = BilevelProblem(problem.environment, problem.reward, problem.upper, bounds, Box(bounds, bounds + 1e-3))
     project = eqx.filter_jit(lambda problem, x: problem.project(x))
     assert not (np.asarray(project(problem, jnp.full(3, -10.0))) == bounds).any(), "single precision does not hold them"
     np.testing.assert_array_equal(in_double_precision(project, problem, np.full(3, -10.0)), bounds)

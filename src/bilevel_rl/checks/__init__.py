@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 LARGEST_INTEGER = 2**31 - 1
 """What compiled programs can count to."""
@@ -136,22 +136,6 @@ def finite(name: str, value: Any) -> Float[np.ndarray, "..."] | Array:
     if not isinstance(array, Tracer) and not np.all(np.isfinite(array)):
         raise ValueError(f"{name} must be finite, got {shown(value)}")
     return array
-
-
-def integers(name: str, value: Any) -> Int[np.ndarray, "..."]:
-    """The value as an array of 32-bit integers.
-
-    Raises:
-        TypeError: it does not hold integers; whole floats are none.
-        ValueError: rows differ in length, or a number is larger than compiled programs can count to.
-    """
-    array = np.asarray(real(name, value))
-    given = np.asarray(value)
-    if given.size and not jnp.issubdtype(given.dtype, np.integer):
-        raise TypeError(_sentence(name, "hold integers", value))
-    if np.any(np.abs(array) > LARGEST_INTEGER):
-        raise ValueError(_sentence(name, f"hold integers up to {LARGEST_INTEGER}", value))
-    return given.astype(np.int32)
 
 
 def shape(name: str, value: Any, expected: tuple[int, ...]) -> Any:

@@ -7,9 +7,9 @@ from bilevel_rl.environments.environment import Environment as Environment
 from bilevel_rl.environments.functional import (
     Episode as Episode,
     FunctionalEnvironment as FunctionalEnvironment,
-    GymnaxState as GymnaxState,
     over_axes as over_axes,
 )
+from bilevel_rl.environments.gymnax import GymnaxState as GymnaxState
 from bilevel_rl.environments.host import HostEnvironment as HostEnvironment, HostEpisode as HostEpisode
 from bilevel_rl.environments.tabular import TabularMDP as TabularMDP
 

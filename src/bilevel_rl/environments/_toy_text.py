@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+NUM_EPISODES, NUM_STEPS = 100, 10
+"""Of the comparison with the table; some 30 ms."""
+
 
 @dataclass(frozen=True)
 class ToyTextTable:
@@ -23,7 +26,8 @@ class ToyTextTable:
         """Makes the environment and reads its table.
 
         Raises:
-            ValueError: the environment has no `P` table, or enters one state both ending and not ending the episode.
+            ValueError: the environment has no `P` table, enters one state both ending and not ending the episode, or
+                takes steps that its table does not list.
         """
         import gymnasium
 
@@ -52,7 +56,40 @@ class ToyTextTable:
                     f"environment_id {environment_id!r} enters state {successor} both with and without ending the "
                     "episode; give such states a terminal copy and use TabularMDP.from_successors"
                 )
+        _check_steps(environment_id, environment, table, terminal)
         return cls(successors, probabilities, rewards, np.asarray(initial, np.float64), terminal)
+
+
+def _check_steps(environment_id: str, environment: Any, table: dict, terminal: Bool[np.ndarray, " S"]):
+    """Takes steps, and raises `ValueError` at one that the table does not list: some options act outside of it.
+
+    The environment is put into states of every kind, since an episode of random actions gets to few; where it keeps its
+    state under another name than `s`, as it goes on from where it is, that cannot be told from a state that is listed.
+    """
+    import gymnasium
+
+    random = np.random.default_rng(0)
+    acts = [state for state in table if not terminal[state]]
+    if not acts or type(environment).step is gymnasium.Env.step:  # Nothing but a table.
+        return
+    for episode in range(NUM_EPISODES):
+        state = int(environment.reset(seed=episode)[0])
+        for _ in range(NUM_STEPS):
+            before, put = state, acts[random.integers(len(acts))]
+            if hasattr(environment, "s"):
+                environment.s = put
+            action = int(random.integers(len(table[put])))
+            state, reward, is_end, *_ = environment.step(action)
+            listed = [*table[put][action], *table[before][action]]
+            if not any(p > 0 and s == state and np.isclose(r, reward) and e == is_end for p, s, r, e in listed):
+                raise ValueError(
+                    f"environment_id {environment_id!r} must step as its table `P` says, got from state {put} by "
+                    f"action {action} to state {state} with reward {reward}{' at an end' if is_end else ''}, which is "
+                    "not among its outcomes; leave out the options that act outside of the table, or build the tables "
+                    "and use TabularMDP.from_successors"
+                )
+            if is_end:
+                break
 
 
 def _outcomes(table: dict) -> Iterator[tuple[int, int, int, tuple[float, int, float, bool]]]:
@@ -77,7 +114,7 @@ def gymnasium_reward(environment_id: str, **make_arguments: Any) -> Float[np.nda
     """Expected reward r(s, a) of a Gymnasium toy-text environment, 0 in terminal states.
 
     Raises:
-        ValueError: the environment has no `P` table, or enters one state both ending and not ending the episode.
+        ValueError: as `TabularMDP.from_gymnasium`.
     """
     table = ToyTextTable.load(environment_id, make_arguments)
     expected = (table.probabilities * table.rewards).sum(-1)

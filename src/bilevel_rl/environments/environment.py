@@ -1,14 +1,21 @@
 """What chains ask of an environment. Batches of states are whatever the environment makes them."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, SupportsFloat, runtime_checkable
 
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
+
+
+def check_discount(discount: Any) -> float:
+    """γ as a number; `ValueError` for anything outside of [0, 1), and for what is no number."""
+    if np.ndim(discount) or not isinstance(discount, SupportsFloat) or not 0 <= float(discount) < 1:
+        raise ValueError(f"discount must lie in [0, 1), got {discount!r}; episodic tasks: use e.g. 0.99")
+    return float(discount)
 
 
 def check_spaces(discount: float, num_actions: int | None, num_action_dimensions: int | None):
     """Raises `ValueError` for a discount outside of [0, 1), or not exactly one kind of actions."""
-    if not 0 <= discount < 1:
-        raise ValueError(f"discount must lie in [0, 1), got {discount}; episodic tasks: use e.g. 0.99")
+    check_discount(discount)
     if (num_actions is None) == (num_action_dimensions is None):
         raise ValueError(
             "exactly one of num_actions and num_action_dimensions must be given, got "

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from bilevel_rl.environments.environment import check_spaces
+from bilevel_rl.environments.gymnax import GymnaxState, step_of
+from bilevel_rl.environments.spaces import Actions
 
 
 class Episode(NamedTuple):
@@ -21,14 +23,6 @@ class Episode(NamedTuple):
 
     state: PyTree
     num_steps: Int[Array, "*batch"]
-
-
-class GymnaxState(NamedTuple):
-    """What `FunctionalEnvironment.from_gymnax` gives to reward and cost as the state."""
-
-    observation: PyTree
-    state: PyTree
-    is_done: Bool[Array, ""]
 
 
 def _never(state: PyTree) -> bool:
@@ -123,14 +117,16 @@ class FunctionalEnvironment(eqx.Module):
         """
         params = func_env.default_params if params is None else params
         known = () if params is None else (params,)
+        actions = Actions.of("action_space", func_env.action_space)
         return cls(
             initial=lambda key: func_env.initial(key, *known),
-            transition=lambda state, action, key: func_env.transition(state, action, key, *known),
+            transition=lambda state, action, key: func_env.transition(state, action + actions.first, key, *known),
             observe=lambda state: func_env.observation(state, None, *known),
             discount=discount,
             is_end=lambda state: func_env.terminal(state, None, *known),
+            num_actions=actions.num_actions,
+            num_action_dimensions=actions.num_action_dimensions,
             time_limit=time_limit,
-            **_actions_of(func_env.action_space),
         )
 
     @classmethod
@@ -139,38 +135,38 @@ class FunctionalEnvironment(eqx.Module):
     ) -> "FunctionalEnvironment":
         """From an environment with gymnax's `reset(key, params)`, `step(key, state, action, params)`, `action_space`.
 
-        Its own reward is not used. States are `GymnaxState`s. gymnax counts the end of its own time limit as `done`,
-        which makes it terminal here: raise the limit in `params`, and give `time_limit`.
+        Its own reward is not used. States are `GymnaxState`s. Where steps tell terminated and truncated apart, as those
+        of gymnax 1.0, its own time limit restarts the chain as `time_limit` does. Before, `done` was both, which is
+        terminal here: raise the limit in `params`, and give `time_limit`.
 
         Args:
-            environment: `step_env` is used where it has one, since `step` starts anew after an end.
+            environment: wrapped or not. `step_env` is used where it is not stepped around by that, since `step` starts
+                anew after an end.
             params: its parameters; its `default_params` if None.
             discount: γ.
             time_limit: T.
 
         Raises:
-            ValueError: the action space has neither an `n` nor one axis, `discount` lies outside of [0, 1),
-                `time_limit` is not positive, or a transition does not keep the state's structure, shapes and types.
+            ValueError: `environment` has no step, or one of other values, the action space has neither an `n` nor one
+                axis, `discount` lies outside of [0, 1), `time_limit` is not positive, or a transition does not keep the
+                state's structure, shapes and types.
         """
         params = environment.default_params if params is None else params
-        step = getattr(environment, "step_env", environment.step)
+        step, actions = step_of(environment), Actions.of("action_space", environment.action_space(params))
 
         def initial(key: Array) -> GymnaxState:
             observation, state = environment.reset(key, params)
-            return GymnaxState(observation, state, jnp.array(False))
+            return GymnaxState(observation, state, jnp.array(False), jnp.array(False))
 
-        def transition(state: GymnaxState, action: Array, key: Array) -> GymnaxState:
-            observation, following, _, is_done, _ = step(key, state.state, action, params)
-            return GymnaxState(observation, following, jnp.asarray(is_done, bool))
-
-        return cls(
+        return _Gymnax(
             initial=initial,
-            transition=transition,
+            transition=lambda state, action, key: step(key, state.state, action + actions.first, params),
             observe=lambda state: state.observation,
             discount=discount,
+            num_actions=actions.num_actions,
+            num_action_dimensions=actions.num_action_dimensions,
             is_end=lambda state: state.is_done,
             time_limit=time_limit,
-            **_actions_of(environment.action_space(params)),
         )
 
     @property
@@ -237,9 +233,9 @@ def _signature(state: PyTree) -> tuple:
     return jax.tree.structure(state), [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)]
 
 
-def _actions_of(space: Any) -> dict[str, int]:
-    if hasattr(space, "n"):
-        return {"num_actions": int(space.n)}
-    if len(space.shape or ()) == 1:
-        return {"num_action_dimensions": int(space.shape[0])}
-    raise ValueError(f"action_space must be discrete, or a box with one axis, got {space}")
+class _Gymnax(FunctionalEnvironment):
+    """States say for themselves whether the environment has cut an episode off."""
+
+    def is_truncated(self, episode: Episode) -> Bool[Array, "*batch"]:
+        """Whether either time limit ends these episodes, and not a terminal state."""
+        return super().is_truncated(episode) | episode.state.is_truncated

@@ -1,6 +1,5 @@
 """Environments that live outside of compiled programs: what a policy and a problem have to know of them."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, PyTree, Shaped
 
 from bilevel_rl.environments.environment import check_spaces
+from bilevel_rl.environments.spaces import Actions, observed
 
 
 class HostEpisode(NamedTuple):
@@ -63,30 +63,27 @@ class HostEnvironment(eqx.Module):
     def from_vector(cls, envs: Any, *, discount: float) -> "HostEnvironment":
         """From a `gymnasium.vector.VectorEnv`, whose spaces are read; policies see one-hot rows of discrete states.
 
+        Where a `Discrete` space does not start at 0, reward and cost get the observation as it is, and actions counted
+        from 0.
+
         Args:
             envs: whose single observations are `Box` or `Discrete`, and single actions `Discrete` or a `Box` of one
                 axis.
             discount: γ.
 
         Raises:
-            ValueError: a space is of another kind, or `discount` lies outside of [0, 1).
+            ValueError: `envs` is a single environment, a space is of another kind, or `discount` lies outside of
+                [0, 1).
         """
-        seen, acted = envs.single_observation_space, envs.single_action_space
-        num_values = _num_values(seen)
-        if num_values is not None:
-            observation, observe = jax.ShapeDtypeStruct((), jnp.int32), lambda s: jax.nn.one_hot(s, num_values)
-        elif _is_box(seen):
-            dtype = jnp.result_type(float) if jnp.issubdtype(seen.dtype, jnp.floating) else seen.dtype
-            observation, observe = jax.ShapeDtypeStruct(seen.shape, dtype), lambda s: s
-        else:
+        if not hasattr(envs, "single_observation_space"):
             raise ValueError(
-                f"single_observation_space must be Box or Discrete, got {seen}; "
-                "gymnasium.wrappers.FlattenObservation makes a Box of most others"
+                f"envs must be a gymnasium.vector.VectorEnv, got {envs!r}; several copies of one environment: "
+                "gymnasium.vector.SyncVectorEnv([make_one] * num_envs, "
+                "autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED)"
             )
-        num_actions = _num_values(acted)
-        if num_actions is None and not (_is_box(acted) and len(acted.shape) == 1):
-            raise ValueError(f"single_action_space must be Discrete or a Box with one axis, got {acted}")
-        return cls(observation, observe, discount, num_actions, math.prod(acted.shape) if num_actions is None else None)
+        observation, observe = observed("single_observation_space", envs.single_observation_space)
+        actions = Actions.of("single_action_space", envs.single_action_space)
+        return cls(observation, observe, discount, actions.num_actions, actions.num_action_dimensions)
 
     @property
     def example_state(self) -> PyTree[jax.ShapeDtypeStruct]:
@@ -124,12 +121,3 @@ class HostEnvironment(eqx.Module):
 
 
 NOT_HERE = "a HostEnvironment cannot be stepped by a compiled run; use run_host instead of run"
-
-
-def _num_values(space: Any) -> int | None:
-    """Of a `Discrete` space, which alone has `n` and a first value."""
-    return int(space.n) if hasattr(space, "n") and hasattr(space, "start") else None
-
-
-def _is_box(space: Any) -> bool:
-    return hasattr(space, "low") and space.shape is not None

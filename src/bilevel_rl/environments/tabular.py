@@ -6,9 +6,12 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Integer
 
+from bilevel_rl.checks.arrays import array_of, flags, numbers
 from bilevel_rl.environments._toy_text import ToyTextTable
+from bilevel_rl.environments.environment import check_discount
+from bilevel_rl.environments.kernels import outcomes_of
 
 
 def _cumulative(probabilities: np.ndarray) -> np.ndarray:
@@ -66,13 +69,14 @@ class TabularMDP(eqx.Module):
         discount: float,
         terminal: npt.ArrayLike | None = None,
     ):
-        self.successors = np.asarray(successors, dtype=np.int32)
-        self.probabilities = np.asarray(probabilities, dtype=np.float64)
-        self.initial = np.asarray(initial, dtype=np.float64)
-        num_states = len(self.initial)
-        self.terminal = np.zeros(num_states, bool) if terminal is None else np.asarray(terminal, dtype=bool)
-        self.discount = float(discount)
+        self.probabilities = numbers("probabilities", probabilities)
+        self.successors = _states(successors)
+        self.initial = numbers("initial", initial)
+        num_states = len(self.initial) if self.initial.ndim else 0
+        self.terminal = np.zeros(num_states, bool) if terminal is None else flags("terminal", terminal)
+        self.discount = check_discount(discount)
         self._validate()
+        self.successors = self.successors.astype(np.int32)
         self.probabilities = self.probabilities / self.probabilities.sum(-1, keepdims=True)
         self.initial = self.initial / self.initial.sum()
         self.cumulative_probabilities = _cumulative(self.probabilities)
@@ -101,50 +105,44 @@ class TabularMDP(eqx.Module):
                 themselves.
 
         Raises:
-            ValueError: shapes disagree, an index is out of range, a distribution is negative or does not sum to 1,
-                or `discount` lies outside [0, 1).
+            ValueError: shapes disagree, an array is empty or holds something else, an index is out of range, a
+                distribution is negative or does not sum to 1, or `discount` lies outside [0, 1).
         """
-        successors, probabilities = np.array(successors), np.array(probabilities, dtype=np.float64)
-        if not np.issubdtype(successors.dtype, np.integer):
-            raise ValueError(f"successors must hold integers, got {successors.dtype}; convert the states to int")
-        if terminal is not None and np.shape(terminal) == successors.shape[:1]:
+        successors, probabilities = _states(successors), numbers("probabilities", probabilities)
+        if terminal is not None and (terminal := flags("terminal", terminal)).shape == successors.shape[:1]:
             ends = np.flatnonzero(terminal)
-            successors[ends] = ends[:, None, None]
-            if probabilities.shape[:1] == successors.shape[:1]:
+            if successors.ndim == 3:
+                successors[ends] = ends[:, None, None]
+            if probabilities.ndim == 3 and len(probabilities) == len(successors):
                 probabilities[ends] = np.eye(probabilities.shape[-1])[0]
         return cls(successors, probabilities, initial, discount, terminal)
 
     @classmethod
     def from_dense(
         cls,
-        transition_probabilities: npt.ArrayLike,
+        transition_probabilities: npt.ArrayLike | Any,
         *,
         initial: npt.ArrayLike,
         discount: float,
         terminal: npt.ArrayLike | None = None,
     ) -> "TabularMDP":
-        """From a dense kernel P[s, a, s'] = Pr(s' | s, a), of shape (S, A, S).
+        """From a whole kernel P[s, a, s'] = Pr(s' | s, a), of shape (S, A, S).
 
         K becomes the largest number of possible successors.
 
         Args:
-            transition_probabilities: P, sums to 1 over the last axis.
+            transition_probabilities: P, sums to 1 over the last axis. A list of A sparse matrices (S, S) of SciPy, one
+                for each action, is read without being made dense.
             initial: shape (S,), start distribution ρ.
             discount: γ.
             terminal: shape (S,), whether a state ends the episode. Rows of such states are overwritten: they lead to
                 themselves.
 
         Raises:
-            ValueError: P has another shape, a distribution is negative or does not sum to 1, or `discount` lies outside
-                [0, 1).
+            ValueError: P has another shape or holds something else than numbers, a distribution is negative or does not
+                sum to 1, or `discount` lies outside [0, 1).
         """
-        dense = np.asarray(transition_probabilities, dtype=np.float64)
-        if dense.ndim != 3 or dense.shape[0] != dense.shape[2]:
-            raise ValueError(f"transition_probabilities must have shape (S, A, S), got {dense.shape}")
-        num_successors = max(1, int((dense != 0).sum(-1).max()))
-        # A stable sort on "is zero" moves the possible successors to the front and keeps their order.
-        successors = np.argsort(dense == 0, axis=-1, kind="stable")[..., :num_successors]
-        probabilities = np.take_along_axis(dense, successors, axis=-1)
+        successors, probabilities = outcomes_of(transition_probabilities)
         return cls.from_successors(successors, probabilities, initial=initial, discount=discount, terminal=terminal)
 
     @classmethod
@@ -159,7 +157,8 @@ class TabularMDP(eqx.Module):
             discount: γ, in [0, 1); Gymnasium's toy-text environments do not define one.
 
         Raises:
-            ValueError: the environment has no `P` table, or enters one state both ending and not ending the episode.
+            ValueError: the environment has no `P` table, enters one state both ending and not ending the episode, or
+                takes steps that its table does not list, as some of its options make it do.
         """
         table = ToyTextTable.load(environment_id, make_arguments)
         return cls.from_successors(
@@ -222,7 +221,7 @@ class TabularMDP(eqx.Module):
 
     def _validate(self):
         shapes = reached, chances = self.successors.shape, self.probabilities.shape
-        num_states = len(self.successors)
+        num_states = reached[0] if reached else 0
         if not (
             len(reached) == len(chances) == 3
             and reached[2] == chances[2]
@@ -240,10 +239,16 @@ class TabularMDP(eqx.Module):
             raise ValueError(
                 f"successors must lie in 0..{num_states - 1}, got {self.successors.min()}..{self.successors.max()}"
             )
-        if not 0 <= self.discount < 1:
-            raise ValueError(f"discount must lie in [0, 1), got {self.discount}; episodic tasks: use e.g. 0.99")
         _check_distribution("initial", self.initial)
         _check_distribution("probabilities", self.probabilities)
+
+
+def _states(table: npt.ArrayLike) -> Integer[np.ndarray, "..."]:
+    """A copy of the successors, not yet narrowed: states beyond 32 bits would wrap around into the range."""
+    states = array_of("successors", table)
+    if not np.issubdtype(states.dtype, np.integer):
+        raise ValueError(f"successors must hold integers, got {states.dtype}; convert the states to int")
+    return states.copy()
 
 
 def _check_distribution(name: str, table: np.ndarray):

@@ -1,10 +1,11 @@
 """Policy evaluation and occupancies of a known tabular MDP, by one linear solve each.
 
 Up to `DENSE_LIMIT` states the solve is dense; above it is BiCGSTAB on the sparse successors, to a relative residual of
-`SPARSE_TOLERANCE` in double precision. A solve that misses its tolerance yields NaN, which the public oracles report.
-Policy iterations stop when values stand still to `values_tolerance`.
+`SPARSE_TOLERANCE` in double precision, or what rounding allows at a discount near 1. A solve that misses its tolerance
+yields NaN, which the public oracles report. Policy iterations stop when values stand still to `values_tolerance`.
 """
 
+import functools
 from collections.abc import Callable
 
 import equinox as eqx
@@ -17,13 +18,26 @@ from bilevel_rl.environments import TabularMDP
 
 DENSE_LIMIT = 1_500
 SPARSE_TOLERANCE = 1e-12
+LONG_HORIZON = 0.99
+"""Discount beyond which the rounding of values of size 1/(1−γ) matters beside the rewards themselves."""
+
 REFINEMENT, MAX_REFINEMENTS = 1e-5, 10
 """BiCGSTAB may stall near its rounding error, so it gains five digits at a time on what is left."""
 
 
-def values_tolerance(mdp: TabularMDP, dtype: DTypeLike) -> float:
-    """Relative change of the values at which a policy iteration counts as converged: what the solver can resolve."""
-    rounding = 200 * float(jnp.finfo(dtype).eps)
+def values_tolerance(mdp: TabularMDP, dtype: DTypeLike, horizon: float | None = None) -> float:
+    """Relative change of the values at which a policy iteration counts as converged: what the solver can resolve.
+
+    The condition of I − γP is 1/(1−γ): the mean of the values is resolved to half of eps/(1−γ), while their differences
+    between states, on which alone the policy depends, are as exact as rewards are.
+
+    Args:
+        mdp: whose values.
+        dtype: their precision.
+        horizon: 1/(1−γ) by default; 1 where differences are compared.
+    """
+    horizon = 1 / (1 - mdp.discount) if horizon is None else horizon
+    rounding = float(jnp.finfo(dtype).eps) * max(200, 2 * horizon)
     return rounding if mdp.num_states <= DENSE_LIMIT else max(100 * SPARSE_TOLERANCE, 100 * rounding)
 
 
@@ -77,6 +91,15 @@ class PolicySystem(eqx.Module):
 
         return self._solve(flow, state_rewards, _solve_dense, _solve_dense_transposed)
 
+    def advantages(self, rewards: Float[Array, "S A"]) -> tuple[Float[Array, " S"], Float[Array, "S A"]]:
+        """Unnormalized values of a reward, and Q(s, a) − V(s)."""
+        values = self.values(jnp.sum(self.policy * rewards, axis=-1))
+        advantages = rewards + self.mdp.discount * expected_next(self.mdp, values) - values[:, None]
+        if self.mdp.discount > LONG_HORIZON:
+            # Their mean under the policy is 0. An adjoint solve would multiply what rounding leaves of it by 1/(1−γ).
+            advantages = advantages - jnp.sum(self.policy * advantages, axis=-1, keepdims=True)
+        return values, advantages
+
     def inflow(self, sources: Float[Array, " S"]) -> Float[Array, " S"]:
         """The adjoint of `values`: solves (I − γP^π)ᵀ z = sources."""
 
@@ -93,7 +116,9 @@ class PolicySystem(eqx.Module):
     def _solve(self, flow: Callable, right_hand_side: Array, dense: Callable, transposed: Callable) -> Array:
         # A `custom_linear_solve` is differentiated by its own equation, in both modes, however it is solved.
         if self.factors is None:
-            return jax.lax.custom_linear_solve(flow, right_hand_side, _solve_sparse, _solve_sparse)
+            tolerance = _residual_tolerance(self.mdp, right_hand_side.dtype)
+            solve = functools.partial(_solve_sparse, tolerance=tolerance)
+            return jax.lax.custom_linear_solve(flow, right_hand_side, solve, solve)
         return jax.lax.custom_linear_solve(
             flow,
             right_hand_side,
@@ -136,8 +161,12 @@ def _solve_dense_transposed(factors: tuple[Array, Array], right_hand_side: Array
     return jax.scipy.linalg.lu_solve(factors, right_hand_side, trans=1)
 
 
-def _solve_sparse(flow: Callable[[Array], Array], right_hand_side: Array) -> Array:
-    tolerance = max(SPARSE_TOLERANCE, 100 * float(jnp.finfo(right_hand_side.dtype).eps))
+def _residual_tolerance(mdp: TabularMDP, dtype: DTypeLike) -> float:
+    """A residual is a difference of values of size 1/(1−γ), each of which is rounded."""
+    return max(SPARSE_TOLERANCE, float(jnp.finfo(dtype).eps) * max(100, 4 / (1 - mdp.discount)))
+
+
+def _solve_sparse(flow: Callable[[Array], Array], right_hand_side: Array, *, tolerance: float) -> Array:
     goal = tolerance * jnp.linalg.norm(right_hand_side)
 
     def refine(carry: tuple) -> tuple:

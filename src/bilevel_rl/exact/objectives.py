@@ -2,7 +2,8 @@
 
 Every function takes plain numbers and arrays and returns double precision (NumPy), whatever `jax_enable_x64`
 says; inside a JAX transformation it follows the ambient precision. All raise `ValueError` for an x of the wrong
-structure or a weight that is not positive, and `OracleError` where the computation does not converge.
+structure or outside of the feasible set, a policy that is none, or a weight that is not positive, and `OracleError`
+where the computation does not converge.
 
 Source: docs/method.md, sections 1–3 and 7.
 """
@@ -13,7 +14,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from bilevel_rl.exact.evaluation import PolicySystem, expected_next, inflow, occupancy
+from bilevel_rl.exact.evaluation import PolicySystem, inflow, occupancy
 from bilevel_rl.exact.oracle import oracle
 from bilevel_rl.exact.penalized import penalized_response
 from bilevel_rl.exact.soft_mdp import SoftSolution, entropy, optimal_limit, soft_optimal, soft_return
@@ -60,7 +61,7 @@ def hyper_objective(
         >>> print(f"{brl.exact.hyper_objective(problem, (7, 3), entropy_weight=0.1):.6f}")
         0.049012
     """
-    if not isinstance(entropy_weight, Tracer) and entropy_weight == 0:
+    if not isinstance(entropy_weight, Tracer) and np.ndim(entropy_weight) == 0 and entropy_weight == 0:
         return _unregularized_objective(problem, x)
     return _regularized_objective(problem, x, entropy_weight=entropy_weight)
 
@@ -101,8 +102,7 @@ def implicit_gradient(
     system = PolicySystem(mdp, policy)
     d = system.occupancy()
     cost = linear_cost(problem, x, d, log_policy)
-    cost_values = system.values(jnp.sum(policy * cost, axis=-1))
-    cost_advantage = cost + mdp.discount * expected_next(mdp, cost_values) - cost_values[:, None]
+    cost_values, cost_advantage = system.advantages(cost)
     sensitivity = d * cost_advantage / entropy_weight
     flow = system.inflow(mdp.discount * inflow(mdp, sensitivity))
     bonus = jnp.where(mdp.terminal, 0.0, jnp.asarray(entropy_weight) * entropy(log_policy))

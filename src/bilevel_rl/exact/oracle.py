@@ -1,6 +1,7 @@
 """What makes a pure function an oracle: checked arguments, double precision, and never a silent NaN."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -8,9 +9,18 @@ import equinox as eqx
 import jax
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree
+
+from bilevel_rl.formulation import BilevelProblem
+from bilevel_rl.formulation.upper_variables import as_arrays, distance_to
 
 Function = TypeVar("Function", bound=Callable)
+
+OUTSIDE = 1e-3
+"""Relative distance from the feasible set up to which x is taken: finite differences step over its ends."""
+
+POLICY_TOLERANCE = 1e-4
+"""By which the probabilities of a policy may miss 1: they may come from single precision."""
 
 
 class OracleError(RuntimeError):
@@ -32,20 +42,26 @@ def _to_fresh(leaf: Any) -> Any:
 
 
 def oracle(function: Function) -> Function:
-    """Compiles `function(problem, x, *arrays)`, runs it in double precision, and returns NumPy arrays.
+    """Compiles `function(problem, x, …)`, runs it in double precision, and returns NumPy arrays.
 
     Called on traced values (inside `jit`, `vmap`, `grad`) it is the plain function in the ambient precision instead,
     and the caller sees NaN where the plain call raises `OracleError`.
     """
-    compiled = eqx.filter_jit(function)
+    compiled, parameters = eqx.filter_jit(function), inspect.signature(function)
 
     @functools.wraps(function)
-    def call(problem: Any, x: PyTree, *args: Any, **kwargs: Any) -> Any:
-        check_weights(kwargs)
-        if _is_traced((problem, x, args, kwargs)):
-            return function(problem, x, *args, **kwargs)
-        arguments = as_upper_variable(problem, x), *jax.tree.map(_to_double, args)
-        result = in_double_precision(compiled, problem, *arguments, **jax.tree.map(_to_double, kwargs))
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = parameters.bind(*args, **kwargs).arguments
+        problem, x, others = given["problem"], given["x"], {k: v for k, v in given.items() if k not in ("problem", "x")}
+        check_problem(problem)
+        check_weights(others)
+        if _is_traced((problem, x, others)):
+            return function(problem, x, **others)
+        x = as_upper_variable(problem, x)
+        check_feasible(problem, x)
+        if "policy" in others:
+            others["policy"] = as_policy(problem, others["policy"])
+        result = in_double_precision(compiled, problem, x, **jax.tree.map(_to_double, others))
         check_finite(function.__name__.lstrip("_"), result)
         return result
 
@@ -68,23 +84,73 @@ def check_finite(name: str, result: PyTree):
         )
 
 
+def check_problem(problem: Any):
+    """Raises `ValueError` unless it is one."""
+    if not isinstance(problem, BilevelProblem):
+        raise ValueError(f"problem must be a BilevelProblem, got {problem!r}; oracles take (problem, x, …)")
+
+
 def check_weights(weights: dict[str, Any]):
-    """Raises `ValueError` unless the entropy weight and the penalty among the arguments are positive."""
+    """Raises `ValueError` unless the entropy weight and the penalty among the arguments are positive numbers."""
     for name in ("entropy_weight", "penalty"):
         value = weights.get(name)
-        if value is None or _is_traced(value):
+        if name not in weights or _is_traced(value) or (name == "penalty" and value is None):
             continue
-        if not (np.all(np.isfinite(value)) and np.all(np.asarray(value) > 0)):
-            raise ValueError(f"{name} must be finite and positive, got {value}")
+        # A scalar array counts as its number, and one with an axis is no number.
+        number = value.item() if isinstance(value, np.ndarray | jax.Array) and np.ndim(value) == 0 else value
+        if not (isinstance(number, float | int | np.number) and 0 < float(number) < float("inf")):
+            raise ValueError(f"{name} must be finite and positive, got {value!r}; a single number, such as 0.1")
 
 
-def as_upper_variable(problem: Any, x: PyTree) -> PyTree:
-    """x as NumPy arrays in double precision, of the structure and shapes of `problem.initial_x`, or `ValueError`."""
-    if jax.tree.structure(problem.initial_x) == jax.tree.structure(0):
-        x = np.asarray(x)
-    x = jax.tree.map(_to_double, x)
+def as_upper_variable(problem: BilevelProblem, x: PyTree, name: str = "x") -> PyTree[Float[np.ndarray, "..."]]:
+    """x as NumPy arrays in double precision.
+
+    Raises:
+        ValueError: x has not the structure and shapes of `problem.initial_x`, or holds something else than real
+            numbers.
+    """
+    if jax.tree.structure(problem.initial_x) == jax.tree.structure(0) and isinstance(x, list | tuple):
+        x = np.asarray(x) if all(np.ndim(entry) == 0 for entry in x) else x
+    x = as_arrays(name, x)
     expected, got = jax.tree.structure(problem.initial_x), jax.tree.structure(x)
     if expected != got or jax.tree.map(np.shape, problem.initial_x) != jax.tree.map(np.shape, x):
         shapes = [jax.tree.map(np.shape, tree) for tree in (problem.initial_x, x)]
-        raise ValueError(f"x must have the structure and shapes of problem.initial_x, {shapes[0]}, got {shapes[1]}")
+        raise ValueError(
+            f"{name} must have the structure and shapes of problem.initial_x, {shapes[0]}, got {shapes[1]}"
+        )
     return x
+
+
+def check_feasible(problem: BilevelProblem, x: PyTree[Float[np.ndarray, "..."]]):
+    """Raises `ValueError` where x lies further from the feasible set than a finite difference steps over its ends."""
+    nearest = in_double_precision(project, problem, x)
+    if distance_to(nearest, x) > OUTSIDE:
+        raise ValueError(f"x must lie in the feasible set, got {x}, which project moves to {nearest}; project it first")
+
+
+@eqx.filter_jit
+def project(problem: BilevelProblem, x: PyTree) -> PyTree:
+    """Π_X(x)."""
+    return problem.project(x)
+
+
+def as_policy(problem: BilevelProblem, policy: Any) -> Float[np.ndarray, "S A"]:
+    """A policy's probabilities in double precision.
+
+    Raises:
+        ValueError: not a row of probabilities for each state.
+    """
+    shape = problem.mdp.num_states, problem.mdp.num_actions
+    table = as_arrays("policy", policy)
+    if not isinstance(table, np.ndarray) or table.shape != shape:
+        raise ValueError(f"policy must have shape {shape}, a row for each state, got {jax.tree.map(np.shape, table)}")
+    sums = table.sum(axis=1)
+    worst = int(np.argmax(np.where(np.isfinite(sums), np.abs(sums - 1), np.inf)))
+    if not (np.all(table >= 0) and abs(sums[worst] - 1) <= POLICY_TOLERANCE):
+        wrong = int(np.argmin(np.where(np.isnan(table), -np.inf, table).min(axis=1)))
+        state = wrong if not np.all(table >= 0) else worst
+        raise ValueError(
+            f"policy must be probabilities that sum to 1 in every state, got {table[state]} in state {state}; "
+            "logits become probabilities by jax.nn.softmax"
+        )
+    return table

@@ -61,7 +61,8 @@ def penalized_response(
     def improve(carry: tuple) -> tuple:
         count, share, best = carry
         tried = iterate((1 - share) * best.cost + share * best.slope, best.response.values)
-        change, rounding = tried.objective - best.objective, 1e3 * eps * (1 + jnp.abs(best.objective))
+        change = tried.objective - best.objective
+        rounding = max(1e3, 10 / (1 - mdp.discount)) * eps * (1 + jnp.abs(best.objective))
         # Where the objective is flat to rounding, only the distance still tells better from worse.
         is_better = jnp.where(jnp.abs(change) > rounding, change < 0, distance(tried) < distance(best))
         best = jax.tree.map(lambda new, old: jnp.where(is_better, new, old), tried, best)
@@ -71,7 +72,7 @@ def penalized_response(
         return (carry[0] < MAX_STEPS) & (distance(carry[2]) > tolerance)
 
     eps = float(jnp.finfo(reward.dtype).eps)
-    tolerance = max(TOLERANCE, 1e4 * eps)
+    tolerance = max(TOLERANCE, 1e4 * eps, 100 * eps / (1 - mdp.discount))
     start = iterate(jnp.zeros_like(reward), None)
     _, _, found = jax.lax.while_loop(is_unfinished, improve, (0, jnp.ones((), reward.dtype), start))
     converged = distance(found) <= tolerance

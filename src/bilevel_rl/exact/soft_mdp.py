@@ -13,8 +13,9 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 from bilevel_rl.environments import TabularMDP
 from bilevel_rl.exact.evaluation import expected_next, occupancy, policy_values, values_tolerance
 
-MAX_IMPROVEMENTS = 100
-"""Policy iterations before a problem counts as unsolved; a dozen are usual, since convergence is quadratic."""
+MAX_IMPROVEMENTS = 1_000
+"""Policy iterations before a problem counts as unsolved; a dozen are usual, since convergence is quadratic. Where a
+long way pays only at its end, at a discount near 1, every iteration finds some more steps of it."""
 
 
 class SoftSolution(NamedTuple):
@@ -142,7 +143,7 @@ def optimal_limit(mdp: TabularMDP, reward: Float[Array, "S A"]) -> SoftSolution:
         return (count < MAX_IMPROVEMENTS) & (gain > tolerance)
 
     scale = jnp.maximum(jnp.max(jnp.abs(reward)), jnp.finfo(reward.dtype).tiny) / (1 - mdp.discount)
-    tolerance = values_tolerance(mdp, reward.dtype)
+    tolerance = values_tolerance(mdp, reward.dtype, horizon=1.0)
     start = (0, greedy(reward), reward, jnp.asarray(jnp.inf, reward.dtype))
     _, _, action_values, gain = jax.lax.while_loop(is_unfinished, improve, start)
     values = jnp.max(action_values, axis=-1)

@@ -22,6 +22,7 @@ from bilevel_rl.formulation.upper_objectives import (
     accrued,
     example_pair,
 )
+from bilevel_rl.formulation.upper_variables import ROUNDING, as_arrays, distance_to
 
 Upper = TypeVar("Upper", bound=PyTree)
 """The upper variable x: any pytree of floating-point arrays."""
@@ -46,7 +47,8 @@ class BilevelProblem(eqx.Module):
         reward: r_x(s, a) as `reward(x, state, action)`; state and action are numbers in a `TabularMDP`, and one state
             and one action of a `FunctionalEnvironment`, one observation and one action of a `HostEnvironment`.
         upper: the leader's objective f.
-        initial_x: x_0, any pytree of arrays; a list or tuple of plain numbers counts as one array.
+        initial_x: x_0, any pytree of arrays; a list or tuple of numbers, also a nested one, counts as one array. In the
+            feasible set.
         project: Π_X, maps any x to the nearest feasible one; the identity by default.
         reward_bound: an upper bound of |r_x(s, a)| over all feasible x; it bounds the critics. Infinite: no bound.
         initial_spread: standard deviation of the normal noise that is added to every entry of x_0, anew for each seed.
@@ -58,11 +60,11 @@ class BilevelProblem(eqx.Module):
 
     Raises:
         TypeError: an argument is of another type, or a function takes other arguments or returns no numbers.
-        ValueError: a function does not return a scalar or cannot be compiled, `initial_x` is empty or not finite, a
-            bound or `entropy_weight` is not positive, `initial_spread` is negative or not finite, `project` changes
-            shapes, `upper` does not fit the environment, or `outcome_probabilities` gives no distribution or is beside
-            a `TrajectoryLoss` or in a `FunctionalEnvironment` or `HostEnvironment`, which also ask for an
-            `OccupancyCost`.
+        ValueError: a function does not return a scalar or cannot be compiled, `initial_x` is no pytree of finite
+            numbers or not feasible, a bound or `entropy_weight` is not positive, `initial_spread` is negative or not
+            finite, `project` changes shapes, `upper` does not fit the environment, or `outcome_probabilities` gives no
+            distribution or is beside a `TrajectoryLoss` or in a `FunctionalEnvironment` or `HostEnvironment`, which
+            also ask for an `OccupancyCost`.
 
     Example:
         >>> import numpy as np, bilevel_rl as brl
@@ -102,9 +104,9 @@ class BilevelProblem(eqx.Module):
         kinds = TabularMDP, *get_args(ObservedEnvironment)
         self.environment = checks.instance("environment", environment, *kinds)
         self.reward = open_function(takes("reward", reward, "x", "state", "action"))
-        self.initial_x = _upper_variable(initial_x)
         self.upper = checks.instance("upper", upper, UpperObjective, remedy="wrap a cost: OccupancyCost(cost)")
         self.project = open_function(takes("project", project, "x"))
+        self.initial_x = self._feasible(as_arrays("initial_x", initial_x))
         self.reward_bound = checks.number("reward_bound", reward_bound, above=0, allow_infinite=True)
         self.initial_spread = checks.number("initial_spread", initial_spread, at_least=0)
         self.outcome_probabilities = self.entropy_weight = None
@@ -173,16 +175,30 @@ class BilevelProblem(eqx.Module):
             return self.environment
         return DrivenMDP(self.mdp, self.outcome_probabilities, x)
 
-    def _validate(self):
-        """Calls every function for the first time."""
-        x, pair = jax.tree.map(jnp.asarray, self.initial_x), example_pair(self.environment)
-        scalar("reward", self.reward, {"x": x, **pair}, of="one state and one action")
-        scalar("upper.regularizer", self.upper.regularizer, {"x": x})
-        shapes = answer("project", self.project, {"x": x})
-        if jax.tree.map(jnp.shape, shapes) != jax.tree.map(jnp.shape, x):
+    def _feasible(self, x: PyTree[Float[np.ndarray, "..."]]) -> PyTree[Float[np.ndarray, "..."]]:
+        """x_0 where `project` leaves it, which differs by rounding at most."""
+        for path, leaf in jax.tree.leaves_with_path(x):
+            checks.finite(f"initial_x{jax.tree_util.keystr(path)}", leaf)
+        shapes = answer("project", self.project, {"x": jax.tree.map(jnp.asarray, x)})
+        if jax.tree.map(jnp.shape, shapes) != jax.tree.map(np.shape, x):
             raise ValueError(f"project must keep the structure and shapes of x, got {shapes} for {x}")
         if any(not jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(shapes)):
             raise ValueError(f"project must keep x a floating-point number, got {shapes}")
+        # In double precision, in which a feasible x_0 keeps its bits.
+        with jax.enable_x64(True), jax.ensure_compile_time_eval():
+            nearest = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), self.project(x))
+        distance = distance_to(nearest, x)
+        if not distance <= ROUNDING:
+            raise ValueError(
+                f"initial_x must lie in the feasible set, got {x}, which project moves to {nearest}; start from there"
+            )
+        return nearest
+
+    def _validate(self):
+        """Calls every function but `project` for the first time."""
+        x, pair = jax.tree.map(jnp.asarray, self.initial_x), example_pair(self.environment)
+        scalar("reward", self.reward, {"x": x, **pair}, of="one state and one action")
+        scalar("upper.regularizer", self.upper.regularizer, {"x": x})
         if isinstance(self.environment, ObservedEnvironment):
             if not isinstance(self.upper, OccupancyCost):
                 raise ValueError(f"upper must be an OccupancyCost in this environment, got {type(self.upper).__name__}")
@@ -208,19 +224,3 @@ class BilevelProblem(eqx.Module):
                 "outcome_probabilities must be non-negative and sum to 1 over the outcomes, got "
                 f"{table[worst]} at initial_x in state {worst[0]}, action {worst[1]}"
             )
-
-
-def _upper_variable(initial_x: PyTree[ArrayLike]) -> PyTree[Float[np.ndarray, "..."]]:
-    """x_0 in double precision; `TypeError` or `ValueError` for a leaf that does not hold finite numbers."""
-    if isinstance(initial_x, list | tuple) and all(
-        isinstance(entry, int | float) and not isinstance(entry, bool) for entry in initial_x
-    ):
-        initial_x = np.array(initial_x, dtype=np.float64)
-
-    def checked(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
-        return np.asarray(checks.finite(f"initial_x{jax.tree_util.keystr(path)}", leaf), np.float64)
-
-    x = jax.tree_util.tree_map_with_path(checked, initial_x, is_leaf=lambda leaf: leaf is None)
-    if not sum(leaf.size for leaf in jax.tree.leaves(x)):
-        raise ValueError(f"initial_x must hold at least one number, got {checks.shown(initial_x)}")
-    return x

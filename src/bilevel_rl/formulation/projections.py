@@ -15,6 +15,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, PyTree
 
 from bilevel_rl import checks
+from bilevel_rl.formulation.upper_variables import as_arrays
 
 
 class Box(eqx.Module):
@@ -135,17 +136,14 @@ class Ball(eqx.Module):
 def _as_leaves(name: str, tree: PyTree[ArrayLike]) -> PyTree:
     """Arrays in double precision, as which they enter oracles; plain numbers stay numbers."""
 
-    def checked(path: tuple[Any, ...], leaf: Any) -> Any:
-        array = checks.real(f"{name}{jax.tree_util.keystr(path)}", leaf)
-        if isinstance(array, Tracer):
-            return array
-        if np.isnan(array).any():
+    def checked(leaf: Any) -> Any:
+        if isinstance(leaf, Tracer):
+            return leaf
+        if np.isnan(leaf).any():
             raise ValueError(f"{name} must not be NaN, got {checks.shown(leaf)}")
-        return float(array) if array.ndim == 0 else np.asarray(array, np.float64)
+        return leaf if leaf.ndim else float(leaf)
 
-    if isinstance(tree, list | tuple) and all(isinstance(entry, int | float) for entry in tree):
-        return checked((), tree)
-    return jax.tree_util.tree_map_with_path(checked, tree, is_leaf=lambda leaf: leaf is None)
+    return jax.tree.map(checked, as_arrays(name, tree))
 
 
 def _fitted(name: str, values: PyTree, x: PyTree) -> PyTree:

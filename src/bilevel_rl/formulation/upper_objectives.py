@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Shaped
 
 from bilevel_rl import checks
+from bilevel_rl.checks.arrays import whole_numbers
 from bilevel_rl.checks.functions import scalar, takes
 from bilevel_rl.environments import Episode, HostEpisode, ObservedEnvironment, TabularMDP, over_axes
 from bilevel_rl.formulation.closures import open_function
@@ -196,20 +197,23 @@ class PolicyLoss(UpperObjective):
     reinforcement learning: the reward whose soft-optimal policy would most likely have acted as was demonstrated.
 
     Attributes:
-        states: of the demonstrated pairs.
-        actions: of the demonstrated pairs.
+        states: of the demonstrated pairs, in an array of any shape, such as (trajectories, steps).
+        actions: of the demonstrated pairs, in an array of the same shape.
         loss: a plain JAX function (x, log π(·|s), s, a) -> scalar.
+
+    Raises:
+        ValueError: `states` or `actions` are none, differ in shape, or are not whole numbers from 0.
     """
 
-    states: Int[np.ndarray, " N"] = eqx.field(converter=partial(checks.integers, "states"))
-    actions: Int[np.ndarray, " N"] = eqx.field(converter=partial(checks.integers, "actions"))
+    states: Int[np.ndarray, "*N"] = eqx.field(converter=partial(whole_numbers, "states"))
+    actions: Int[np.ndarray, "*N"] = eqx.field(converter=partial(whole_numbers, "actions"))
     loss: Callable[[PyTree, Array, Array, Array], Float[ArrayLike, ""]] = negative_log_likelihood
 
     def __check_init__(self):
         takes("loss", self.loss, "x", "log π(·|s)", "state", "action")
-        if self.states.ndim != 1 or self.states.shape != self.actions.shape or not self.states.size:
+        if self.states.shape != self.actions.shape:
             raise ValueError(
-                "states and actions must hold the same number of demonstrations, at least one, got shapes "
+                "states and actions must have the same shape, one action for each state, got "
                 f"{self.states.shape} and {self.actions.shape}"
             )
 
@@ -217,7 +221,7 @@ class PolicyLoss(UpperObjective):
         self, environment: TabularMDP, x: PyTree, occupancy: Float[Array, "S A"], log_policy: Float[Array, "S A"]
     ) -> Float[Array, ""]:
         """Mean loss of all demonstrations, and g(x)."""
-        states, actions = jnp.asarray(self.states), jnp.asarray(self.actions)
+        states, actions = jnp.ravel(self.states), jnp.ravel(self.actions)
         losses = jax.vmap(lambda s, a: jnp.asarray(self.loss(x, log_policy[s], s, a), float))(states, actions)
         return jnp.mean(losses) + self.regularizer(x)
 
@@ -227,14 +231,14 @@ class PolicyLoss(UpperObjective):
             ("states", self.states, environment.num_states),
             ("actions", self.actions, environment.num_actions),
         ):
-            if indices.min() < 0 or indices.max() >= count:
+            if indices.max() >= count:
                 raise ValueError(f"upper.{name} must lie in 0..{count - 1}, got {indices.min()}..{indices.max()}")
         uniform = jnp.full(environment.num_actions, -jnp.log(environment.num_actions))
         arguments = {"x": x, "log π(·|s)": uniform, **example_pair(environment)}
         scalar("upper.loss", self.loss, arguments, of="one demonstration")
         return PolicyLoss(
-            states=self.states,
-            actions=self.actions,
+            states=self.states.ravel(),
+            actions=self.actions.ravel(),
             loss=open_function(self.loss),
             regularizer=open_function(self.regularizer),
         )

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from bilevel_rl import checks
+from bilevel_rl.checks.arrays import whole_numbers
 from bilevel_rl.formulation.problem import BilevelProblem
 from bilevel_rl.formulation.projections import Box
 from bilevel_rl.formulation.upper_objectives import (
@@ -175,7 +176,7 @@ def preference_learning(
         return jnp.mean(jax.vmap(lambda states: loss(x, states, states))(jnp.asarray(compared)))
 
     compared = (
-        np.zeros((0, 2, 1), np.int32) if offline_states is None else checks.integers("offline_states", offline_states)
+        np.zeros((0, 2, 1), np.int32) if offline_states is None else whole_numbers("offline_states", offline_states)
     )
     if compared.ndim != 3 or compared.shape[1] != 2 or np.any((compared < 0) | (compared >= grid.num_cells)):
         raise ValueError(

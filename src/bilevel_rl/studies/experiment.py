@@ -148,7 +148,7 @@ class BesideOptimum(SingleRun):
 
 
 @dataclass(frozen=True)
-class WorkedProblem(BesideOptimum):
+class WorkedRun(BesideOptimum):
     """Algorithm 1, with plain steps of x, on a problem of `bilevel_rl.problems` whose optimum is known."""
 
     coupled: bool = True

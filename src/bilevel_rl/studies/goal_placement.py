@@ -16,11 +16,11 @@ from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.problems import GoalPlacement
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.run import RunResult
-from bilevel_rl.studies.experiment import WorkedProblem
+from bilevel_rl.studies.experiment import WorkedRun
 
 
 @dataclass(frozen=True)
-class GoalPlacementStudy(GoalPlacement, WorkedProblem):
+class GoalPlacementStudy(GoalPlacement, WorkedRun):
     """Spread a reward over the cells of a walled, hazardous grid, and pay for the ground (about 15 s)."""
 
     name: ClassVar[str] = "goal-placement"

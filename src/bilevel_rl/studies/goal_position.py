@@ -14,11 +14,11 @@ from bilevel_rl.figures.style import Style, save_figure
 from bilevel_rl.problems import GoalPosition
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.run import RunResult
-from bilevel_rl.studies.experiment import WorkedProblem
+from bilevel_rl.studies.experiment import WorkedRun
 
 
 @dataclass(frozen=True)
-class GoalPositionStudy(GoalPosition, WorkedProblem):
+class GoalPositionStudy(GoalPosition, WorkedRun):
     """Move a goal across a slippery grid so that the follower ends up at the target (about 10 s)."""
 
     name: ClassVar[str] = "goal-position"
