@@ -52,9 +52,8 @@ def _as_array(name: str, leaf: Any) -> Any:
             f"{name} must have rows of one length, got {checks.shown(leaf)}; keep others in a dict"
         ) from error
     if not (jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.kind in "iu"):
-        raise ValueError(
-            f"{name} must hold real numbers, got {checks.shown(leaf)} of type {array.dtype}; keep the rest out"
-        )
+        given = f"{checks.shown(leaf)} of type {array.dtype}"
+        raise TypeError(f"{name} must hold real numbers, got {given}; keep the rest out")
     return array.astype(np.float64)
 
 
