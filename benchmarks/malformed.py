@@ -65,9 +65,9 @@ def between(low: float, high: float, *, infinite: bool = False, open_low: bool =
     """Numbers from low to high; infinite ones where it says so."""
 
     def accepts(value: Any) -> bool:
-        if not is_number(value) or value != value or (abs(value) > 1e308 and not infinite):
+        if not is_number(value) or (isinstance(value, int) and abs(value) >= 2**31) or math.isnan(value):
             return False
-        if isinstance(value, int) and abs(value) >= 2**31:
+        if math.isinf(value) and not infinite:
             return False
         return (low < value if open_low else low <= value) and value <= high
 
@@ -75,7 +75,7 @@ def between(low: float, high: float, *, infinite: bool = False, open_low: bool =
 
 
 def count(least: int, most: int = 2**31 - 1) -> Accepts:
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+    return lambda value: isinstance(value, int | np.integer) and not isinstance(value, bool) and least <= value <= most
 
 
 def optional(accepts: Accepts) -> Accepts:
@@ -86,15 +86,24 @@ def leaf(*, zero: bool, infinite: bool = False) -> Accepts:
     """Numbers in arrays of any shape, as those of step sizes."""
 
     def accepts(value: Any) -> bool:
-        if not (is_number(value) or isinstance(value, np.ndarray)) or (isinstance(value, int) and abs(value) > 2**63):
-            return False
-        array = np.asarray(value)
-        if array.dtype.kind not in "if" or not array.size:
+        array = numbers_of(value)
+        if array is None or not array.size:
             return False
         fits = (array >= 0 if zero else array > 0) & (np.isfinite(array) | (infinite & (array > 0)))
         return bool(np.all(fits))
 
     return accepts
+
+
+def numbers_of(value: Any) -> np.ndarray | None:
+    """A number, an array, or a list as an array of real numbers; None where it is none."""
+    if isinstance(value, bool) or not (is_number(value) or isinstance(value, np.ndarray | list | tuple)):
+        return None
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        return None
+    return array if array.dtype.kind in "iuf" or (array.size == 0 and array.dtype != object) else None
 
 
 def nothing(value: Any) -> bool:
@@ -160,11 +169,12 @@ def _arrays_of_x(value: Any) -> bool:
 def of_formulation() -> list[Call]:
     def bounds(value: Any) -> bool:
         """Anything that is made of numbers, and of no NaN."""
-        if isinstance(value, list | tuple | dict):
-            return not value
-        if isinstance(value, np.ndarray):
-            return value.dtype.kind in "if" and not np.isnan(value).any()
-        return between(-math.inf, math.inf, infinite=True)(value)
+        if isinstance(value, dict):
+            return all(bounds(entry) for entry in value.values())
+        if isinstance(value, list | tuple) and not all(is_number(entry) for entry in value):
+            return all(bounds(entry) for entry in value)
+        array = numbers_of(value)
+        return array is not None and not np.isnan(array).any()
 
     steps = {"initial": leaf(zero=True), "exponent": leaf(zero=True), "offset": leaf(zero=False)}
     sizes = {"upper": 0.03, "actor": 1.0, "critic": 4.0, "penalty": 1.0, "entropy": 0.1, "offset": 2e4}
@@ -220,7 +230,7 @@ def of_formulation() -> list[Call]:
             "Simplex",
             brl.projections.Simplex,
             {"total": 1.0, "axis": -1},
-            {"total": POSITIVE, "axis": optional(count(-(2**31)))},
+            {"total": POSITIVE, "axis": optional(count(-(10**40)))},
         ),
         Call("Ball", brl.projections.Ball, {"radius": 1.0, "center": 0.0}, {"radius": POSITIVE, "center": bounds}),
         Call("measure_scales", brl.formulation.measure_scales, {"problem": problem()}),

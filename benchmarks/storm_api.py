@@ -193,6 +193,8 @@ def _is_valid(line: Sequence[str]) -> bool:
     option, token = line[2], line[3]
     if option == "--folder" or (option == "--cache" and token):
         return True
+    if option in ("--target", "--initial-target") and token == "-1":
+        return True
     if token == "None":
         return option == "--seeds-per-group"
     if token in ("inf", "1e400"):

@@ -143,7 +143,8 @@ def _as_leaves(name: str, tree: PyTree[ArrayLike]) -> PyTree:
             raise ValueError(f"{name} must not be NaN, got {checks.shown(leaf)}")
         return float(array) if array.ndim == 0 else np.asarray(array, np.float64)
 
-    if isinstance(tree, list | tuple) and all(isinstance(entry, int | float) for entry in tree):
+    are_numbers = isinstance(tree, list | tuple) and all(type(entry) in (int, float) for entry in tree)
+    if are_numbers:
         return checked((), tree)
     return jax.tree_util.tree_map_with_path(checked, tree, is_leaf=lambda leaf: leaf is None)
 
