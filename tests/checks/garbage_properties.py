@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from benchmarks.malformed import NOT_OURS, Thing, all_calls
+from benchmarks.malformed import NOT_OURS, Thing
 from benchmarks.storm_api import FINE, judge
+from benchmarks.valid_calls import all_calls
 
 scalars = st.one_of(
     st.none(),
