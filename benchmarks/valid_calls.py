@@ -69,7 +69,7 @@ def of_formulation() -> list[Call]:
         if isinstance(value, list | tuple) and not all(is_number(entry) for entry in value):
             return all(bounds(entry) for entry in value)
         array = numbers_of(value)
-        return array is not None and not np.isnan(array).any()
+        return array is not None and not bool(np.isnan(array).any())
 
     steps = {"initial": leaf(zero=True), "exponent": leaf(zero=True), "offset": leaf(zero=False)}
     sizes = {"upper": 0.03, "actor": 1.0, "critic": 4.0, "penalty": 1.0, "entropy": 0.1, "offset": 2e4}
