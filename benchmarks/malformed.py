@@ -65,7 +65,13 @@ def between(low: float, high: float, *, infinite: bool = False, open_low: bool =
 
 
 def count(least: int, most: int = 2**31 - 1) -> Accepts:
-    return lambda value: isinstance(value, int | np.integer) and not isinstance(value, bool) and least <= value <= most
+    """Integers from least to most."""
+
+    def accepts(value: Any) -> bool:
+        is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        return is_integer and bool(least <= value <= most)
+
+    return accepts
 
 
 def optional(accepts: Accepts) -> Accepts:
