@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from benchmarks.malformed import NOT_OURS, Thing, all_calls
+from benchmarks.malformed import NOT_OURS, Thing
 from benchmarks.storm_api import FINE, judge
+from benchmarks.valid_calls import all_calls
 
 scalars = st.one_of(
     st.none(),
@@ -37,7 +38,7 @@ UNJUDGED = {"run", "goal_position", "goal_placement", "wind_design", "shared_goa
 
 
 @pytest.mark.parametrize(("call", "argument"), CALLS, ids=[f"{call.name}-{argument}" for call, argument in CALLS])
-@hypothesis.settings(max_examples=25, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.settings(max_examples=10, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
 @hypothesis.given(value=garbage)
 def test_garbage_is_refused_by_name_or_right(call, argument, value, tmp_path_factory):
     outcome = judge(call, argument, value)

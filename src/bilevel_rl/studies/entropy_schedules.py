@@ -52,6 +52,8 @@ class EntropySchedules(Experiment):
     def algorithms(self) -> dict[str, SingleLoopActorCritic]:
         """One algorithm for each schedule; building them checks every option."""
         checks.number("entropy_weight", self.entropy_weight, above=0)
+        for name in ("entropy_exponent", "penalty_exponent"):
+            checks.number(name, getattr(self, name), at_least=0)
         problem = self.problem()
         exponents = (0.95, 0.5, 0.5, self.penalty_exponent, self.entropy_exponent)
         constant = StepSizes.constant_entropy(upper=self.upper, entropy=self.entropy_weight, offset=self.offset)
