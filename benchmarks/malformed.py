@@ -112,8 +112,6 @@ def flag(value: Any) -> bool:
 
 POSITIVE, NOT_NEGATIVE = between(0, math.inf, open_low=True), between(0, math.inf)
 BOUND, SHARE, COUNT = between(0, math.inf, infinite=True, open_low=True), between(0, 1), count(1)
-NOT_OURS = {"discount", "time_limit"}
-"""Arguments that the environments check."""
 
 
 @dataclass(frozen=True)

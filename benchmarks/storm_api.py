@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.malformed import GARBAGE, NOT_OURS, Call
+from benchmarks.malformed import GARBAGE, Call
 from benchmarks.valid_calls import all_calls
 
 SECONDS = 60.0
@@ -87,11 +87,7 @@ def judge(call: Call, argument: str, value: Any) -> Outcome:
 def calls() -> list[tuple[Call, str, Any]]:
     """Every call with every garbage in place of every argument, but for those that are as they were."""
     return [
-        (call, argument, value)
-        for call in all_calls()
-        for argument in call.arguments
-        if argument not in NOT_OURS
-        for value in GARBAGE.values()
+        (call, argument, value) for call in all_calls() for argument in call.arguments for value in GARBAGE.values()
     ]
 
 
@@ -209,7 +205,7 @@ def _options(kind: Any) -> Iterator[str]:
     for entry in dataclasses.fields(kind):
         if dataclasses.is_dataclass(entry.type):
             yield from _options(entry.type)
-        elif entry.type not in (bool, "bool") and entry.name not in NOT_OURS:
+        elif entry.type not in (bool, "bool"):
             yield entry.name
 
 

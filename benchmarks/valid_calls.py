@@ -63,13 +63,13 @@ def _arrays_of_x(value: Any) -> bool:
 
 def of_formulation() -> list[Call]:
     def bounds(value: Any) -> bool:
-        """Anything that is made of numbers, and of no NaN."""
+        """Anything that is made of numbers, at least one, and of no NaN."""
         if isinstance(value, dict):
-            return all(bounds(entry) for entry in value.values())
+            return bool(value) and all(bounds(entry) for entry in value.values())
         if isinstance(value, list | tuple) and not all(is_number(entry) for entry in value):
             return all(bounds(entry) for entry in value)
         array = numbers_of(value)
-        return array is not None and not bool(np.isnan(array).any())
+        return array is not None and array.size > 0 and not bool(np.isnan(array).any())
 
     steps = {"initial": leaf(zero=True), "exponent": leaf(zero=True), "offset": leaf(zero=False)}
     sizes = {"upper": 0.03, "actor": 1.0, "critic": 4.0, "penalty": 1.0, "entropy": 0.1, "offset": 2e4}
