@@ -44,6 +44,8 @@ def holdings(value: Any) -> dict[Place, Any]:
         return {("entry", number): entry for number, entry in enumerate(value)}
     if isinstance(value, COMPILED):
         return {("wrapped",): value.__wrapped__}  # pyright: ignore[reportAttributeAccessIssue]
+    if is_library(type(value).__module__) and hasattr(type(value), "state_dict"):
+        return {("state",): dict(value.state_dict())}
     if is_library(type(value).__module__) and not isinstance(value, OPEN):
         return {}
     attributes = {("attribute", name): attribute for name, attribute in _attributes(value)}
@@ -97,13 +99,7 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _methods(kind: type) -> Iterator[tuple[str, types.FunctionType]]:
-    seen = set()
-    for ancestor in kind.__mro__:
-        if is_library(ancestor.__module__):
-            continue
-        for name, member in vars(ancestor).items():
-            # Equinox keeps methods in wrappers, which looking them up takes off.
-            method = getattr(kind, name, None)
-            if name not in seen and isinstance(method, types.FunctionType) and not isinstance(member, staticmethod):
-                seen.add(name)
-                yield name, method
+    own = [vars(ancestor) for ancestor in reversed(kind.__mro__) if not is_library(ancestor.__module__)]
+    for name, member in functools.reduce(lambda all_of, more: all_of | dict(more), own, {}).items():
+        if isinstance(member, types.FunctionType):
+            yield name, member

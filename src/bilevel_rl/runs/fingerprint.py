@@ -60,6 +60,10 @@ def _is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
+def _is_tensor(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach")
+
+
 def of_texts(*texts: str) -> str:
     """Sixteen hexadecimal digits that say whether texts are the same."""
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
@@ -68,6 +72,8 @@ def of_texts(*texts: str) -> str:
 def _array(value: Any) -> str:
     if isinstance(value, jax.Array) and _is_key(value):
         return f"{value.dtype} {_array(jax.random.key_data(value))}"
+    if _is_tensor(value):  # Of PyTorch, whose types NumPy does not all have.
+        return f"{value.dtype} {_array(value.detach().cpu().double().numpy())}"
     array = np.asarray(value)
     return f"{array.dtype} {array.shape} {hashlib.sha256(np.ascontiguousarray(array)).hexdigest()}"
 
@@ -162,7 +168,7 @@ def of_object(value: Any) -> str:
 
 
 def _own(value: Any, *, is_empty: bool) -> str:
-    if isinstance(value, np.ndarray | np.generic | jax.Array):
+    if isinstance(value, np.ndarray | np.generic | jax.Array) or _is_tensor(value):
         return _array(value)
     if isinstance(value, types.FunctionType):
         is_named = is_library(value.__module__)
