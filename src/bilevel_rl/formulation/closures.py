@@ -92,8 +92,8 @@ class _Found:
                 self.arrays.append(value)
                 continue
             # An open function's arrays are leaves already; what it was written as reads them no more.
-            held = {("arrays",): value.arrays} if isinstance(value, OpenFunction) else holdings(value)
-            self._held[id(value)] = held
+            is_open = isinstance(value, OpenFunction)
+            held = self._held[id(value)] = {("attribute", "arrays"): value.arrays} if is_open else holdings(value)
             for part in held.values():
                 holders.setdefault(id(part), []).append(id(value))
                 if id(part) not in met:
@@ -136,8 +136,7 @@ def _empty_copy(value: Any, changed: dict[Place, Any], copied: Callable[[Any], A
         case types.MethodType():
             return types.MethodType(copied(value.__func__), copied(value.__self__)), done
         case functools.partial():
-            keywords = {name: copied(argument) for name, argument in value.keywords.items()}
-            return functools.partial(copied(value.func), *map(copied, value.args), **keywords), done
+            return functools.partial(copied(value.func), *copied(value.args), **copied(value.keywords)), done
         case tuple():
             entries = map(copied, value)
             return (value._make(entries) if hasattr(value, "_make") else type(value)(entries)), done  # pyright: ignore
@@ -165,7 +164,7 @@ def _empty_function(
     is_global = any(kind in ("global", "module") for kind, *_ in changed)
     names = dict(function.__globals__) if is_global else function.__globals__
     copy = types.FunctionType(function.__code__, names, function.__name__, function.__defaults__, closure)
-    copy.__kwdefaults__ = dict(function.__kwdefaults__ or {})
+    copy.__kwdefaults__ = keyword_defaults = dict(function.__kwdefaults__ or {})
 
     def fill():
         defaults = list(function.__defaults__ or ())
@@ -176,14 +175,14 @@ def _empty_function(
                 case "default":
                     defaults[name] = copied(part)
                 case "keyword default":
-                    copy.__kwdefaults__[name] = copied(part)
+                    keyword_defaults[name] = copied(part)
                 case "global":
                     names[name] = copied(part)
                 case "module":
                     if names[name] is function.__globals__[name]:
                         names[name] = types.ModuleType(name)
                         vars(names[name]).update(vars(function.__globals__[name]))
-                    setattr(names[name], *inner, copied(part))
+                    setattr(names[name], inner[0], copied(part))
         copy.__defaults__ = tuple(defaults) or None
 
     return copy, fill
@@ -192,11 +191,11 @@ def _empty_function(
 def _empty_object(value: Any, changed: dict[Place, Any], copied: Callable[[Any], Any]) -> tuple[Any, Fill]:
     kind = type(value)
     methods = {name: copied(part) for (place, name), part in changed.items() if place == "method"}
-    copy = object.__new__(type(kind)(kind.__name__, (kind,), methods) if methods else kind)
+    copy = object.__new__(type(kind)(kind.__name__, (kind,), methods) if methods else kind)  # pyright: ignore
 
     def fill():
-        for (place, name), part in holdings(value).items():
+        for (place, *name), part in holdings(value).items():
             if place == "attribute":
-                object.__setattr__(copy, name, copied(part))
+                object.__setattr__(copy, name[0], copied(part))
 
     return copy, fill

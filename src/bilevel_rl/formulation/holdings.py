@@ -7,7 +7,7 @@ an object its attributes and the functions of its class; a container its entries
 import functools
 import sys
 import types
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -17,13 +17,13 @@ import numpy as np
 LIBRARIES = {"beartype", "equinox", "jax", "jaxlib", "jaxtyping", "numpy", "optax", "scipy", "torch"}
 """Packages whose modules and classes hold nothing that a problem is about; those of Python do not either."""
 
-COMPILED = tuple(type(make(lambda: None)) for make in (jax.jit, eqx.filter_jit, functools.cache))
+COMPILED: tuple[type, ...] = tuple(type(make(lambda: None)) for make in (jax.jit, eqx.filter_jit, functools.cache))
 """What is compiled or cached by itself, which within another program means nothing."""
 
-OPEN = types.SimpleNamespace, jax.custom_jvp, jax.custom_vjp, eqx.Module
+OPEN: tuple[type, ...] = types.SimpleNamespace, jax.custom_jvp, jax.custom_vjp, eqx.Module
 """Libraries' objects that hold what is their user's."""
 
-Place = tuple[Hashable, ...]
+Place = tuple[Any, ...]
 """Where in its holder something is: a kind, and a name or a number."""
 
 
@@ -36,19 +36,18 @@ def holdings(value: Any) -> dict[Place, Any]:
     if isinstance(value, types.MethodType):
         return {("function",): value.__func__, ("object",): value.__self__}
     if isinstance(value, functools.partial):
-        arguments = {("argument", number): argument for number, argument in enumerate(value.args)}
-        return {("function",): value.func} | arguments | {("keyword", k): v for k, v in value.keywords.items()}
+        return {("function",): value.func, ("arguments",): value.args, ("keywords",): value.keywords}
     if isinstance(value, dict):
         return {("entry", key): entry for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return {("entry", number): entry for number, entry in enumerate(value)}
     if isinstance(value, COMPILED):
-        return {("wrapped",): value.__wrapped__}  # pyright: ignore[reportAttributeAccessIssue]
+        return {("wrapped",): value.__wrapped__}  # pyright: ignore
     if is_library(type(value).__module__) and hasattr(type(value), "state_dict"):
         return {("state",): dict(value.state_dict())}
     if is_library(type(value).__module__) and not isinstance(value, OPEN):
         return {}
-    attributes = {("attribute", name): attribute for name, attribute in _attributes(value)}
+    attributes: dict[Place, Any] = {("attribute", name): attribute for name, attribute in _attributes(value)}
     return attributes | {("method", name): method for name, method in _methods(type(value))}
 
 
@@ -99,7 +98,8 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _methods(kind: type) -> Iterator[tuple[str, types.FunctionType]]:
-    own = [vars(ancestor) for ancestor in reversed(kind.__mro__) if not is_library(ancestor.__module__)]
-    for name, member in functools.reduce(lambda all_of, more: all_of | dict(more), own, {}).items():
-        if isinstance(member, types.FunctionType):
-            yield name, member
+    own: list[Mapping[str, Any]] = [
+        vars(ancestor) for ancestor in reversed(kind.__mro__) if not is_library(ancestor.__module__)
+    ]
+    members = {name: member for of_class in own for name, member in of_class.items()}
+    yield from ((name, member) for name, member in members.items() if isinstance(member, types.FunctionType))

@@ -33,7 +33,7 @@ def of_model(followers: Followers) -> str:
     frozen = {path: weight for path, weight in followers.named_parameters() if not weight.requires_grad}
     learned = {path: list(weight.shape) for path, weight in followers.named_parameters() if weight.requires_grad}
     adapters = [config.to_dict() for config in followers.adapted.peft_config.values()]
-    config = followers.adapted.get_base_model().config.to_dict()  # pyright: ignore[reportCallIssue]
+    config = followers.adapted.get_base_model().config.to_dict()  # pyright: ignore
     forms = [learned, [_stable(adapter) for adapter in adapters], _stable(config)]
     return fingerprint.of_texts(_tensors(frozen | dict(followers.named_buffers())), of_json(forms))
 
@@ -82,5 +82,5 @@ def _tensors(tensors: Mapping[str, Tensor]) -> str:
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+        digest.update(memoryview(flat.view(torch.uint8).numpy()))  # pyright: ignore
     return digest.hexdigest()

@@ -57,7 +57,7 @@ def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _is_tensor(value: Any) -> bool:
@@ -73,9 +73,9 @@ def _array(value: Any) -> str:
     if isinstance(value, jax.Array) and _is_key(value):
         return f"{value.dtype} {_array(jax.random.key_data(value))}"
     if _is_tensor(value):  # Of PyTorch, whose types NumPy does not all have.
-        return f"{value.dtype} {_array(value.detach().cpu().double().numpy())}"
+        return f"{value.dtype} {_array(value.detach().cpu().double().numpy())}"  # pyright: ignore
     array = np.asarray(value)
-    return f"{array.dtype} {array.shape} {hashlib.sha256(np.ascontiguousarray(array)).hexdigest()}"
+    return f"{array.dtype} {array.shape} {hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()}"
 
 
 class _Reader:

@@ -131,14 +131,14 @@ def _pair(environment: Any) -> Examples:
 
 def _arguments(problem: BilevelProblem) -> dict[str, Examples]:
     """What the functions of the upper objective are called with, by the name of the function."""
-    x, pair, environment = problem.initial_x, _pair(problem.environment), problem.environment
+    x, pair = problem.initial_x, _pair(problem.environment)
     match problem.upper:
         case OccupancyCost():
             return {"cost": (x, *pair)}
         case OccupancyFunctional():
             return {"functional": (x, np.zeros((problem.mdp.num_states, problem.mdp.num_actions)))}
         case PolicyLoss():
-            return {"loss": (x, np.zeros(environment.num_actions), *pair)}
+            return {"loss": (x, np.zeros(problem.mdp.num_actions), *pair)}
         case TrajectoryLoss(num_trajectories=n, num_steps=H):
             return {"loss": (x, np.zeros((n, H), np.int32), np.zeros((n, H), np.int32))}
     return {}
