@@ -4,7 +4,12 @@ from bilevel_rl.runs.compiler import fuse_small_loops
 
 fuse_small_loops()  # Before anything below compiles.
 
-from bilevel_rl import exact as exact, formulation as formulation, problems as problems  # noqa: E402
+from bilevel_rl import (  # noqa: E402
+    exact as exact,
+    formulation as formulation,
+    problems as problems,
+    results as results,
+)
 from bilevel_rl.algorithms import (  # noqa: E402
     ExactDescent as ExactDescent,
     Followers as Followers,
@@ -32,5 +37,6 @@ from bilevel_rl.formulation import (  # noqa: E402
     projections as projections,
 )
 from bilevel_rl.policies import NeuralActorCritic as NeuralActorCritic  # noqa: E402
+from bilevel_rl.results import RunFolderError as RunFolderError  # noqa: E402
 from bilevel_rl.runs.host import run_host as run_host  # noqa: E402
 from bilevel_rl.runs.run import RunResult as RunResult, run as run  # noqa: E402

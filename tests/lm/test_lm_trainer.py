@@ -13,6 +13,7 @@ from torch import nn
 from bilevel_rl.algorithms.step_sizes import ScheduleWarning
 from bilevel_rl.lm import HumanScore, PreferenceLoss, batches
 from bilevel_rl.lm.followers import REFERENCE
+from bilevel_rl.lm.identity import of_callable
 from bilevel_rl.lm.objectives import UpperEstimate
 from bilevel_rl.lm.rewards import RewardInputs
 from bilevel_rl.lm.rows import StepSizeNumbers
@@ -38,6 +39,16 @@ class FeatureReward(nn.Module):
 
     def forward(self, inputs):
         return torch.tanh(self.features[text_number(inputs.completions)] @ self.x)
+
+
+class Length:
+    """A judge that values words."""
+
+    def __init__(self, worth=1.0):
+        self.worth = worth
+
+    def __call__(self, texts):
+        return [self.worth * len(text.split()) for text in texts]
 
 
 class CostWithDirectPart:
@@ -261,6 +272,8 @@ def test_how_many_rows_are_learned_from_at_a_time_does_not_matter(tmp_path, monk
 class Bomb:
     """A judge that fails when it is called for the n-th time."""
 
+    identity = "bomb"
+
     def __init__(self, explodes_at=None):
         self.explodes_at, self.calls = explodes_at, 0
 
@@ -341,7 +354,9 @@ def test_a_finished_run_is_left_as_it_is(tmp_path):
         asked.append(texts)
         return score(texts)
 
-    found, rows = train(trainer(tmp_path, upper_objective=HumanScore(ask), starts_at=0.1))
+    # Its owner says that these are the same people.
+    asks = HumanScore(ask, identity=of_callable(score))
+    found, rows = train(trainer(tmp_path, upper_objective=asks, starts_at=0.1))
     assert_same_bits(found, expected)
     assert len(rows) == 3
     assert (tmp_path / "metrics.csv").read_bytes() == metrics
@@ -377,23 +392,63 @@ def test_a_folder_with_a_run_of_other_options_is_refused(tmp_path):
 
 
 class OtherReward(TextTable):
-    pass
+    def forward(self, inputs):
+        return 2 * super().forward(inputs)
+
+
+class Bounded(TextTable):
+    def __init__(self, bound):
+        super().__init__()
+        self.bound = bound
+
+
+def kinder(texts, seed):
+    return [answer + 1.0 for answer in score(texts, seed)]
+
+
+def with_template(text):
+    changed = tokenizer()
+    changed.chat_template = text
+    return changed
 
 
 @pytest.mark.parametrize(
-    ("name", "other"),
+    ("name", "usual", "other"),
     [
-        ("prompts", {"prompts": ("", "b", "b b")}),
-        ("preference_dataset", {"preferences": PREFERENCES[:2]}),
-        ("reward_model", {"reward_model": OtherReward()}),
-        ("model_and_adapters", {"model": prefix_table}),
+        ("prompts", {"prompts": ("", "b")}, {"prompts": ("", "b", "b b")}),
+        ("preference_dataset", {"preferences": PREFERENCES}, {"preferences": PREFERENCES[:2]}),
+        ("reward_model", {}, {"reward_model": OtherReward()}),
+        ("reward_model", {}, {"reward_model": TextTable(seed=1)}),
+        ("reward_model", {"reward_model": Bounded(3.5)}, {"reward_model": Bounded(2.0)}),
+        ("model", {}, {"model": prefix_table}),
+        ("model", {}, {"model": lambda: llama(seed=1)}),
+        ("tokenizer", {}, {"words": with_template("{{ messages }}")}),
+        ("tokenizer", {}, {"words": tokenizer(end_id=1)}),
+        ("upper_objective", {}, {"upper_objective": HumanScore(kinder)}),
+        ("judges", {"judges": {"j": Length()}}, {"judges": {"j": Length(2.0)}}),
     ],
 )
-def test_a_folder_with_a_run_on_other_data_or_weights_is_refused(tmp_path, name, other):
-    usual = {"prompts": ("", "b"), "preferences": PREFERENCES}
+def test_a_folder_with_a_run_on_other_data_weights_or_answers_is_refused(tmp_path, name, usual, other):
     trainer(tmp_path, max_steps=1, **usual).train(progress=False)
-    with pytest.raises(RunFolderError, match=rf"another run: its {name} is \w+, not \w+; use another"):
+    with pytest.raises(RunFolderError, match=rf"another run: its {name} is another one; use another"):
         trainer(tmp_path, max_steps=2, **(usual | other)).train(progress=False)
+
+
+def test_people_are_known_by_what_their_owner_says_and_not_asked_for_it(tmp_path):
+    def ask(texts, seed):
+        asked.append(texts)
+        return score(texts)
+
+    asked = []
+    named = [HumanScore(ask, identity=name) for name in ("panel of May", "panel of May", "panel of June")]
+    assert named[0].identity == named[1].identity != named[2].identity
+    assert PreferenceLoss(prefer, identity=1).identity != PreferenceLoss(prefer).identity
+    trainer(tmp_path, max_steps=1, upper_objective=named[0]).train(progress=False)
+    num_asked = len(asked)
+    trainer(tmp_path, max_steps=1, upper_objective=named[1]).train(progress=False)
+    with pytest.raises(RunFolderError, match="its upper_objective is another one"):
+        trainer(tmp_path, max_steps=1, upper_objective=named[2]).train(progress=False)
+    assert len(asked) == num_asked
 
 
 def test_a_reward_that_is_not_a_number_ends_the_run_at_the_last_finite_state(tmp_path):

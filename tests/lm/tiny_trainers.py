@@ -52,6 +52,7 @@ def trainer(
     prompts=("",),
     preferences=None,
     judges=None,
+    words=None,
     starts_at=0.3,
     method_options=None,
     **options,
@@ -60,7 +61,7 @@ def trainer(
     options = {"per_device_train_batch_size": 4, "max_steps": 3, "max_completion_length": HORIZON} | options
     built = method(
         model(),
-        tokenizer(end_id),
+        words or tokenizer(end_id),
         reward_model or TextTable(),
         upper_objective,
         list(prompts),

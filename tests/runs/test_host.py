@@ -1,6 +1,8 @@
 """The host loop: against compiled runs of the same environment, its ends, its files, and what it refuses."""
 
 import dataclasses
+import importlib
+import json
 from typing import Any
 
 import gymnasium
@@ -24,7 +26,7 @@ from bilevel_rl import (
     run_host,
 )
 from bilevel_rl.runs.folder import RunFolderError
-from bilevel_rl.runs.host_loop import HostChains
+from bilevel_rl.runs.host_loop import HostChains, HostLoop
 
 SUCCESSORS = np.array([[1, 0], [3, 2], [0, 1], [3, 3]])
 """Of (state, action); state 3 is terminal, and all episodes start in 0."""
@@ -233,6 +235,35 @@ def test_vector_actions_are_clipped_to_the_bounds():
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def with_double_reward(algorithm):
+    problem = algorithm.problem
+    doubled = dataclasses.replace(problem, reward=lambda x, s, a: 2 * problem.reward(x, s, a))
+    return dataclasses.replace(algorithm, problem=doubled)
+
+
+def test_the_program_of_an_iteration_is_that_of_the_algorithm():
+    def program(algorithm):
+        return HostLoop(algorithm, jax.random.key(5), vector(Table)).program()
+
+    assert program(on_host()) == program(on_host()) != program(with_double_reward(on_host()))
+
+
+def test_what_environments_say_of_themselves_is_part_of_a_run():
+    def described(name, **options):
+        envs = gymnasium.make_vec(name, 2, vectorization_mode="sync", **options)
+        return importlib.import_module("bilevel_rl.runs.host")._described(envs)
+
+    usual = described("CartPole-v1")
+    assert json.loads(json.dumps(usual)) == usual == described("CartPole-v1")
+    assert usual["environment"] == "CartPole-v1"
+    for other in (
+        described("CartPole-v0"),
+        described("CartPole-v1", sutton_barto_reward=True),
+        described("CartPole-v1", max_episode_steps=7),
+    ):
+        assert other != usual
+
+
 @pytest.mark.slow
 def test_runs_repeat_and_an_interrupted_one_goes_on_in_new_episodes(tmp_path):
     key, options = jax.random.key(5), QUIET | {"checkpoint_every": 0.0}
@@ -250,6 +281,8 @@ def test_runs_repeat_and_an_interrupted_one_goes_on_in_new_episodes(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, finished.states.parameters, resumed.states.parameters)
     with pytest.raises(RunFolderError, match="another run"):
         run_host(on_host(), jax.random.key(6), vector(Table), 60, folder=tmp_path / "parts", **options)
+    with pytest.raises(RunFolderError, match="its reward is another one; use"):
+        run_host(with_double_reward(on_host()), key, vector(Table), 60, folder=tmp_path / "parts", **options)
     with pytest.raises(RunFolderError, match="already done 60"):
         run_host(on_host(), key, vector(Table), 20, folder=tmp_path / "parts", **options)
 

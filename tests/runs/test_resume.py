@@ -265,8 +265,8 @@ def test_a_divergence_beyond_the_checkpoint_is_found_again_and_noted_once(tmp_pa
     ("other", "difference"),
     [
         ({"key": jax.random.key(1)}, r"its key is \[0, 0\], not \[0, 1\]"),
-        ({"algorithm": small_algorithm(upper=0.06)}, "its arrays_of_algorithm_and_problem is "),
-        ({"algorithm": small_algorithm(cost_edge=5.0)}, "its arrays_of_algorithm_and_problem is "),
+        ({"algorithm": small_algorithm(upper=0.06)}, "its step_sizes is another one"),
+        ({"algorithm": small_algorithm(cost_edge=5.0)}, "its cost is another one"),
         ({"algorithm": small_algorithm(discount=0.8)}, r"its discount is 0\.9, not 0\.8"),
         ({"algorithm": small_algorithm(num_chains=3)}, "its num_chains is 4, not 3"),
         ({"num_seeds": 2}, "its num_seeds is 3, not 2"),
@@ -300,7 +300,7 @@ def test_a_folder_of_another_run_is_refused_and_left_alone(whole, other, differe
 def test_a_folder_of_another_average_is_refused(tmp_path):
     averaged = [dataclasses.replace(small_algorithm(), upper_steps=UpperSteps(averaging=p)) for p in (3.0, 2.0)]
     small_run(averaged[0], folder=tmp_path, num_iterations=50)
-    with pytest.raises(RunFolderError, match="holds another run: its arrays_of_algorithm_and_problem is "):
+    with pytest.raises(RunFolderError, match="holds another run: its upper_steps is another one; use"):
         small_run(averaged[1], folder=tmp_path, num_iterations=50)
 
 
@@ -314,7 +314,9 @@ def test_a_folder_of_another_generator_is_refused(tmp_path):
 
 def test_fewer_iterations_than_done_are_refused(whole):
     before = files_of(whole[1])
-    with pytest.raises(RunFolderError, match=r"has already done 200 iterations, more than 199$"):
+    with pytest.raises(
+        RunFolderError, match=r"done 200 iterations, more than 199: ask for num_iterations=200 .* to load"
+    ):
         small_run(folder=whole[1], num_iterations=199)
     assert files_of(whole[1]) == before
 

@@ -1,7 +1,6 @@
 """A trainer of a language model as the run loop sees it: rows, checkpoints, resume and divergence as everywhere."""
 
 import contextlib
-import hashlib
 import json
 import math
 import warnings
@@ -163,11 +162,6 @@ def read_checkpoint(folder: RunFolder, num_iterations: int) -> tuple[dict[str, T
     saved = folder.restore_checkpoint(num_iterations)
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in saved["tensors"].items()}
     return tensors, json.loads(np.asarray(saved["counters"]).tobytes())
-
-
-def digest(data: Any) -> str:
-    """Sixteen hexadecimal digits that say whether JSON is the same."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _not_finite(columns: Mapping[str, float]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ policy through δᴸ, and to an estimate of f's direct part, whose gradient is �
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from bilevel_rl.lm.identity import of_callable
 from bilevel_rl.lm.rewards import RewardInputs
 
 
@@ -28,7 +29,7 @@ class UpperEstimate(NamedTuple):
 
 @runtime_checkable
 class UpperObjective(Protocol):
-    """What the trainer asks of an upper objective."""
+    """What the trainer asks of an upper objective. An attribute `identity`, JSON, stands for it in that of a run."""
 
     def __call__(self, inputs: RewardInputs, rewards: Float[Tensor, " N"], seed: int) -> UpperEstimate:
         """Estimates f from completions of one policy; `rewards` are r_x of them, with gradients."""
@@ -41,13 +42,20 @@ class HumanScore:
     Args:
         score: texts and a seed for what is random in the answers → one number a text, larger is better. A model, or a
             function that asks a person.
+        identity: what stands for `score` in the identity of a run, any JSON, as a survey's name. By default its
+            attribute `identity`, or the digest of its code and of all that it holds; it is not called for that.
 
     Raises:
         ValueError: when called, where there is not one finite number for each text.
     """
 
-    def __init__(self, score: Callable[[list[str], int], Sequence[float] | np.ndarray]):
-        self._score = score
+    def __init__(self, score: Callable[[list[str], int], Sequence[float] | np.ndarray], *, identity: Any = None):
+        self._score, self._identity = score, identity
+
+    @property
+    def identity(self) -> Any:
+        """What makes its answers those of the same people, as JSON."""
+        return ["HumanScore", of_callable(self._score) if self._identity is None else self._identity]
 
     def __call__(self, inputs: RewardInputs, rewards: Float[Tensor, " N"], seed: int) -> UpperEstimate:
         """c = −h, no direct part."""
@@ -64,13 +72,21 @@ class PreferenceLoss:
     Args:
         prefer: first texts, second texts and a seed for what is random in the answers → for every pair whether people
             prefer the first.
+        identity: what stands for `prefer` in the identity of a run; as for `HumanScore`.
 
     Raises:
         ValueError: when called, where the number of completions is odd or there is not one answer for each pair.
     """
 
-    def __init__(self, prefer: Callable[[list[str], list[str], int], Sequence[bool] | np.ndarray]):
-        self._prefer = prefer
+    def __init__(
+        self, prefer: Callable[[list[str], list[str], int], Sequence[bool] | np.ndarray], *, identity: Any = None
+    ):
+        self._prefer, self._identity = prefer, identity
+
+    @property
+    def identity(self) -> Any:
+        """What makes its answers those of the same people, as JSON."""
+        return ["PreferenceLoss", of_callable(self._prefer) if self._identity is None else self._identity]
 
     def __call__(self, inputs: RewardInputs, rewards: Float[Tensor, " N"], seed: int) -> UpperEstimate:
         """c = 2 ℓ of the pair that a completion is in; the direct part is the mean ℓ."""

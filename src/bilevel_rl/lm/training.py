@@ -8,6 +8,7 @@ import abc
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,9 +21,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from bilevel_rl.algorithms.step_sizes import ScheduleWarning
+from bilevel_rl.lm import identity
 from bilevel_rl.lm.batches import ANSWERS, PAIRS, Batch, Batches
 from bilevel_rl.lm.config import BilevelRLHFConfig
-from bilevel_rl.lm.engine import TrainerEngine, digest
+from bilevel_rl.lm.engine import TrainerEngine
 from bilevel_rl.lm.followers import Followers
 from bilevel_rl.lm.learning import Regularization
 from bilevel_rl.lm.objectives import UpperEstimate, UpperObjective
@@ -130,7 +132,7 @@ class RLHFTrainer(abc.ABC):
             finite state.
 
         Raises:
-            RunFolderError: the folder holds a run with other options.
+            RunFolderError: the folder holds another run (other options, models, data or answers), or a longer one.
             RuntimeError: this trainer was interrupted before its folder held a checkpoint.
         """
         point, rows = follow(
@@ -285,15 +287,19 @@ class RLHFTrainer(abc.ABC):
 
     def identity(self) -> dict[str, Any]:
         """What decides a run's numbers, as JSON; a run with another identity is not continued."""
-        weights = {path: list(weight.shape) for path, weight in self.followers.named_parameters()}
-        reward = {path: list(tensor.shape) for path, tensor in self._reward_tensors().items()}
+        return {"method": type(self).__name__, **self.args.identity(), "digests": self._digests}
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        # Looked at once: a reward that has moved is no longer what it started from.
         return {
-            "method": type(self).__name__,
-            **self.args.identity(),
-            "model_and_adapters": digest(weights),
-            "reward_model": digest([type(self.reward_model).__name__, reward]),
-            "prompts": digest(self._data[0]),
-            "preference_dataset": digest(self._data[1]),
+            "model": identity.of_model(self.followers),
+            "tokenizer": identity.of_tokenizer(self.tokenizer),
+            "reward_model": identity.of_reward(self.reward_model),
+            "prompts": identity.of_json(self._data[0]),
+            "preference_dataset": identity.of_json(self._data[1]),
+            "upper_objective": identity.of_json(identity.of_callable(self.upper_objective)),
+            "judges": identity.of_json({name: identity.of_callable(judge) for name, judge in self.judges.items()}),
         }
 
     def _averaged(self, columns: dict[str, float]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 
 from bilevel_rl import checks
 from bilevel_rl.algorithms import SingleLoopActorCritic
+from bilevel_rl.runs import fingerprint
 from bilevel_rl.runs.divergence import Divergence, explain
 from bilevel_rl.runs.folder import Row, RunFolder
 from bilevel_rl.runs.host_loop import HostLoop
@@ -84,10 +85,11 @@ def run_host(
     checks.key(key)
     check_run_arguments(1, num_iterations, log_every, NO_ENTROPY_WEIGHT)
     check_storage(folder, checkpoint_every, progress)
+    loop = HostLoop(algorithm, key, envs)
     engine = HostEngine(
-        HostLoop(algorithm, key, envs),
+        loop,
         Meter(algorithm, NO_ENTROPY_WEIGHT, "sampled"),
-        identity_of(algorithm, key, log_every) | {"environment": _name(envs)},
+        lambda: identity_of(algorithm, key, log_every, loop.program()) | _described(envs),
     )
     point, rows = follow(
         engine,
@@ -109,15 +111,15 @@ class HostEngine(Engine):
     Args:
         loop: of the iterations.
         meter: of the metric rows.
-        identity: of the run.
+        identity: gives that of the run; called where there is a folder.
     """
 
-    def __init__(self, loop: HostLoop, meter: Meter, identity: dict[str, Any]):
+    def __init__(self, loop: HostLoop, meter: Meter, identity: Callable[[], dict[str, Any]]):
         self._loop, self._meter, self._identity = loop, meter, identity
 
     def identity(self) -> dict[str, Any]:
         """As `Engine.identity`."""
-        return self._identity
+        return self._identity()
 
     def start(self) -> Point:
         """As `Engine.start`."""
@@ -185,7 +187,14 @@ def _with_seed(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: np.array(leaf)[None], tree)
 
 
-def _name(envs: Any) -> str:
-    """What a vector environment calls itself."""
+def _described(envs: Any) -> dict[str, Any]:
+    """What a vector environment says of itself; its code stays with the host."""
     spec = getattr(envs, "spec", None)
-    return str(envs.single_observation_space) if spec is None else spec.id
+    names = "id", "entry_point", "kwargs", "max_episode_steps", "additional_wrappers"
+    options = {name: getattr(spec, name, None) for name in names}
+    return {
+        "environment": type(envs.unwrapped).__name__ if spec is None else spec.id,
+        "environment_options": fingerprint.of_object(options),
+        "observations": str(envs.single_observation_space),
+        "actions": str(envs.single_action_space),
+    }

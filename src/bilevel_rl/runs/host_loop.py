@@ -24,6 +24,7 @@ from bilevel_rl.algorithms import SingleLoopActorCritic
 from bilevel_rl.algorithms.followers import Decision, Transitions, Uniforms
 from bilevel_rl.algorithms.single_loop import SingleLoopInfo, SingleLoopState
 from bilevel_rl.environments import HostEnvironment, HostEpisode
+from bilevel_rl.runs import fingerprint
 from bilevel_rl.runs.compiled import key_of_start, length_of_block
 
 
@@ -163,13 +164,8 @@ class HostLoop:
     def cleared(self, state: SingleLoopState) -> Progressed:
         """Nothing added up yet."""
         uniforms = jax.eval_shape(self._draw, self._key)
-        episode = state.chain_states
-
-        def one(state: SingleLoopState, uniforms: Array) -> SingleLoopInfo:
-            transitions = self._transitions(state, uniforms, self._decided(state, uniforms), episode)
-            return self._algorithm.step_from(transitions, episode, uniforms, state)[1]
-
-        info = jax.eval_shape(one, state, jax.ShapeDtypeStruct(uniforms.shape[1:], uniforms.dtype))
+        uniforms = jax.ShapeDtypeStruct(uniforms.shape[1:], uniforms.dtype)
+        _, info = jax.eval_shape(self._iteration, state, uniforms, state.chain_states)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), info)
         return Progressed(state, zeros, jax.tree.map(lambda _: jnp.array(True), state))
 
@@ -182,6 +178,26 @@ class HostLoop:
             going_on = self._chains.restart(np.broadcast_to(uniforms[:4], (4, 2, *uniforms.shape[2:])))
             progressed = self._learn(progressed, uniforms, decision, following, going_on)
         return progressed
+
+    def program(self) -> str:
+        """Digest of what an iteration computes, which says nothing of the environments."""
+        batch = 2, self._algorithm.followers.num_chains
+        seen = self._algorithm.problem.environment.observation
+        flags = jax.ShapeDtypeStruct(batch, bool)
+        episode = HostEpisode(jax.ShapeDtypeStruct(batch + seen.shape, seen.dtype), flags, flags)
+        begun, (state, uniforms) = fingerprint.of_program(
+            lambda key, episode: (self._algorithm.init(key, episode), self._algorithm.draw(key, 1)[0]),
+            self._key,
+            episode,
+        )
+        return fingerprint.of_texts(begun, fingerprint.of_program(self._iteration, state, uniforms, episode)[0])
+
+    def _iteration(
+        self, state: SingleLoopState, uniforms: Array, following: HostEpisode
+    ) -> tuple[SingleLoopState, SingleLoopInfo]:
+        """An iteration as one program, whose actions lead to episodes that are given."""
+        transitions = self._transitions(state, uniforms, self._decided(state, uniforms), following)
+        return self._algorithm.step_from(transitions, following, uniforms, state)
 
     def _learned(
         self,

@@ -115,7 +115,7 @@ def run(
     engine = CompiledEngine(
         Loop(algorithm, key, Layout.plan(algorithm, num_seeds, seeds_per_group)),
         Meter(algorithm, evaluation_entropy_weight, diagnostics),
-        {
+        lambda: {
             **identity_of(algorithm, key, log_every),
             "evaluation_entropy_weight": evaluation_entropy_weight,
             "diagnostics": diagnostics,
@@ -139,21 +139,20 @@ class CompiledEngine(Engine):
     Args:
         loop: the compiled iterations.
         meter: of the metric rows.
-        identity: of the run, but for its layout.
+        identity: gives that of the run, but for its layout; called where there is a folder.
     """
 
-    def __init__(self, loop: Loop, meter: Meter, identity: dict[str, Any]):
-        self._loop, self._meter = loop, meter
-        layout = loop.layout
-        self._identity = identity | {
+    def __init__(self, loop: Loop, meter: Meter, identity: Callable[[], dict[str, Any]]):
+        self._loop, self._meter, self._identity = loop, meter, identity
+
+    def identity(self) -> dict[str, Any]:
+        """As `Engine.identity`."""
+        layout = self._loop.layout
+        return self._identity() | {
             "num_seeds": layout.num_seeds,
             "seeds_per_group": layout.seeds_per_group,
             "iterations_per_block": layout.iterations_per_block,
         }
-
-    def identity(self) -> dict[str, Any]:
-        """As `Engine.identity`."""
-        return self._identity
 
     def start(self) -> Point:
         """As `Engine.start`; the first iteration, whose Info it has, is taken again by `advance`."""
