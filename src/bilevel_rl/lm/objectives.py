@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from bilevel_rl.lm import checks
 from bilevel_rl.lm.rewards import RewardInputs
 
 
@@ -43,11 +44,12 @@ class HumanScore:
             function that asks a person.
 
     Raises:
+        TypeError: `score` is not a function of texts and a seed.
         ValueError: when called, where there is not one finite number for each text.
     """
 
     def __init__(self, score: Callable[[list[str], int], Sequence[float] | np.ndarray]):
-        self._score = score
+        self._score = checks.takes("score", score, "texts", "seed")
 
     def __call__(self, inputs: RewardInputs, rewards: Float[Tensor, " N"], seed: int) -> UpperEstimate:
         """c = −h, no direct part."""
@@ -66,11 +68,13 @@ class PreferenceLoss:
             prefer the first.
 
     Raises:
-        ValueError: when called, where the number of completions is odd or there is not one answer for each pair.
+        TypeError: `prefer` is not a function of two lists of texts and a seed.
+        ValueError: when called, where the number of completions is odd or there is not one answer, true or false, for
+            each pair.
     """
 
     def __init__(self, prefer: Callable[[list[str], list[str], int], Sequence[bool] | np.ndarray]):
-        self._prefer = prefer
+        self._prefer = checks.takes("prefer", prefer, "first", "second", "seed")
 
     def __call__(self, inputs: RewardInputs, rewards: Float[Tensor, " N"], seed: int) -> UpperEstimate:
         """c = 2 ℓ of the pair that a completion is in; the direct part is the mean ℓ."""
@@ -79,6 +83,10 @@ class PreferenceLoss:
         answers = _ask_once(
             lambda texts, seed: self._prefer(texts[::2], texts[1::2], seed), inputs.texts, seed, pairs=2
         )
+        if not set(answers) <= {0.0, 1.0}:
+            raise ValueError(
+                f"upper_objective: prefer must say true or false of each pair: whether the first is better; got {answers}"
+            )
         sign = torch.tensor([1.0 if answer else -1.0 for answer in answers], device=rewards.device)
         losses = -nn.functional.logsigmoid(sign * (rewards[::2] - rewards[1::2]))
         costs = (2 * losses.detach()).repeat_interleave(2)
@@ -88,25 +96,47 @@ class PreferenceLoss:
 def _ask_once(
     ask: Callable[[list[str], int], Sequence[float] | np.ndarray], texts: list[str], seed: int, pairs: int = 1
 ) -> list[float]:
-    """Answers about the texts of all processes, asked in the first one only; returns this process's share."""
+    """Answers about the texts of all processes, asked in the first one only; returns this process's share.
+
+    Raises:
+        ValueError: there is not one finite number each.
+        RuntimeError: asking failed in another process.
+    """
     state = PartialState()
     everything: list[str] = gather_object(texts)
     answers: list[float] | str = ""
     failure = None
     if state.is_main_process:
         try:
-            answers = [float(answer) for answer in ask(everything, seed)]
+            answers = checks.number_each("upper_objective", ask(everything, seed), len(everything) // pairs)
         except Exception as error:
             # The other processes wait for answers, and would for ever.
             failure, answers = error, f"{type(error).__name__}: {error}"
     given = broadcast_object_list([answers])[0]
     if failure is not None:
+        failure.add_note("upper_objective was asked; train() goes on from the last checkpoint")
         raise failure
     if isinstance(given, str):
         raise RuntimeError(f"upper_objective: asking failed in the first process: {given}")
-    if len(given) != len(everything) // pairs or not np.all(np.isfinite(given)):
-        raise ValueError(
-            f"upper_objective: expected {len(everything) // pairs} finite answers, one each, got {given!r:.200}"
-        )
     share = len(texts) // pairs
     return given[state.process_index * share : (state.process_index + 1) * share]
+
+
+def checked(estimate: UpperEstimate, num_rows: int) -> UpperEstimate:
+    """What an upper objective gave.
+
+    Raises:
+        TypeError: it is no `UpperEstimate`.
+        ValueError: there is not one cost a row, or the direct part is no single number.
+    """
+    if not isinstance(estimate, UpperEstimate):
+        raise TypeError(
+            f"upper_objective must give an UpperEstimate, got {estimate!r:.200}; wrap a function that scores texts in "
+            "HumanScore"
+        )
+    costs, direct = (tuple(getattr(part, "shape", ("no tensor",))) for part in (estimate.costs, estimate.direct))
+    if (costs, direct) != ((num_rows,), ()):
+        raise ValueError(
+            f"upper_objective must give costs of shape ({num_rows},) and a direct part of shape (), got {costs}, {direct}"
+        )
+    return estimate
