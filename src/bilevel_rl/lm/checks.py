@@ -52,7 +52,7 @@ def number(
     wanted = f"{name} must be a {'' if allow_infinite else 'finite '}number{bounds}, got {value!r}"
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(wanted)
-    found = value if type(value) in (int, float) else float(value)
+    found: float = value if type(value) in (int, float) else float(value)  # pyright: ignore[reportAssignmentType]
     if math.isnan(found) or (math.isinf(found) and not allow_infinite):
         raise ValueError(wanted)
     is_high_enough = (above is None or found > above) and (at_least is None or found >= at_least)
@@ -122,4 +122,4 @@ def _numbers(given: Any) -> list[float] | None:
 
 def _within(bounds: list[tuple[str, float | None]]) -> str:
     said = [f"{word} {bound}" for word, bound in bounds if bound is not None]
-    return f" {' and '.join(said)}" if said else ""
+    return f" {'of ' if said[0].startswith('at') else ''}{' and '.join(said)}" if said else ""

@@ -96,7 +96,7 @@ class BilevelRLHFConfig:
         if self.entropy_weight is not None:
             self._set("entropy_weight", checks.number("entropy_weight", self.entropy_weight, above=0))
         elif self.beta == 0:
-            raise ValueError(f"entropy_weight must be above 0 where beta, its default, is 0, got {self.entropy_weight}")
+            raise ValueError(f"entropy_weight must be above 0, and None stands for beta, got {self.beta}")
         if self.max_grad_norm is not None:
             norm = checks.number("max_grad_norm", self.max_grad_norm, above=0, allow_infinite=True)
             self._set("max_grad_norm", norm)

@@ -110,8 +110,8 @@ def _is_conversation(value: Any) -> bool:
 def _render(where: str, messages: Sequence[Any], tokenizer: PreTrainedTokenizerBase) -> str:
     if tokenizer.chat_template is None:
         raise ValueError(
-            f"{where} is a conversation, and the tokenizer has no chat template: set processing_class.chat_template, or "
-            "pass texts"
+            f"{where} is a conversation, and the tokenizer has no chat template: set processing_class.chat_template, "
+            "or pass texts"
         )
     return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
 

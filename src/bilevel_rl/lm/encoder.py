@@ -53,15 +53,16 @@ class Encoder:
             ValueError: the prompt is empty and the tokenizer has no start mark, or the model does not know a token or
                 has no room for a completion.
         """
-        start = self._tokenizer.bos_token_id
+        start: int | None = self._tokenizer.bos_token_id  # pyright: ignore[reportAssignmentType]
         ids, plain = (self._ids([prompt], add_special_tokens=adds)[0] for adds in (True, False))
         while _num_at_the_end(ids, self.end_id) > _num_at_the_end(plain, self.end_id):
             ids = ids[:-1]
         if ids[:2] == [start, start] and plain[:2] != ids[:2] and plain:
             ids = ids[1:]  # A chat template had set the start mark already.
-        if not ids and start is None:
-            raise ValueError("prompts: an empty prompt needs a start mark; set the tokenizer's bos_token")
-        ids = ids or [start]
+        if not ids:
+            if start is None:
+                raise ValueError("prompts: an empty prompt needs a start mark; set the tokenizer's bos_token")
+            ids = [start]
         self._check_room(f"prompts: {prompt!r:.80}", ids, self._max_length if num_more is None else num_more)
         return ids
 
@@ -143,8 +144,8 @@ class Encoder:
         room = self._followers.num_positions
         if room is not None and len(ids) + num_more > room:
             raise ValueError(
-                f"{what} has {len(ids)} tokens, and with max_completion_length={self._max_length} that is more than the "
-                f"{room} positions of the model: shorten the prompt, or lower max_completion_length"
+                f"{what} has {len(ids)} tokens; with max_completion_length={self._max_length} that is more than the "
+                f"model's {room} positions: shorten the prompt, or lower max_completion_length"
             )
 
     def _written_ids(self, texts: Sequence[str]) -> list[list[int]]:

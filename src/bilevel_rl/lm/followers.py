@@ -64,8 +64,8 @@ class Followers(nn.Module):
         width = self.num_features
         self.critics = nn.ModuleDict({name: nn.Linear(width, 1, device=model.device) for name in names})
         for critic in self.critics.values():
-            nn.init.zeros_(critic.weight)  # pyright: ignore[reportArgumentType]
-            nn.init.zeros_(critic.bias)  # pyright: ignore[reportArgumentType]
+            nn.init.zeros_(critic.weight)  # pyright: ignore
+            nn.init.zeros_(critic.bias)  # pyright: ignore
         self._rows: list[str] = []
         for module in self.adapted.modules():
             if isinstance(module, BaseTunerLayer):
@@ -117,12 +117,12 @@ class Followers(nn.Module):
     @property
     def num_tokens(self) -> int:
         """Tokens that the model knows."""
-        return int(self._head.weight.shape[0])  # pyright: ignore[reportArgumentType]
+        return int(self._head.weight.shape[0])  # pyright: ignore
 
     @property
     def num_features(self) -> int:
         """d, of the hidden states."""
-        return int(self._head.weight.shape[1])  # pyright: ignore[reportArgumentType]
+        return int(self._head.weight.shape[1])  # pyright: ignore
 
     @property
     def num_positions(self) -> int | None:

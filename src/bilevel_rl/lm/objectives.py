@@ -84,9 +84,7 @@ class PreferenceLoss:
             lambda texts, seed: self._prefer(texts[::2], texts[1::2], seed), inputs.texts, seed, pairs=2
         )
         if not set(answers) <= {0.0, 1.0}:
-            raise ValueError(
-                f"upper_objective: prefer must say true or false of each pair: whether the first is better; got {answers}"
-            )
+            raise ValueError(f"upper_objective: prefer must say true or false of each pair, got {answers!r:.200}")
         sign = torch.tensor([1.0 if answer else -1.0 for answer in answers], device=rewards.device)
         losses = -nn.functional.logsigmoid(sign * (rewards[::2] - rewards[1::2]))
         costs = (2 * losses.detach()).repeat_interleave(2)
@@ -137,6 +135,7 @@ def checked(estimate: UpperEstimate, num_rows: int) -> UpperEstimate:
     costs, direct = (tuple(getattr(part, "shape", ("no tensor",))) for part in (estimate.costs, estimate.direct))
     if (costs, direct) != ((num_rows,), ()):
         raise ValueError(
-            f"upper_objective must give costs of shape ({num_rows},) and a direct part of shape (), got {costs}, {direct}"
+            f"upper_objective must give costs of shape ({num_rows},) and a direct part of shape (), got {costs} and "
+            f"{direct}"
         )
     return estimate

@@ -33,6 +33,7 @@ from bilevel_rl.lm.objectives import UpperEstimate, UpperObjective, checked
 from bilevel_rl.lm.rewards import Preferences, RewardInputs, check_reward_model, prior
 from bilevel_rl.lm.rows import STEP_SIZE_COLUMNS, Ascent, StepSizeNumbers, policy_columns
 from bilevel_rl.lm.sampling import own_random_numbers, stream
+from bilevel_rl.lm.state import TrainerState
 from bilevel_rl.lm.steps import Steps
 from bilevel_rl.lm.tokens import Completions
 from bilevel_rl.runs.folder import Row, RunFolder
@@ -43,7 +44,7 @@ Scorer = Callable[[list[str]], Sequence[float] | np.ndarray]
 """Texts → one number each. Judges are scorers: they are logged, and nothing learns from them."""
 
 
-class RLHFTrainer(abc.ABC):
+class RLHFTrainer(TrainerState, abc.ABC):
     """A language model's policies as adapters, their critics, and a reward with parameters x.
 
     Args:
@@ -124,8 +125,6 @@ class RLHFTrainer(abc.ABC):
             max_grad_norm=args.max_grad_norm,
             never_shortened=["critic"],
         )
-        self.num_iterations = self.num_transitions = self.num_answers = 0
-        self._has_moved = False
         self.shown_texts: list[str] = []
         """examples of what the policies wrote in the last iteration"""
         self.folder = RunFolder(args.output_dir, tensorboard=args.report_to == "tensorboard")
@@ -272,43 +271,11 @@ class RLHFTrainer(abc.ABC):
         self.num_iterations = k + 1
         return columns
 
-    def parts_not_finite(self) -> tuple[str, ...]:
-        """Parts of the state that hold a number that is not finite: "reward", "followers" or "optimizer"."""
-        spoiled = (name for name, tensor in self.tensors().items() if not bool(torch.isfinite(tensor).all()))
-        return tuple(dict.fromkeys(name.partition(".")[0] for name in spoiled))
-
     def row(self, columns: Mapping[str, float]) -> Row:
         """The metric row of the present iteration, with the mean columns since the last row."""
         counts = {"seed": self.args.seed, "num_iterations": self.num_iterations}
         counts |= {"num_transitions": self.num_transitions, "num_answers": self.num_answers}
         return counts | dict(zip(STEP_SIZE_COLUMNS, self._step_size, strict=True)) | dict(columns)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All that a resumed run needs, by name."""
-        tensors = {f"reward.{name}": tensor for name, tensor in self._reward_tensors().items()}
-        for path, weight in self.followers.named_parameters():
-            if weight.requires_grad:
-                tensors[f"followers.{path}"] = weight.detach()
-        return tensors | {f"optimizer.{path}": tensor for path, tensor in self.steps.tensors().items()}
-
-    def counters(self) -> dict[str, Any]:
-        """All that a resumed run needs besides tensors, as JSON."""
-        names = ("num_iterations", "num_transitions", "num_answers")
-        return {name: getattr(self, name) for name in names}
-
-    def restore(self, tensors: Mapping[str, Tensor], counters: Mapping[str, Any]):
-        """Gives back what `tensors` and `counters` gave."""
-        for name in ("num_iterations", "num_transitions", "num_answers"):
-            setattr(self, name, counters[name])
-        self._has_moved = True
-        for module in (self.reward_model, self.followers):
-            module.zero_grad()  # An interrupted iteration may have left gradients.
-        self.reward_model.load_state_dict(_below("reward.", tensors))
-        with torch.no_grad():
-            for path, weight in self.followers.named_parameters():
-                if weight.requires_grad:
-                    weight.copy_(tensors[f"followers.{path}"])
-        self.steps.restore(_below("optimizer.", tensors))
 
     def identity(self) -> dict[str, Any]:
         """What decides a run's numbers, as JSON; a run with another identity is not continued."""
@@ -328,10 +295,3 @@ class RLHFTrainer(abc.ABC):
             return columns
         values = reduce(torch.tensor(list(columns.values()), dtype=torch.float64), "mean")
         return dict(zip(columns, values.tolist(), strict=True))  # pyright: ignore
-
-    def _reward_tensors(self) -> dict[str, Tensor]:
-        return dict(self.reward_model.state_dict())
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
