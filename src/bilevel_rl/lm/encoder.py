@@ -23,20 +23,19 @@ class Encoder:
         batch_size: rows of a pass.
 
     Raises:
-        ValueError: the tokenizer has no end mark or no padding token, or the model does not know them.
+        ValueError: the tokenizer has no end mark or no padding token, or the model does not know the padding token.
     """
 
     def __init__(self, followers: Followers, tokenizer: PreTrainedTokenizerBase, max_length: int, batch_size: int):
         for mark in ("eos_token_id", "pad_token_id"):
             if getattr(tokenizer, mark) is None:
                 raise ValueError(f"processing_class: {mark} is None; set the tokenizer's {mark[:-3]}")
-            if getattr(tokenizer, mark) >= followers.num_tokens:
-                raise ValueError(
-                    f"processing_class: {mark[:-3]} {getattr(tokenizer, mark[:-3])!r} has the number "
-                    f"{getattr(tokenizer, mark)}, and the model knows {followers.num_tokens} tokens only: "
-                    "model.resize_token_embeddings(len(tokenizer)), or set a token that it knows, as "
-                    "tokenizer.pad_token = tokenizer.eos_token"
-                )
+        if tokenizer.pad_token_id >= followers.num_tokens:  # pyright: ignore[reportOperatorIssue]
+            raise ValueError(
+                f"processing_class: pad_token {tokenizer.pad_token!r} has the number {tokenizer.pad_token_id}, and the "
+                f"model knows {followers.num_tokens} tokens only: model.resize_token_embeddings(len(tokenizer)), or set a "
+                "token that it knows, as tokenizer.pad_token = tokenizer.eos_token"
+            )
         self._followers, self._tokenizer = followers, tokenizer
         self._max_length, self._batch_size = max_length, batch_size
         self.end_id: int = tokenizer.eos_token_id  # pyright: ignore
