@@ -76,6 +76,8 @@ class Resume:
     """run folder"""
     job: Job = field(default_factory=Job)
     workers: Workers = field(default_factory=Workers)
+    cache: str | None = None
+    """where an experiment that has them keeps downloads and prepared models; by default in the user's cache folder"""
     progress: bool = True
     """show a progress bar"""
 
@@ -176,6 +178,8 @@ def _start(study: Study, path: Path | None, job: Job, workers: Workers, console:
 
 def _resume(command: Resume, console: Console):
     study = open_study(RunFolder.open(command.run))
+    if command.cache is not None:
+        study = study.with_cache(command.cache)
     with _shared(study, command.run, command.job, command.workers):
         folder = RunFolder.open(command.run, tensorboard=study.tensorboard)
         _finish(study, folder, console, progress=command.progress)

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from bilevel_rl.lm import RewardHead
+from bilevel_rl.lm.encoder import Encoder
 from bilevel_rl.lm.followers import REFERENCE, Followers
-from bilevel_rl.lm.rewards import Encoder, Preferences, RewardInputs, fit_reward, mean_states
+from bilevel_rl.lm.rewards import Preferences, RewardInputs, fit_reward, mean_states
 from bilevel_rl.lm.tokens import Completions, Prompts
 from lm.tiny_models import llama, randomize, tokenizer
 from lm.tiny_trainers import PREFERENCES, TextTable
@@ -90,7 +91,7 @@ def test_mean_and_scale_are_saved_but_not_learned():
 
 @pytest.mark.parametrize("bound", [0.0, -1.0, math.nan])
 def test_a_bound_must_be_positive(bound):
-    with pytest.raises(ValueError, match=f"bound must be positive, got {bound}"):
+    with pytest.raises(ValueError, match=f"bound must be a finite number above 0, got {bound}"):
         RewardHead(8, bound=bound)
 
 

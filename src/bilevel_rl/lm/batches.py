@@ -10,13 +10,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bilevel_rl.lm.config import BilevelRLHFConfig
+from bilevel_rl.lm.encoder import Encoder
 from bilevel_rl.lm.followers import Followers
 from bilevel_rl.lm.learning import Evidence, PolicyPass, Regularization, gather_evidence
-from bilevel_rl.lm.rewards import Encoder, RewardInputs
+from bilevel_rl.lm.rewards import RewardInputs, rewards_of
 from bilevel_rl.lm.sampling import sample, stream
 from bilevel_rl.lm.tokens import Completions
 
-ORDER_OF_PROMPTS, NOISE, ANSWERS, PAIRS, EVALUATION = range(5)
+ORDER_OF_PROMPTS, NOISE, ANSWERS, PAIRS, EVALUATION, LAYERS = range(6)
 """What a stream of random numbers is for."""
 
 
@@ -50,7 +51,7 @@ class Batches:
         args: batch size, horizon, seed and coupling.
 
     Raises:
-        ValueError: there is no prompt, or one that cannot be used.
+        ValueError: one of the prompts cannot be used.
     """
 
     def __init__(
@@ -62,8 +63,6 @@ class Batches:
         policies: Sequence[str],
         args: BilevelRLHFConfig,
     ):
-        if not prompts:
-            raise ValueError("prompts must hold at least one text; the empty text '' is the start mark alone")
         encoder.prompts(prompts)
         self._followers, self._encoder, self._reward_model = followers, encoder, reward_model
         self._prompts, self._policies, self._args = list(prompts), tuple(policies), args
@@ -130,4 +129,4 @@ class Batches:
         policies = [name for name in self._policies for _ in range(size)]
         evidence = gather_evidence(self._followers, completions, policies[::-1] if compares else None)
         inputs = RewardInputs(self._encoder.texts(completions), completions, evidence.states)
-        return Batch(policies, completions, inputs, self._reward_model(inputs), evidence)
+        return Batch(policies, completions, inputs, rewards_of(self._reward_model, inputs), evidence)

@@ -1,11 +1,11 @@
 """Options of the trainers, named as TRL names them where it has the same."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
+from bilevel_rl import checks
 from bilevel_rl.algorithms.step_sizes import StepSizes
 
 
@@ -14,7 +14,8 @@ class BilevelRLHFConfig:
     """How a language model and its reward are trained.
 
     Raises:
-        ValueError: a number is out of its range; the message names it.
+        TypeError: an option is not of its type, as 1.5 or True where an integer is asked for; the message names it.
+        ValueError: a number is not finite or out of its range; the message names it.
     """
 
     output_dir: str | Path
@@ -78,35 +79,41 @@ class BilevelRLHFConfig:
     """where metric rows go besides metrics.csv"""
 
     def __post_init__(self):
+        if not isinstance(self.output_dir, str | Path) or not str(self.output_dir):
+            raise TypeError(f"output_dir must be the path of a folder, got {self.output_dir!r}")
         sizes = ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "max_completion_length")
         for name in (*sizes, "logging_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.checkpoint_every >= 0:
-            raise ValueError(f"checkpoint_every must be a number of seconds, got {self.checkpoint_every}")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must lie in 0..{2**32 - 1}, got {self.seed}")
+            self._set(name, checks.integer(name, getattr(self, name), at_least=1))
+        self._set("seed", checks.integer("seed", self.seed, at_least=0, at_most=2**32 - 1))
+        if self.preference_batch_size is not None:
+            size = checks.integer("preference_batch_size", self.preference_batch_size, at_least=1)
+            self._set("preference_batch_size", size)
         steps = ("upper_learning_rate", "learning_rate", "critic_learning_rate")
         for name in ("beta", "upper_beta", "preference_weight", "prior_precision", *steps):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be finite and not negative, got {getattr(self, name)}")
+            self._set(name, checks.number(name, getattr(self, name), at_least=0))
         for name in ("penalty", "offset"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be finite and positive, got {getattr(self, name)}")
-        if not 0 < self._entropy_weight < math.inf:
-            raise ValueError(
-                f"entropy_weight must be finite and positive (None stands for beta), got {self._entropy_weight}"
-            )
+            self._set(name, checks.number(name, getattr(self, name), above=0))
+        if self.entropy_weight is not None:
+            self._set("entropy_weight", checks.number("entropy_weight", self.entropy_weight, above=0))
+        elif self.beta == 0:
+            raise ValueError(f"entropy_weight must be above 0, and None stands for beta, got {self.beta}")
+        if self.max_grad_norm is not None:
+            norm = checks.number("max_grad_norm", self.max_grad_norm, above=0, allow_infinite=True)
+            self._set("max_grad_norm", norm)
         for name in ("discount", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-        for name in ("preference_batch_size", "max_grad_norm"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, or None, got {getattr(self, name)}")
+            self._set(name, checks.number(name, getattr(self, name), at_least=0, at_most=1))
+        seconds = checks.number("checkpoint_every", self.checkpoint_every, at_least=0, allow_infinite=True)
+        self._set("checkpoint_every", seconds)
+        for name in ("bf16", "coupled"):
+            checks.instance(name, getattr(self, name), bool)
         for name in ("schedule", "reward_gradient", "optimizer", "report_to"):
             choices = get_args(get_type_hints(type(self))[name])
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+
+    def _set(self, name: str, value: Any):
+        # NumPy's numbers become Python's, as which they can be written as JSON.
+        object.__setattr__(self, name, value)
 
     @property
     def _entropy_weight(self) -> float:

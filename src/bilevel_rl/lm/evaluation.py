@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from bilevel_rl.lm.answers import number_each
 from bilevel_rl.lm.learning import PolicyPass, Regularization, gather_evidence
-from bilevel_rl.lm.rewards import RewardInputs
+from bilevel_rl.lm.rewards import RewardInputs, rewards_of
 from bilevel_rl.lm.training import RLHFTrainer
 
 
@@ -43,7 +44,12 @@ def evaluate(
     num_completions: int,
     seed: int,
 ) -> Evaluation:
-    """Measures fresh completions of a policy of the trainer, or of the frozen model (`followers.REFERENCE`)."""
+    """Measures fresh completions of a policy of the trainer, or of the frozen model (`followers.REFERENCE`).
+
+    Raises:
+        TypeError, ValueError: there is no such policy, a number is no positive integer, or a judge does not give one
+            finite number for each text.
+    """
     texts: list[str] = []
     columns: dict[str, list[np.ndarray]] = {"reward": [], "divergence": [], "perplexity_nats": []}
     unregularized = {policy: Regularization(0.0, 0.0)}
@@ -53,11 +59,14 @@ def evaluate(
         measured = PolicyPass(trainer.followers, rows, completions, evidence.reference_states, unregularized)
         inputs = RewardInputs(completions.texts(trainer.tokenizer), completions, evidence.states)
         texts += inputs.texts
-        columns["reward"].append(trainer.reward_model(inputs).numpy())
-        columns["divergence"].append(measured.divergence.numpy())
-        columns["perplexity_nats"].append((-measured.reference_log_probs / completions.mask.sum(dim=1)).numpy())
+        columns["reward"].append(rewards_of(trainer.reward_model, inputs).cpu().numpy())
+        columns["divergence"].append(measured.divergence.cpu().numpy())
+        nats = -measured.reference_log_probs / completions.mask.sum(dim=1)
+        columns["perplexity_nats"].append(nats.cpu().numpy())
     scores = {name: np.concatenate(parts) for name, parts in columns.items()}
-    scores |= {name: np.asarray(judge(texts), dtype=float) for name, judge in judges.items()}
+    scores |= {
+        name: np.array(number_each(f"judges[{name!r}]", judge(texts), len(texts))) for name, judge in judges.items()
+    }
     return Evaluation(texts, scores, distinct(texts, 1), distinct(texts, 2))
 
 

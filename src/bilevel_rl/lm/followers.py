@@ -61,11 +61,11 @@ class Followers(nn.Module):
             for name in names:
                 for weight, other in zip(self.adapter(name), first, strict=True):
                     weight.requires_grad_(True).copy_(other)
-        device, width = model.device, int(self._head.weight.shape[1])  # pyright: ignore
-        self.critics = nn.ModuleDict({name: nn.Linear(width, 1, device=device) for name in names})
+        width = self.num_features
+        self.critics = nn.ModuleDict({name: nn.Linear(width, 1, device=model.device) for name in names})
         for critic in self.critics.values():
-            nn.init.zeros_(critic.weight)  # pyright: ignore[reportArgumentType]
-            nn.init.zeros_(critic.bias)  # pyright: ignore[reportArgumentType]
+            nn.init.zeros_(critic.weight)  # pyright: ignore
+            nn.init.zeros_(critic.bias)  # pyright: ignore
         self._rows: list[str] = []
         for module in self.adapted.modules():
             if isinstance(module, BaseTunerLayer):
@@ -113,6 +113,22 @@ class Followers(nn.Module):
     def device(self) -> torch.device:
         """Where the model lives."""
         return self.adapted.device
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the model knows."""
+        return int(self._head.weight.shape[0])  # pyright: ignore
+
+    @property
+    def num_features(self) -> int:
+        """d, of the hidden states."""
+        return int(self._head.weight.shape[1])  # pyright: ignore
+
+    @property
+    def num_positions(self) -> int | None:
+        """Tokens of the longest text that the model was made for; None where it does not say."""
+        config = self.adapted.get_base_model().config.get_text_config()  # pyright: ignore
+        return getattr(config, "max_position_embeddings", None)
 
     @property
     def _head(self) -> nn.Module:

@@ -14,6 +14,8 @@ from accelerate.utils import broadcast_object_list, gather_object
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from bilevel_rl.checks.functions import takes
+from bilevel_rl.lm.answers import number_each
 from bilevel_rl.lm.identity import of_callable
 from bilevel_rl.lm.rewards import RewardInputs
 
@@ -46,11 +48,12 @@ class HumanScore:
             attribute `identity`, or the digest of its code and of all that it holds; it is not called for that.
 
     Raises:
+        TypeError: `score` is not a function of texts and a seed.
         ValueError: when called, where there is not one finite number for each text.
     """
 
     def __init__(self, score: Callable[[list[str], int], Sequence[float] | np.ndarray], *, identity: Any = None):
-        self._score, self._identity = score, identity
+        self._score, self._identity = takes("score", score, "texts", "seed"), identity
 
     @property
     def identity(self) -> Any:
@@ -75,13 +78,15 @@ class PreferenceLoss:
         identity: what stands for `prefer` in the identity of a run; as for `HumanScore`.
 
     Raises:
-        ValueError: when called, where the number of completions is odd or there is not one answer for each pair.
+        TypeError: `prefer` is not a function of two lists of texts and a seed.
+        ValueError: when called, where the number of completions is odd or there is not one answer, true or false, for
+            each pair.
     """
 
     def __init__(
         self, prefer: Callable[[list[str], list[str], int], Sequence[bool] | np.ndarray], *, identity: Any = None
     ):
-        self._prefer, self._identity = prefer, identity
+        self._prefer, self._identity = takes("prefer", prefer, "first", "second", "seed"), identity
 
     @property
     def identity(self) -> Any:
@@ -95,6 +100,8 @@ class PreferenceLoss:
         answers = _ask_once(
             lambda texts, seed: self._prefer(texts[::2], texts[1::2], seed), inputs.texts, seed, pairs=2
         )
+        if not set(answers) <= {0.0, 1.0}:
+            raise ValueError(f"upper_objective: prefer must say true or false of each pair, got {answers!r:.200}")
         sign = torch.tensor([1.0 if answer else -1.0 for answer in answers], device=rewards.device)
         losses = -nn.functional.logsigmoid(sign * (rewards[::2] - rewards[1::2]))
         costs = (2 * losses.detach()).repeat_interleave(2)
@@ -104,25 +111,48 @@ class PreferenceLoss:
 def _ask_once(
     ask: Callable[[list[str], int], Sequence[float] | np.ndarray], texts: list[str], seed: int, pairs: int = 1
 ) -> list[float]:
-    """Answers about the texts of all processes, asked in the first one only; returns this process's share."""
+    """Answers about the texts of all processes, asked in the first one only; returns this process's share.
+
+    Raises:
+        ValueError: there is not one finite number each.
+        RuntimeError: asking failed in another process.
+    """
     state = PartialState()
     everything: list[str] = gather_object(texts)
     answers: list[float] | str = ""
     failure = None
     if state.is_main_process:
         try:
-            answers = [float(answer) for answer in ask(everything, seed)]
+            answers = number_each("upper_objective", ask(everything, seed), len(everything) // pairs)
         except Exception as error:
             # The other processes wait for answers, and would for ever.
             failure, answers = error, f"{type(error).__name__}: {error}"
     given = broadcast_object_list([answers])[0]
     if failure is not None:
+        failure.add_note("upper_objective was asked; train() goes on from the last checkpoint")
         raise failure
     if isinstance(given, str):
         raise RuntimeError(f"upper_objective: asking failed in the first process: {given}")
-    if len(given) != len(everything) // pairs or not np.all(np.isfinite(given)):
-        raise ValueError(
-            f"upper_objective: expected {len(everything) // pairs} finite answers, one each, got {given!r:.200}"
-        )
     share = len(texts) // pairs
     return given[state.process_index * share : (state.process_index + 1) * share]
+
+
+def checked(estimate: UpperEstimate, num_rows: int) -> UpperEstimate:
+    """What an upper objective gave.
+
+    Raises:
+        TypeError: it is no `UpperEstimate`.
+        ValueError: there is not one cost a row, or the direct part is no single number.
+    """
+    if not isinstance(estimate, UpperEstimate):
+        raise TypeError(
+            f"upper_objective must give an UpperEstimate, got {estimate!r:.200}; wrap a function that scores texts in "
+            "HumanScore"
+        )
+    costs, direct = (tuple(getattr(part, "shape", ("no tensor",))) for part in (estimate.costs, estimate.direct))
+    if (costs, direct) != ((num_rows,), ()):
+        raise ValueError(
+            f"upper_objective must give costs of shape ({num_rows},) and a direct part of shape (), got {costs} and "
+            f"{direct}"
+        )
+    return estimate

@@ -1,18 +1,17 @@
 """Rewards r_x of whole completions, and what people say about pairs of them.
 
-A reward model is any `torch.nn.Module` that maps `RewardInputs` to one number a row; its parameters are x.
+A reward model is any `torch.nn.Module` that maps `RewardInputs` to one number a row; its parameters are x. It is in
+evaluation mode, also while it is trained: with dropout a text would have another reward whenever it is asked for.
 """
 
-from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
-from bilevel_rl.lm.followers import REFERENCE, Followers
-from bilevel_rl.lm.tokens import Completions, Prompts
+from bilevel_rl import checks
+from bilevel_rl.lm.tokens import Completions
 
 
 class RewardInputs(NamedTuple):
@@ -36,6 +35,9 @@ class RewardHead(nn.Module):
         num_features: d.
         bound: largest |r_x|, so that no completion is worth more than what people can say.
         hidden_size: of the hidden layer; None for a linear function.
+
+    Raises:
+        TypeError, ValueError: a size is no positive integer, or the bound no finite positive number.
     """
 
     mean: Tensor
@@ -43,11 +45,12 @@ class RewardHead(nn.Module):
 
     def __init__(self, num_features: int, *, bound: float = 3.5, hidden_size: int | None = None):
         super().__init__()
-        if not bound > 0:
-            raise ValueError(f"bound must be positive, got {bound}")
+        checks.integer("num_features", num_features, at_least=1)
+        checks.number("bound", bound, above=0)
         if hidden_size is None:
             self.score: nn.Module = nn.Linear(num_features, 1)
         else:
+            checks.integer("hidden_size", hidden_size, at_least=1)
             self.score = nn.Sequential(nn.Linear(num_features, hidden_size), nn.Tanh(), nn.Linear(hidden_size, 1))
         last = self.score if isinstance(self.score, nn.Linear) else self.score[-1]  # pyright: ignore
         nn.init.zeros_(last.weight)  # pyright: ignore
@@ -60,8 +63,14 @@ class RewardHead(nn.Module):
         """Sets the fixed mean and scale of the features from examples.
 
         Raises:
-            ValueError: there are fewer than two, so that no scale can be told.
+            ValueError: there are fewer than two, so that no scale can be told, or they have other features.
         """
+        checks.instance("states", states, Tensor)
+        if states.ndim != 2 or states.shape[1] != len(self.mean) or not bool(torch.isfinite(states).all()):
+            raise ValueError(
+                f"states must be finite and of shape (N, {len(self.mean)}), got {tuple(states.shape)}, of which "
+                f"{int((~torch.isfinite(states)).sum())} numbers are not finite"
+            )
         if len(states) < 2:
             raise ValueError(f"states must have at least 2 rows to tell their scale, got {len(states)}")
         self.mean.copy_(states.mean(dim=0))
@@ -71,6 +80,55 @@ class RewardHead(nn.Module):
         """r_x of every row."""
         score = self.score((inputs.states - self.mean) / self.scale).squeeze(-1)
         return self.bound * torch.tanh(score / self.bound)
+
+
+def rewards_of(reward_model: nn.Module, inputs: RewardInputs) -> Float[Tensor, " N"]:
+    """r_x of every row, in single precision; a column of shape (N, 1), as sequence classifiers give it, is one too.
+
+    Raises:
+        ValueError: there is not one real number a row.
+    """
+    rewards, num_rows = reward_model(inputs), len(inputs.texts)
+    if not isinstance(rewards, Tensor):
+        got = f"{rewards!r:.80}"
+    elif tuple(rewards.shape) not in ((num_rows,), (num_rows, 1)) or not rewards.is_floating_point():
+        got = f"a tensor of shape {tuple(rewards.shape)} and type {rewards.dtype}"
+    else:
+        return rewards.reshape(num_rows).float()
+    raise ValueError(f"reward_model must give one real number for each of the {num_rows} completions, got {got}")
+
+
+def check_reward_model(reward_model: nn.Module, num_features: int):
+    """Looks at a reward model before it is trained.
+
+    Args:
+        reward_model: r_x.
+        num_features: of the states that it will see.
+
+    Raises:
+        TypeError: it is no module.
+        ValueError: its weights cannot be trained or saved, or it was made for other states.
+    """
+    checks.instance("reward_model", reward_model, nn.Module)
+    weights = list(reward_model.parameters())
+    if any(isinstance(weight, nn.UninitializedParameter) for weight in weights):
+        raise ValueError("reward_model has weights without a shape: call it once before")
+    if not any(weight.requires_grad for weight in weights):
+        raise ValueError("reward_model has no weights that can be trained (requires_grad)")
+    for name, value in reward_model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"reward_model cannot be saved: {name} of its state_dict is no tensor, but {value!r:.80}")
+        if value.dtype in (torch.bfloat16, torch.float16):
+            raise ValueError(
+                f"reward_model must hold single precision, got {name} in {value.dtype}: call .float() on it"
+            )
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(f"reward_model must hold finite numbers, got others in {name}")
+    if isinstance(reward_model, RewardHead) and len(reward_model.mean) != num_features:
+        raise ValueError(
+            f"reward_model is made for {len(reward_model.mean)} features, and the model's states have {num_features}: "
+            f"RewardHead({num_features})"
+        )
 
 
 class Preferences(NamedTuple):
@@ -85,94 +143,11 @@ class Preferences(NamedTuple):
     ) -> Float[Tensor, ""]:
         """NLL_D(x) = −mean log σ(r_x(chosen) − r_x(rejected)) of all pairs, or of some: Bradley–Terry."""
         if pairs is None:
-            rewards = reward_model(self.inputs)
+            rewards = rewards_of(reward_model, self.inputs)
             return -nn.functional.logsigmoid(rewards[self.chosen] - rewards[self.rejected]).mean()
         rows = torch.cat([self.chosen[pairs], self.rejected[pairs]])
-        chosen, rejected = reward_model(self.inputs.select(rows)).chunk(2)
+        chosen, rejected = rewards_of(reward_model, self.inputs.select(rows)).chunk(2)
         return -nn.functional.logsigmoid(chosen - rejected).mean()
-
-
-class Encoder:
-    """Turns texts into what policies and reward models read.
-
-    Args:
-        followers: whose frozen model gives the states.
-        tokenizer: of that model, with an end mark and a padding token.
-        max_length: T, longer completions are cut.
-        batch_size: rows of a pass.
-
-    Raises:
-        ValueError: the tokenizer has no end mark or no padding token.
-    """
-
-    def __init__(self, followers: Followers, tokenizer: PreTrainedTokenizerBase, max_length: int, batch_size: int):
-        for mark in ("eos_token_id", "pad_token_id"):
-            if getattr(tokenizer, mark) is None:
-                raise ValueError(f"processing_class: {mark} is None; set the tokenizer's {mark[:-3]}")
-        self._followers, self._tokenizer = followers, tokenizer
-        self._max_length, self._batch_size = max_length, batch_size
-        self.end_id: int = tokenizer.eos_token_id  # pyright: ignore
-        self.pad_id: int = tokenizer.pad_token_id  # pyright: ignore
-
-    def prompt_ids(self, prompt: str) -> list[int]:
-        """Tokens of a prompt; an empty one is the start mark.
-
-        Raises:
-            ValueError: the prompt is empty and the tokenizer has no start mark.
-        """
-        ids: list[int] = self._tokenizer(prompt)["input_ids"]  # pyright: ignore
-        if ids:
-            return ids
-        if self._tokenizer.bos_token_id is None:
-            raise ValueError("prompts: an empty prompt needs a start mark; set the tokenizer's bos_token")
-        return [self._tokenizer.bos_token_id]  # pyright: ignore
-
-    def texts(self, completions: Completions) -> list[str]:
-        """What was written."""
-        return completions.texts(self._tokenizer)
-
-    def prompts(self, prompts: Sequence[str]) -> Prompts:
-        """A batch of prompts."""
-        return Prompts.pad([self.prompt_ids(prompt) for prompt in prompts], self.pad_id, self._followers.device)
-
-    def completions(self, prompts: Sequence[str], texts: Sequence[str]) -> Completions:
-        """Texts as if a policy had written them after these prompts."""
-        encoded: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]  # pyright: ignore
-        rows = [[*row[: self._max_length - 1], self.end_id] for row in encoded]
-        width = max(len(row) for row in rows)
-        device = self._followers.device
-        ids = torch.tensor([row + [self.pad_id] * (width - len(row)) for row in rows], device=device)
-        lengths = torch.tensor([len(row) for row in rows], device=device)
-        return Completions(self.prompts(prompts), ids, torch.arange(width, device=device) < lengths[:, None])
-
-    @torch.no_grad()
-    def encode(self, prompts: Sequence[str], texts: Sequence[str]) -> RewardInputs:
-        """What a reward model sees of texts that people wrote."""
-        completions = self.completions(prompts, texts)
-        states = [
-            mean_states(self._followers.hidden_states([REFERENCE] * len(part.ids), part), part)
-            for start in range(0, len(texts), self._batch_size)
-            for part in [completions.select(slice(start, start + self._batch_size))]
-        ]
-        return RewardInputs(list(texts), completions, torch.cat(states))
-
-    def encode_preferences(self, dataset: Sequence[Mapping[str, str]]) -> Preferences:
-        """Pairs in TRL's form, rows with "chosen" and "rejected", and "prompt" where it is not empty.
-
-        Raises:
-            ValueError: there is no row, or one lacks a column.
-        """
-        if len(dataset) == 0:
-            raise ValueError("preference_dataset is empty; pass None where there are no preferences")
-        index: dict[tuple[str, str], int] = {}
-        pairs: list[list[int]] = []
-        for number, row in enumerate(dataset):
-            if not {"chosen", "rejected"} <= set(row):
-                raise ValueError(f"preference_dataset: row {number} needs 'chosen' and 'rejected', got {sorted(row)}")
-            keys = [(row.get("prompt", ""), row[side]) for side in ("chosen", "rejected")]
-            pairs.append([index.setdefault(key, len(index)) for key in keys])
-        chosen, rejected = torch.tensor(pairs, device=self._followers.device).unbind(dim=1)
-        return Preferences(self.encode([p for p, _ in index], [t for _, t in index]), chosen, rejected)
 
 
 def mean_states(hidden: Float[Tensor, "N L d"], completions: Completions) -> Float[Tensor, "N d"]:
@@ -196,6 +171,7 @@ def fit_reward(
     learning_rate: float = 3e-3,
 ) -> float:
     """Minimizes NLL_D(x) + (κ/2) ‖x‖² on all pairs by Adam, κ the precision; returns the NLL at the end."""
+    reward_model.eval()  # As a trainer has it: what is fitted is what policies will learn from.
     optimizer = torch.optim.Adam(reward_model.parameters(), lr=learning_rate)
     for _ in range(num_steps):
         optimizer.zero_grad()

@@ -5,7 +5,8 @@ process writes all of it or several write a part each, and a resumed run needs n
 the same streams are coupled: each writes with its own law, and while their scores are close they write the same.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -19,6 +20,18 @@ def stream(*identity: int) -> torch.Generator:
     """Random numbers of their own for every tuple of non-negative integers, among tuples of one length."""
     words = np.random.SeedSequence(identity).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
+
+
+@contextlib.contextmanager
+def own_random_numbers(*identity: int) -> Iterator[None]:
+    """PyTorch's global random numbers of their own for every tuple, as for `stream`; the caller's go on afterwards.
+
+    A reward model or a judge may draw from them, and must draw the same after a stop.
+    """
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(stream(*identity).initial_seed())
+        yield
 
 
 @torch.no_grad()

@@ -37,16 +37,19 @@ class BilevelRLHFTrainer(TwoPolicyTrainer):
         processing_class: its tokenizer, with an end mark and a padding token.
         reward_model: r_x, any module from `RewardInputs` to one number a row; its parameters are x.
         upper_objective: f, what the leader wants of completions.
-        prompts: texts that completions begin with; an empty text is the start mark alone.
-        preference_dataset: D, rows with "chosen" and "rejected" (and "prompt"); None for no offline term.
+        prompts: texts or conversations that completions begin with, or rows with a "prompt"; an empty text is the start
+            mark alone.
+        preference_dataset: D, rows with "chosen" and "rejected" (and "prompt"), texts or conversations; None for no
+            offline term.
         args: options.
         peft_config: form of the adapters; by default LoRA of rank 8 on all linear layers.
         judges: name to scorer: columns of the metric rows that nothing learns from.
 
     Raises:
-        ValueError: an argument cannot be used; the message names it.
+        TypeError, ValueError: an argument cannot be used; the message names it.
 
     Warns:
+        UserWarning: pairs of `preference_dataset` are the same once they are cut to `max_completion_length`.
         ScheduleWarning: the step sizes violate a validity condition (docs/method.md, section 4).
     """
 

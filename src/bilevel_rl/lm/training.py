@@ -7,7 +7,7 @@ rivals in `rivals`).
 import abc
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -20,17 +20,22 @@ from peft import PeftConfig
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from bilevel_rl import checks
 from bilevel_rl.algorithms.step_sizes import ScheduleWarning
 from bilevel_rl.lm import identity
-from bilevel_rl.lm.batches import ANSWERS, PAIRS, Batch, Batches
+from bilevel_rl.lm.arguments import check_arguments, check_objective
+from bilevel_rl.lm.batches import ANSWERS, LAYERS, PAIRS, Batch, Batches
 from bilevel_rl.lm.config import BilevelRLHFConfig
+from bilevel_rl.lm.data import read_prompts, read_rows
+from bilevel_rl.lm.encoder import Encoder
 from bilevel_rl.lm.engine import TrainerEngine
-from bilevel_rl.lm.followers import Followers
+from bilevel_rl.lm.followers import REFERENCE, Followers
 from bilevel_rl.lm.learning import Regularization
-from bilevel_rl.lm.objectives import UpperEstimate, UpperObjective
-from bilevel_rl.lm.rewards import Encoder, Preferences, RewardInputs, prior
+from bilevel_rl.lm.objectives import UpperEstimate, UpperObjective, checked
+from bilevel_rl.lm.rewards import Preferences, RewardInputs, check_reward_model, prior
 from bilevel_rl.lm.rows import STEP_SIZE_COLUMNS, Ascent, StepSizeNumbers, policy_columns
-from bilevel_rl.lm.sampling import stream
+from bilevel_rl.lm.sampling import own_random_numbers, stream
+from bilevel_rl.lm.state import TrainerState
 from bilevel_rl.lm.steps import Steps
 from bilevel_rl.lm.tokens import Completions
 from bilevel_rl.runs.folder import Row, RunFolder
@@ -41,7 +46,7 @@ Scorer = Callable[[list[str]], Sequence[float] | np.ndarray]
 """Texts → one number each. Judges are scorers: they are logged, and nothing learns from them."""
 
 
-class RLHFTrainer(abc.ABC):
+class RLHFTrainer(TrainerState, abc.ABC):
     """A language model's policies as adapters, their critics, and a reward with parameters x.
 
     Args:
@@ -49,16 +54,19 @@ class RLHFTrainer(abc.ABC):
         processing_class: its tokenizer, with an end mark and a padding token.
         reward_model: r_x, any module from `RewardInputs` to one number a row.
         upper_objective: what the leader wants of completions; None where the method does not ask people.
-        prompts: texts that completions begin with; an empty text is the start mark alone.
-        preference_dataset: rows with "chosen" and "rejected" (and "prompt"), for the offline term of the objective.
+        prompts: texts or conversations that completions begin with, or rows with a "prompt"; an empty text is the start
+            mark alone.
+        preference_dataset: rows with "chosen" and "rejected" (and "prompt"), texts or conversations, for the offline
+            term of the objective.
         args: options.
         peft_config: form of the adapters; by default LoRA of rank 8 on all linear layers.
         judges: columns of the metric rows that nothing learns from.
 
     Raises:
-        ValueError: an argument cannot be used; the message names it.
+        TypeError, ValueError: an argument cannot be used; the message names it.
 
     Warns:
+        UserWarning: pairs of `preference_dataset` are the same once they are cut to `max_completion_length`.
         ScheduleWarning: the step sizes violate a validity condition (docs/method.md, section 4).
     """
 
@@ -73,33 +81,39 @@ class RLHFTrainer(abc.ABC):
         processing_class: PreTrainedTokenizerBase,
         reward_model: nn.Module,
         upper_objective: UpperObjective | None,
-        prompts: Sequence[str],
-        preference_dataset: Sequence[Mapping[str, str]] | None,
+        prompts: Iterable[Any],
+        preference_dataset: Iterable[Any] | None,
         args: BilevelRLHFConfig,
         peft_config: PeftConfig | None = None,
         *,
         judges: Mapping[str, Scorer] | None = None,
     ):
+        check_arguments(model, processing_class, args, peft_config, judges)
+        checks.instance("reward_model", reward_model, nn.Module)
+        if self.asks_people and upper_objective is None:
+            raise ValueError(f"upper_objective is None, but {type(self).__name__} asks people: give one, as HumanScore")
+        check_objective(upper_objective, args)
+        texts = read_prompts(prompts, processing_class)
+        rows = None if preference_dataset is None else read_rows("preference_dataset", preference_dataset)
         # Without being told, accelerate takes processes without an accelerator for strangers to each other.
         cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
         self._processes = PartialState(cpu=cpu)
         loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model) if isinstance(model, str) else model
         loaded.to(device=self._processes.device, dtype=torch.bfloat16 if args.bf16 else torch.float32)  # pyright: ignore
-        if self.asks_people and upper_objective is None:
-            raise ValueError(f"upper_objective is None, but {type(self).__name__} asks people: give one, as HumanScore")
         self.args, self.tokenizer, self.judges = args, processing_class, dict(judges or {})
         with torch.random.fork_rng():
             torch.manual_seed(args.seed)
             self.followers = Followers(loaded, self.policies, peft_config)
-        self.reward_model = reward_model.to(self._processes.device)
+        check_reward_model(reward_model, self.followers.num_features)
+        self.reward_model = reward_model.to(self._processes.device).eval()
         self.reward_model.zero_grad()  # A fit before may have left gradients, and the first step would add to them.
         self.upper_objective = upper_objective
         self.encoder = Encoder(
             self.followers, processing_class, args.max_completion_length, args.per_device_train_batch_size
         )
-        self.batches = Batches(self.followers, self.encoder, self.reward_model, prompts, self.policies, args)
-        self._data = list(prompts), [dict(row) for row in preference_dataset or []]
-        self.preferences = self.encoder.encode_preferences(preference_dataset) if preference_dataset else None
+        self.batches = Batches(self.followers, self.encoder, self.reward_model, texts, self.policies, args)
+        self.preferences = None if rows is None else self.encoder.encode_preferences(rows)
+        self._data = texts, [dict(row) for row in rows or []]
         self._step_sizes = args.step_sizes()
         for violation in self._step_sizes.violations():
             warnings.warn(f"step sizes violate {violation}", ScheduleWarning, stacklevel=2)
@@ -113,8 +127,6 @@ class RLHFTrainer(abc.ABC):
             max_grad_norm=args.max_grad_norm,
             never_shortened=["critic"],
         )
-        self.num_iterations = self.num_transitions = self.num_answers = 0
-        self._has_moved = False
         self.shown_texts: list[str] = []
         """examples of what the policies wrote in the last iteration"""
         self.folder = RunFolder(args.output_dir, tensorboard=args.report_to == "tensorboard")
@@ -154,9 +166,9 @@ class RLHFTrainer(abc.ABC):
         from safetensors.torch import save_file
 
         self.followers.adapted.save_pretrained(str(self.folder.path / "adapters"))
-        save_file(
-            {n: t.contiguous() for n, t in self._reward_tensors().items()}, self.folder.path / "reward.safetensors"
-        )
+        # Copies, since safetensors refuses tensors that share memory, as tied weights do.
+        tensors = {name: tensor.contiguous().clone() for name, tensor in self._reward_tensors().items()}
+        save_file(tensors, self.folder.path / "reward.safetensors")
 
     def complete(self, num_completions: int, *, policy: str | None = None, seed: int = 0) -> list[str]:
         """Texts of one policy; `followers.REFERENCE` is the frozen model. The same seed gives the same noise."""
@@ -164,14 +176,24 @@ class RLHFTrainer(abc.ABC):
         return [text for completions in batches for text in completions.texts(self.tokenizer)]
 
     def completions(self, num_completions: int, *, policy: str | None = None, seed: int = 0) -> Iterator[Completions]:
-        """As `complete`, as tokens, in batches."""
-        return self.batches.complete(policy or self.policies[0], num_completions, seed)
+        """As `complete`, as tokens, in batches.
+
+        Raises:
+            TypeError, ValueError: there is no such policy, or a number is no integer, or below its least.
+        """
+        name, known = self.policies[0] if policy is None else policy, (*self.policies, REFERENCE)
+        if name not in known:
+            raise ValueError(f"policy must be one of {', '.join(known)}, got {name!r}")
+        checks.integer("num_completions", num_completions, at_least=1)
+        return self.batches.complete(name, num_completions, checks.integer("seed", seed, at_least=0))
 
     # What iterations are made of.
 
     def _batches(self, k: int, *, num_rows: int, compares: bool) -> Iterator[Batch]:
         """This process's completions of iteration k; arguments as for `Batches.collect`."""
         for batch in self.batches.collect(k, num_rows=num_rows, compares=compares):
+            if k == 0 and not bool(torch.isfinite(batch.rewards).all()):
+                raise ValueError("reward_model gives NaN or infinity before anything has moved")
             self.shown_texts = batch.inputs.texts[:: max(1, len(batch.inputs.texts) // 6)][:3]
             self.num_transitions += int(reduce(batch.completions.mask.sum(), "sum"))  # pyright: ignore
             yield batch
@@ -198,7 +220,8 @@ class RLHFTrainer(abc.ABC):
             "mean_squared_td_error": squared / num_tokens,
         }
         for name, judge in self.judges.items():
-            numbers[f"judge_{name}"] = torch.tensor(np.asarray(judge(batch.inputs.texts), dtype=np.float32))
+            scores = number_each(f"judges[{name!r}]", judge(batch.inputs.texts), len(batch.inputs.texts))
+            numbers[f"judge_{name}"] = torch.tensor(scores)
         return Ascent(policy_columns(self.policies, numbers), log_probs)
 
     def _add_preference_gradient(self, k: int) -> float:
@@ -206,6 +229,8 @@ class RLHFTrainer(abc.ABC):
         if self.preferences is None:
             return math.nan
         loss = self._preference_loss(self.preferences, k)
+        if k == 0 and not bool(torch.isfinite(loss)):
+            raise ValueError("reward_model gives NaN or infinity for preference_dataset before anything has moved")
         regularized = loss + prior(self.reward_model, self.args.prior_precision)
         (self.args.preference_weight * regularized).backward()
         return float(loss.detach())
@@ -222,7 +247,7 @@ class RLHFTrainer(abc.ABC):
         """The upper objective on completions of one policy; `number` is that of the question."""
         assert self.upper_objective is not None
         seed = int(np.random.SeedSequence((self.args.seed, ANSWERS, number)).generate_state(1)[0])
-        estimate = self.upper_objective(inputs, rewards, seed)
+        estimate = checked(self.upper_objective(inputs, rewards, seed), len(rewards))
         self.num_answers += estimate.num_answers * self._processes.num_processes
         return estimate
 
@@ -243,47 +268,16 @@ class RLHFTrainer(abc.ABC):
         """Iteration k, of all processes together; returns columns of its metric row."""
         self._has_moved = True
         self._step_size = StepSizeNumbers(*(float(value) for value in self._step_sizes(k)))
-        columns = self._averaged(self._iterate(k, self._step_size))
+        with own_random_numbers(self.args.seed, LAYERS, k, self._processes.process_index):
+            columns = self._averaged(self._iterate(k, self._step_size))
         self.num_iterations = k + 1
         return columns
-
-    def parts_not_finite(self) -> tuple[str, ...]:
-        """Parts of the state that hold a number that is not finite: "reward", "followers" or "optimizer"."""
-        spoiled = (name for name, tensor in self.tensors().items() if not bool(torch.isfinite(tensor).all()))
-        return tuple(dict.fromkeys(name.partition(".")[0] for name in spoiled))
 
     def row(self, columns: Mapping[str, float]) -> Row:
         """The metric row of the present iteration, with the mean columns since the last row."""
         counts = {"seed": self.args.seed, "num_iterations": self.num_iterations}
         counts |= {"num_transitions": self.num_transitions, "num_answers": self.num_answers}
         return counts | dict(zip(STEP_SIZE_COLUMNS, self._step_size, strict=True)) | dict(columns)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All that a resumed run needs, by name."""
-        tensors = {f"reward.{name}": tensor for name, tensor in self._reward_tensors().items()}
-        for path, weight in self.followers.named_parameters():
-            if weight.requires_grad:
-                tensors[f"followers.{path}"] = weight.detach()
-        return tensors | {f"optimizer.{path}": tensor for path, tensor in self.steps.tensors().items()}
-
-    def counters(self) -> dict[str, Any]:
-        """All that a resumed run needs besides tensors, as JSON."""
-        names = ("num_iterations", "num_transitions", "num_answers")
-        return {name: getattr(self, name) for name in names}
-
-    def restore(self, tensors: Mapping[str, Tensor], counters: Mapping[str, Any]):
-        """Gives back what `tensors` and `counters` gave."""
-        for name in ("num_iterations", "num_transitions", "num_answers"):
-            setattr(self, name, counters[name])
-        self._has_moved = True
-        for module in (self.reward_model, self.followers):
-            module.zero_grad()  # An interrupted iteration may have left gradients.
-        self.reward_model.load_state_dict(_below("reward.", tensors))
-        with torch.no_grad():
-            for path, weight in self.followers.named_parameters():
-                if weight.requires_grad:
-                    weight.copy_(tensors[f"followers.{path}"])
-        self.steps.restore(_below("optimizer.", tensors))
 
     def identity(self) -> dict[str, Any]:
         """What decides a run's numbers, as JSON; a run with another identity is not continued."""
@@ -307,10 +301,3 @@ class RLHFTrainer(abc.ABC):
             return columns
         values = reduce(torch.tensor(list(columns.values()), dtype=torch.float64), "mean")
         return dict(zip(columns, values.tolist(), strict=True))  # pyright: ignore
-
-    def _reward_tensors(self) -> dict[str, Tensor]:
-        return dict(self.reward_model.state_dict())
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

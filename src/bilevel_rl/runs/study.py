@@ -67,6 +67,14 @@ class Study(abc.ABC):
         """The study whose `to_json` was written."""
         return from_json(cls, options)
 
+    def with_cache(self, cache: str) -> "Study":
+        """The study, with its downloads and prepared models in a folder that the user names; no run folder names one.
+
+        Raises:
+            ValueError: it has none.
+        """
+        raise ValueError(f"{self.name} keeps no downloads: --cache {cache} does not apply")
+
 
 Config = TypeVar("Config")
 

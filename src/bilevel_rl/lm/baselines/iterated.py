@@ -12,7 +12,8 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from bilevel_rl.lm.rewards import prior
+from bilevel_rl import checks
+from bilevel_rl.lm.rewards import prior, rewards_of
 from bilevel_rl.lm.rows import StepSizeNumbers, mean_columns
 from bilevel_rl.lm.training import RLHFTrainer
 
@@ -25,17 +26,15 @@ class IteratedRLHFTrainer(RLHFTrainer):
         num_fit_steps: Adam steps of size ζ in a fit, which starts from the x before it.
 
     Raises:
-        ValueError: `refit_every` or `num_fit_steps` < 1.
+        TypeError, ValueError: `refit_every` or `num_fit_steps` is no integer, or < 1.
     """
 
     policies = ("lower",)
 
     def __init__(self, *arguments: Any, refit_every: int = 10, num_fit_steps: int = 100, **options: Any):
-        for name, value in (("refit_every", refit_every), ("num_fit_steps", num_fit_steps)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        self._refit_every = checks.integer("refit_every", refit_every, at_least=1)
+        self._num_fit_steps = checks.integer("num_fit_steps", num_fit_steps, at_least=1)
         super().__init__(*arguments, **options)
-        self._refit_every, self._num_fit_steps = refit_every, num_fit_steps
         self._answers: list[tuple[list[str], list[str], list[float]]] = []
         """Of every iteration: prompts, texts and scores."""
 
@@ -74,7 +73,7 @@ class IteratedRLHFTrainer(RLHFTrainer):
         offline = num_offline / (num_offline + len(texts))
         for _ in range(self._num_fit_steps):
             if pairs.shape[1] > 0:
-                rewards = self.reward_model(inputs)
+                rewards = rewards_of(self.reward_model, inputs)
                 loss = -nn.functional.logsigmoid(rewards[pairs[0]] - rewards[pairs[1]]).mean()
                 ((1 - offline) * loss).backward()
             if self.preferences is not None:

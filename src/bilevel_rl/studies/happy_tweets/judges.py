@@ -5,9 +5,9 @@ them. Neither takes part in any training.
 """
 
 import gzip
-import importlib.util
 import itertools
 import re
+import types
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -34,11 +34,9 @@ class Vader:
     def __init__(self, assets: Assets):
         # Its distribution is fetched for the rating files anyway, so nothing has to be installed.
         path = assets.vader() / "vaderSentiment.py"
-        spec = importlib.util.spec_from_file_location("bilevel_rl_vader", path)
-        if spec is None or spec.loader is None:
-            raise ImportError(f"{path} is not a Python module")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = types.ModuleType("bilevel_rl_vader")
+        # Not imported: an import would take compiled code that lies beside the checked file instead of it.
+        exec(compile(path.read_bytes(), path, "exec"), module.__dict__)
         self._analyzer = module.SentimentIntensityAnalyzer()
 
     def mean(self, texts: Sequence[str]) -> np.ndarray:

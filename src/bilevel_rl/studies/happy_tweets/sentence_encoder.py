@@ -23,8 +23,10 @@ class SentenceEncoder:
 
     def __init__(self, assets: Assets):
         folder = assets.minilm()
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        self._model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        self._model = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        ).eval()
 
     def embed(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
         """Means of the last hidden states over tokens, scaled to length 1; float32, shape (len(texts), 384)."""

@@ -17,6 +17,9 @@ from bilevel_rl.studies.happy_tweets.people import Annotator, Judge
 from bilevel_rl.studies.happy_tweets.sentence_encoder import SentenceEncoder
 from bilevel_rl.studies.happy_tweets.tweets import preference_pairs, read_tweets, split_tweets
 
+LOADS = {"use_safetensors": True, "trust_remote_code": False}
+"""How a model of the cache is loaded: nothing that lies there is run."""
+
 LINES_OF_FINE_TUNING = 10
 """How often fine-tuning reports."""
 
@@ -64,8 +67,8 @@ def prepare(size: Literal["smollm2", "tiny"], cache: Path | str | None = None, *
     encoder = SentenceEncoder(assets)
     annotator, judge = Annotator(assets, encoder), Judge(assets, encoder)
     return Setting(
-        AutoModelForCausalLM.from_pretrained(path),
-        AutoTokenizer.from_pretrained(path),
+        AutoModelForCausalLM.from_pretrained(path, **LOADS),
+        AutoTokenizer.from_pretrained(path, trust_remote_code=False),
         LoraConfig(r=8, lora_alpha=16, target_modules=layers, task_type="CAUSAL_LM"),
         annotator,
         {"score": judge.mean, "vader": Vader(assets).mean, "nade": Nade(assets).mean},

@@ -1,7 +1,9 @@
 """Happy tweets: does a reward that moves with what it induces make a language model write what people like?"""
 
 import csv
+import dataclasses
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -99,7 +101,7 @@ class HappyTweets(Study):
     bf16: bool = False
     """hold the model in bfloat16: half its memory, but slower where the processor multiplies bfloat16 no faster"""
     cache: str | None = None
-    """where downloads and prepared models are kept; by default in the user's cache folder"""
+    """where downloads and prepared models are kept, not noted with the run; by default in the user's cache folder"""
 
     @property
     def num_iterations(self) -> int | None:
@@ -110,6 +112,21 @@ class HappyTweets(Study):
     def tensorboard(self) -> bool:
         """Whether it also writes TensorBoard scalars."""
         return self.run.tensorboard
+
+    def to_json(self) -> dict[str, Any]:
+        """As `Study.to_json`, without the cache."""
+        saved = super().to_json()
+        del saved["options"]["cache"]
+        return saved
+
+    @classmethod
+    def from_json(cls, options: Mapping[str, Any]) -> "HappyTweets":
+        """As `Study.from_json`. A folder may be somebody else's, so where code and models are taken from is not."""
+        return super().from_json({name: value for name, value in options.items() if name != "cache"})
+
+    def with_cache(self, cache: str) -> "HappyTweets":
+        """As `Study.with_cache`."""
+        return dataclasses.replace(self, cache=cache)
 
     def check(self):
         """Raises `ValueError` for options that cannot be trained with."""

@@ -1,0 +1,124 @@
+"""Prompts and preferences as users and TRL have them, as texts: read once, before anything is computed from them.
+
+Texts come as strings, or as conversations (lists of {"role": …, "content": …}) that the tokenizer's chat template
+turns into a prompt; the answer is then what the last message, the assistant's, says.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+
+class Pair(NamedTuple):
+    """A preference: which of two texts after a prompt people chose."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+def read_rows(name: str, rows: Any) -> list[Any]:
+    """The rows of a list, a dataset or a generator.
+
+    Raises:
+        ValueError: it is one text, a table of columns, or not iterable.
+    """
+    if isinstance(rows, str | bytes):
+        raise ValueError(f"{name} must be a list, got one text, {rows!r:.80}: put it into a list")
+    if isinstance(rows, Mapping) or hasattr(rows, "iterrows"):
+        what = f"a {type(rows).__name__} of {', '.join(map(str, rows))}"
+        raise ValueError(f"{name} must be a list of rows, got {what:.120}: pass one split, or the rows of the table")
+    if not isinstance(rows, Iterable):
+        raise ValueError(f"{name} must be a list, got {rows!r:.80}")
+    return list(rows)
+
+
+def read_prompts(prompts: Iterable[Any], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The texts of strings, of conversations, or of rows with such a "prompt".
+
+    Raises:
+        ValueError: there is none, or one is no text.
+    """
+    rows = read_rows("prompts", prompts)
+    if not rows:
+        raise ValueError("prompts must hold at least one text; the empty text '' is the start mark alone")
+    found = []
+    for number, row in enumerate(rows):
+        where = f"prompts: row {number}"
+        if isinstance(row, Mapping):
+            if "prompt" not in row:
+                raise ValueError(f"{where} needs 'prompt', got {sorted(map(str, row))}")
+            row = row["prompt"]
+        found.append(_render(where, row, tokenizer) if _is_conversation(row) else _text(where, row))
+    return found
+
+
+def read_preferences(rows: Sequence[Any], tokenizer: PreTrainedTokenizerBase) -> list[Pair]:
+    """Pairs in TRL's forms: rows with "chosen" and "rejected", and "prompt" where it is not empty.
+
+    Raises:
+        ValueError: there is no row, one lacks a column, or what it holds is neither text nor conversation.
+    """
+    if not rows:
+        raise ValueError("preference_dataset is empty; pass None where there are no preferences")
+    pairs = []
+    for number, row in enumerate(rows):
+        where = f"preference_dataset: row {number}"
+        if not isinstance(row, Mapping):
+            raise ValueError(f"{where} must be a mapping with 'chosen' and 'rejected', got {row!r:.80}")
+        if not {"chosen", "rejected"} <= set(row):
+            raise ValueError(f"{where} needs 'chosen' and 'rejected', got {sorted(map(str, row))}")
+        prompt, chosen, rejected = row.get("prompt", ""), row["chosen"], row["rejected"]
+        if _is_conversation(chosen) or _is_conversation(rejected):
+            pairs.append(_pair_of_conversations(where, prompt, chosen, rejected, tokenizer))
+            continue
+        prompt = _render(where, prompt, tokenizer) if _is_conversation(prompt) else _text(f"{where}, 'prompt',", prompt)
+        pairs.append(Pair(prompt, _text(f"{where}, 'chosen',", chosen), _text(f"{where}, 'rejected',", rejected)))
+    return pairs
+
+
+def _pair_of_conversations(
+    where: str, prompt: Any, chosen: Any, rejected: Any, tokenizer: PreTrainedTokenizerBase
+) -> Pair:
+    before: list[Any] = prompt if _is_conversation(prompt) else []
+    if not before and prompt != "":
+        raise ValueError(f"{where}, 'prompt', must be a conversation, as 'chosen' is, got {prompt!r:.80}")
+    starts, answers = [], []
+    for side, messages in (("chosen", chosen), ("rejected", rejected)):
+        if not _is_conversation(messages) or messages[-1]["role"] != "assistant":
+            raise ValueError(
+                f"{where}, {side!r}, must be a conversation that ends with the assistant, got {messages!r:.120}"
+            )
+        starts.append([*before, *messages[:-1]])
+        answers.append(_text(f"{where}, {side!r},", messages[-1]["content"]))
+    if starts[0] != starts[1]:
+        raise ValueError(f"{where}: 'chosen' and 'rejected' must differ in the last message only")
+    if not starts[0]:
+        raise ValueError(f"{where} has no message before the answer: put it into 'prompt'")
+    return Pair(_render(where, starts[0], tokenizer), *answers)
+
+
+def _is_conversation(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) > 0
+        and all(isinstance(message, Mapping) and {"role", "content"} <= set(message) for message in value)
+    )
+
+
+def _render(where: str, messages: Sequence[Any], tokenizer: PreTrainedTokenizerBase) -> str:
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            f"{where} is a conversation, and the tokenizer has no chat template: set processing_class.chat_template, "
+            "or pass texts"
+        )
+    return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+
+
+def _text(where: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{where} must be a text or a conversation, got {value!r:.80}")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{where} holds half a character (a lone surrogate), got {value!r:.80}")
+    return value
