@@ -317,5 +317,5 @@ def test_iterated_stays_where_it_is_while_all_answers_are_the_same(tmp_path):
     ],
 )
 def test_numbers_of_steps_must_be_positive(tmp_path, method, name):
-    with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1, got 0"):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         trainer(tmp_path, method, method_options={name: 0})

@@ -91,7 +91,7 @@ def test_mean_and_scale_are_saved_but_not_learned():
 
 @pytest.mark.parametrize("bound", [0.0, -1.0, math.nan])
 def test_a_bound_must_be_positive(bound):
-    with pytest.raises(ValueError, match=f"bound must be a finite number above 0, got {bound}"):
+    with pytest.raises(ValueError, match=f"bound must be finite and positive, got {bound}"):
         RewardHead(8, bound=bound)
 
 

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from bilevel_rl import checks
 from bilevel_rl.algorithms.step_sizes import ScheduleWarning
 from bilevel_rl.lm import identity
+from bilevel_rl.lm.answers import number_each
 from bilevel_rl.lm.arguments import check_arguments, check_objective
 from bilevel_rl.lm.batches import ANSWERS, LAYERS, PAIRS, Batch, Batches
 from bilevel_rl.lm.config import BilevelRLHFConfig

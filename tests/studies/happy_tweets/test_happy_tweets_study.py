@@ -157,9 +157,9 @@ def test_what_cannot_be_prepared_is_an_error_without_a_traceback(tmp_path, monke
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--beta", "-1"], "beta must be a finite number of at least 0, got -1.0"),
+        (["--beta", "-1"], "beta must be finite and not negative, got -1.0"),
         (["--num-evaluated", "1"], "num_evaluated must be at least 2, got 1"),
-        (["--penalty", "0"], "penalty must be a finite number above 0, got 0.0"),
+        (["--penalty", "0"], "penalty must be finite and positive, got 0.0"),
         (["--cpu-devices", "2"], "happy-tweets is not a JAX program"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
