@@ -61,7 +61,7 @@ def find_checkpoint(
         packages: whose versions are noted besides those of the core.
 
     Raises:
-        RunFolderError: the folder holds another run, or one that has gone further.
+        RunFolderError: the folder holds another run, one that has gone further, or one whose files are damaged.
     """
     if not crew.is_writer:
         checkpoint = crew.agree(NO_CHECKPOINT)
@@ -70,7 +70,7 @@ def find_checkpoint(
         return None if checkpoint == NO_CHECKPOINT else checkpoint
     try:
         checkpoint = _cut_back(folder, identity, num_iterations, packages)
-    except RunFolderError:
+    except (RunFolderError, OSError):
         crew.agree(REFUSED)
         raise
     crew.agree(NO_CHECKPOINT if checkpoint is None else checkpoint)
@@ -86,11 +86,10 @@ def _cut_back(
     ]
     if differences:
         raise RunFolderError(f"{folder.path} holds another run: {', '.join(differences)}; use another folder")
-    checkpoint = folder.latest_checkpoint()
+    checkpoint = folder.sound_checkpoint()
     if checkpoint is not None and checkpoint > num_iterations:
         raise RunFolderError(f"{folder.path} has already done {checkpoint} iterations, more than {num_iterations}")
     for name, (then, now) in folder.changed_versions().items():
         warnings.warn(f"{name} is now {now}, was {then}: results may differ in the last bits", stacklevel=4)
-    for table in ("metrics", "timing"):
-        folder.truncate_rows(table, -1 if checkpoint is None else checkpoint)
+    folder.cut_back(checkpoint)
     return checkpoint

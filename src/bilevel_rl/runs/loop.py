@@ -8,7 +8,7 @@ measured of them, and in nothing else.
 import abc
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -16,10 +16,10 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, PyTree
 
-from bilevel_rl.runs import processes
+from bilevel_rl.runs import lock, processes
 from bilevel_rl.runs.divergence import Divergence
 from bilevel_rl.runs.folder import Row, RunFolder
-from bilevel_rl.runs.identity import find_checkpoint
+from bilevel_rl.runs.identity import REFUSED, find_checkpoint
 from bilevel_rl.runs.progress import Progress
 
 
@@ -185,6 +185,21 @@ class _Record:
         return rows
 
 
+@contextlib.contextmanager
+def _alone_in(folder: RunFolder | None, crew: Crew) -> Iterator[None]:
+    """While it is open, no other job works in the folder; only the writer holds it."""
+    if folder is None or not crew.is_writer:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock.hold(folder.path))
+        except BaseException:
+            crew.agree(REFUSED)  # The others wait to hear where to begin.
+            raise
+        yield
+
+
 def follow(
     engine: Engine,
     num_iterations: int,
@@ -208,13 +223,15 @@ def follow(
         The last point, and all metric rows.
 
     Raises:
-        RunFolderError: the folder holds another run, or one that has gone further.
+        RunFolderError: the folder holds another run, one that has gone further, or one whose files are damaged; or
+            another process works in it.
     """
     record = _Record(engine, folder, checkpoint_every)
     with (
         Progress(num_iterations, is_shown=progress and engine.crew.is_writer) as bar,
         ThreadPoolExecutor(max_workers=1) as background,
         engine.crew.stop_together(folder),
+        _alone_in(folder, engine.crew),
     ):
 
         def log(point: Point):
