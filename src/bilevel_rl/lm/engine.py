@@ -18,6 +18,7 @@ from torch import Tensor
 from bilevel_rl.lm.rows import mean_columns
 from bilevel_rl.runs.divergence import Divergence
 from bilevel_rl.runs.folder import Row, RunFolder
+from bilevel_rl.runs.interruption import asked
 from bilevel_rl.runs.loop import Engine, Point
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ class AccelerateProcesses:
     def is_writer(self) -> bool:
         """Whether this is the first process."""
         return PartialState().is_main_process
+
+    @property
+    def num_processes(self) -> int:
+        """How many they are."""
+        return PartialState().num_processes
 
     def agree(self, value: int) -> int:
         """The first process's value, on every process."""
@@ -111,6 +117,8 @@ class TrainerEngine(Engine):
     def _advanced(self, point: Point, last: int) -> Stretch:
         rows: list[dict[str, float]] = []
         for k in range(point.num_iterations, last):
+            if asked() and rows:
+                return Stretch(k, rows)
             columns = self._trainer.iterate(k)
             spoiled = (*_not_finite(columns), *self._trainer.parts_not_finite())
             if spoiled:

@@ -38,7 +38,7 @@ class Checkpoints:
         with self._manager() as manager:
             manager.save(num_iterations, args=ocp.args.StandardSave(tree))
 
-    def seal(self, num_iterations: int) -> dict[str, str]:
+    def digests(self, num_iterations: int) -> dict[str, str]:
         """Digests of the files of a checkpoint that was saved."""
         return _digests(self.path / str(num_iterations))
 
@@ -48,7 +48,7 @@ class Checkpoints:
             return []
         return sorted((int(entry.name) for entry in self.path.iterdir() if entry.name.isdigit()), reverse=True)
 
-    def is_sealed(self, num_iterations: int) -> bool:
+    def issealed(self, num_iterations: int) -> bool:
         """Whether it was saved completely; a kill may come in between."""
         return self.seal_of(num_iterations).is_file()
 
@@ -62,17 +62,11 @@ class Checkpoints:
         Raises:
             DamagedFileError: its seal does not say so.
         """
-        mark = self._sealed(num_iterations).get("metrics")
-        match mark:
-            case {"num_bytes": int(num_bytes), "sha256": str(digest)}:
-                return Mark(num_bytes, digest)
-        raise DamagedFileError(self.seal_of(num_iterations), f"metrics must be a mark, got {mark!r}")
+        return Mark(**self.sealed(num_iterations)["metrics"])
 
     def check(self, num_iterations: int):
         """Raises `DamagedFileError`, naming the file, unless all files are those that were saved."""
-        expected = self._sealed(num_iterations).get("files")
-        if not isinstance(expected, dict):
-            raise DamagedFileError(self.seal_of(num_iterations), f"files must be digests, got {expected!r}")
+        expected = self.sealed(num_iterations)["files"]
         path = self.path / str(num_iterations)
         found = _digests(path)
         for name in sorted(expected.keys() | found.keys()):
@@ -108,8 +102,17 @@ class Checkpoints:
             if newer > num_iterations:
                 shutil.rmtree(self.path / str(newer))
 
-    def _sealed(self, num_iterations: int) -> dict[str, Any]:
-        return read_object(self.seal_of(num_iterations))
+    def sealed(self, num_iterations: int) -> dict[str, Any]:
+        """What the seal of a checkpoint says.
+
+        Raises:
+            DamagedFileError: it does not say what a seal says.
+        """
+        path = self.seal_of(num_iterations)
+        match said := read_object(path):
+            case {"parts": list(), "files": dict(), "metrics": {"num_bytes": int(), "sha256": str()}}:
+                return said
+        raise DamagedFileError(path, "it lacks parts, files or metrics")
 
     def _manager(self) -> Any:
         import orbax.checkpoint as ocp

@@ -65,8 +65,7 @@ class RunFolder:
             RunFolderError: there is no `config.json`.
         """
         if not (Path(path) / BORN).is_file():
-            hint = "; the command that made it was killed: give it again" if is_vacant(path) else ""
-            raise RunFolderError(f"{path} is not a run folder: it has no config.json{hint}")
+            raise RunFolderError(f"{path} is not a run folder: it has no config.json")
         return cls(path, tensorboard=tensorboard)
 
     def write_config(self, config: Mapping[str, Any]):
@@ -185,7 +184,11 @@ class RunFolder:
         """
         self._checkpoints.save(num_iterations, tree)
         if jax.process_index() == 0:
-            seal = {"files": self._checkpoints.seal(num_iterations), "metrics": self._table("metrics").mark()._asdict()}
+            seal = {
+                "parts": list(tree),
+                "metrics": self._table("metrics").mark()._asdict(),
+                "files": self._checkpoints.digests(num_iterations),
+            }
             write_atomically(self._checkpoints.seal_of(num_iterations), json.dumps(seal, indent=2) + "\n")
 
     def latest_checkpoint(self) -> int | None:
@@ -195,6 +198,10 @@ class RunFolder:
     def restore_checkpoint(self, num_iterations: int, like: PyTree = None) -> PyTree:
         """As `Checkpoints.restore`."""
         return self._checkpoints.restore(num_iterations, like)
+
+    def parts_of_checkpoint(self, num_iterations: int) -> list[str]:
+        """The keys of the tree that was saved."""
+        return self._checkpoints.sealed(num_iterations)["parts"]
 
     def sound_checkpoint(self) -> int | None:
         """Iteration of the newest checkpoint whose files and metric rows are what was written; warns of newer ones.

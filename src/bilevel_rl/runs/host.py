@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from bilevel_rl.algorithms import SingleLoopActorCritic
-from bilevel_rl.runs.divergence import Divergence, explain
+from bilevel_rl.runs.divergence import Divergence, Health, explain
 from bilevel_rl.runs.folder import Row, RunFolder
 from bilevel_rl.runs.host_loop import HostLoop
 from bilevel_rl.runs.identity import identity_of
@@ -133,10 +133,12 @@ class HostEngine(Engine):
 
         def work() -> int:
             self._progressed = self._loop.advance(self._progressed, self._num_taken, last)
-            self._num_taken = last
-            return last
+            self._num_taken = max(self._num_taken, self._loop.num_taken)
+            return self._num_taken
 
         return work
+
+    saves_between = True
 
     def settle(self, point: Point, advanced: int, saved: Callable[[], Point]) -> Point:
         """As `Engine.settle`."""
@@ -145,7 +147,7 @@ class HostEngine(Engine):
         self._progressed = self._loop.cleared(progressed.state)
         divergences, last_finite = point.divergences, int(states.num_iterations[0])
         if last_finite < advanced:
-            divergences = (*divergences, explain(_with_seed(progressed.is_finite), 0, last_finite))
+            divergences = (*divergences, explain(Health(_with_seed(progressed.is_finite)), 0, last_finite))
             warnings.warn(str(divergences[-1]), RuntimeWarning, stacklevel=4)
         is_stopped, num_steps = np.array([bool(divergences)]), advanced - point.num_iterations
         return Point(advanced, states, is_stopped, divergences, info_totals, num_steps)

@@ -115,6 +115,11 @@ class JaxProcesses:
         """As the function `is_writer`."""
         return is_writer()
 
+    @property
+    def num_processes(self) -> int:
+        """How many they are."""
+        return jax.process_count()
+
     def agree(self, value: int) -> int:
         """As the function `agree`."""
         return agree(value)

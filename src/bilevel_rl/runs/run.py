@@ -13,15 +13,26 @@ from jaxtyping import Array, Bool, PyTree
 
 from bilevel_rl.algorithms import Algorithm
 from bilevel_rl.runs import processes
-from bilevel_rl.runs.compiled import Layout, Loop, choose
-from bilevel_rl.runs.divergence import Divergence, locate
-from bilevel_rl.runs.folder import Row, RunFolder
+from bilevel_rl.runs.compiled import Layout, Loop, Stretch, choose
+from bilevel_rl.runs.divergence import Divergence, Health, locate
+from bilevel_rl.runs.folder import DamagedFileError, Row, RunFolder
 from bilevel_rl.runs.identity import identity_of
+from bilevel_rl.runs.interruption import Pieces
 from bilevel_rl.runs.loop import Engine, Point, follow
 from bilevel_rl.runs.metrics import Diagnostics, Meter, are_exact
 
+SUMS = "sums"
+"""Part of a checkpoint between two log points."""
+
 SNAPSHOT_BYTES = 2**26
 """States that take less are copied at every log point, so that a divergence is found without going far back."""
+
+
+MAX_ITERATIONS = 2**31 - 1
+"""The largest number that devices count iterations with."""
+
+MAX_SEEDS = 2**20
+"""More take hours to set up, and a metric row each at every log point."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +144,7 @@ class CompiledEngine(Engine):
     """
 
     def __init__(self, loop: Loop, meter: Meter, identity: dict[str, Any]):
-        self._loop, self._meter = loop, meter
+        self._loop, self._meter, self._pieces = loop, meter, Pieces()
         layout = loop.layout
         self._identity = identity | {
             "num_seeds": layout.num_seeds,
@@ -148,8 +159,8 @@ class CompiledEngine(Engine):
     def start(self) -> Point:
         """As `Engine.start`; the first iteration, whose Info it has, is taken again by `advance`."""
         num_seeds, states = self._loop.layout.num_seeds, self._loop.start()
-        info_totals = self._loop.advance(_copy(states), 0, 1)[1]
-        return Point(0, states, np.zeros(num_seeds, bool), info_totals=info_totals, num_steps=1)
+        sums = self._loop.stretch(_copy(states), self._loop.no_sums(), 0, 0, 1).sums
+        return Point(0, states, np.zeros(num_seeds, bool), info_totals=sums, num_steps=1)
 
     def begin(self, point: Point):
         """As `Engine.begin`."""
@@ -159,16 +170,29 @@ class CompiledEngine(Engine):
         """Large states are not copied, unless a stopped seed's have to be kept."""
         return _num_bytes(point.states) > SNAPSHOT_BYTES and not point.is_stopped.any()
 
-    def advance(self, point: Point, last: int) -> Callable[[], tuple[int, PyTree, PyTree, PyTree]]:
-        """Gives the iteration reached, states, sums of Infos, and which leaves of whose states are finite."""
+    def advance(self, point: Point, last: int) -> Callable[[], tuple[int, int, Stretch]]:
+        """Gives the iteration reached, how many the sums are of, and where they led to."""
         # Copied here, since programs of several processes must be launched in one order.
         states = point.states if self.advances_in_place(point) else _copy(point.states)
-        return lambda: (last, *self._loop.advance(states, point.num_iterations, last))
+        first, sums = point.num_iterations, point.info_totals if point.is_between else self._loop.no_sums()
+        since = first - point.num_steps if point.is_between else first
 
-    def settle(self, point: Point, advanced: tuple[int, PyTree, PyTree, PyTree], saved: Callable[[], Point]) -> Point:
+        def work() -> tuple[int, int, Stretch]:
+            done = Stretch(states, sums, Health(()))
+
+            def piece(first: int, last: int):
+                nonlocal done
+                done = jax.block_until_ready(self._loop.stretch(done.states, done.sums, since, first, last))
+
+            reached = self._pieces.run(piece, first, last)
+            return reached, reached - since, done
+
+        return work
+
+    def settle(self, point: Point, advanced: tuple[int, int, Stretch], saved: Callable[[], Point]) -> Point:
         """As `Engine.settle`."""
-        last, states, info_totals, is_finite = advanced
-        is_bad = ~_all_finite(is_finite) & ~point.is_stopped
+        last, num_steps, (states, sums, health) = advanced
+        is_bad = ~_all_finite(health) & ~point.is_stopped
         if is_bad.any() and self.advances_in_place(point):
             origin = saved()
             states_again, *_ = self._loop.advance(origin.states, origin.num_iterations, point.num_iterations)
@@ -176,7 +200,7 @@ class CompiledEngine(Engine):
         if point.is_stopped.any():
             states = choose(point.is_stopped, point.states, states)
         settled = replace(
-            point, num_iterations=last, states=states, info_totals=info_totals, num_steps=last - point.num_iterations
+            point, num_iterations=last, states=states, info_totals=sums, num_steps=num_steps, is_between=False
         )
         for seed in np.flatnonzero(is_bad):
             settled = self._stop(int(seed), point, settled)
@@ -184,20 +208,28 @@ class CompiledEngine(Engine):
 
     def rows(self, point: Point) -> list[Row]:
         """As `Engine.rows`."""
-        states, totals = processes.local((point.states, point.info_totals))
-        info = jax.tree.map(lambda total: total / np.float32(point.num_steps), totals)
+        states, sums = processes.local((point.states, point.info_totals))
+        info = jax.tree.map(lambda total: total / np.float32(point.num_steps), sums.total())
         return self._meter.rows(states, info, ~point.is_stopped, self._loop.gather)
 
+    saves_between = True
+
     def checkpoint(self, point: Point) -> PyTree:
-        """As `Engine.checkpoint`."""
-        return {"states": point.states, "is_stopped": point.is_stopped}
+        """As `Engine.checkpoint`; between two log points with the sums so far."""
+        tree = {"states": point.states, "is_stopped": point.is_stopped}
+        return tree | ({SUMS: point.info_totals, "num_steps": np.array(point.num_steps)} if point.is_between else {})
 
     def restored(self, folder: RunFolder, num_iterations: int) -> Point:
         """As `Engine.restored`."""
-        like = {"states": self._loop.start(), "is_stopped": np.zeros(self._loop.layout.num_seeds, bool)}
+        like: dict[str, Any] = {"states": self._loop.start(), "is_stopped": np.zeros(self._loop.layout.num_seeds, bool)}
+        if is_between := SUMS in folder.parts_of_checkpoint(num_iterations):
+            like |= {SUMS: self._loop.no_sums(), "num_steps": np.array(0)}
         saved = folder.restore_checkpoint(num_iterations, like)
-        divergences = [Divergence(**e) for e in folder.read_divergences() if e["num_iterations"] < num_iterations]
-        return Point(num_iterations, saved["states"], np.array(saved["is_stopped"]), tuple(divergences))
+        is_stopped = np.array(saved["is_stopped"])
+        point = Point(num_iterations, saved["states"], is_stopped, divergences_of(folder, num_iterations, is_stopped))
+        if is_between:
+            point = replace(point, info_totals=saved[SUMS], num_steps=int(saved["num_steps"]), is_between=True)
+        return point
 
     def num_transitions(self, point: Point) -> int:
         """As `Engine.num_transitions`."""
@@ -206,20 +238,38 @@ class CompiledEngine(Engine):
     def _stop(self, seed: int, previous: Point, point: Point) -> Point:
         """The point with a seed, which left the finite numbers since the previous one, as it was just before."""
 
-        def advanced(num_iterations: int) -> tuple[PyTree, PyTree]:
+        def advanced(num_iterations: int) -> Stretch:
             first = previous.num_iterations
-            states, _, is_finite = self._loop.advance(_copy(previous.states), first, num_iterations)
-            return states, processes.whole(is_finite)
+            return self._loop.stretch(_copy(previous.states), self._loop.no_sums(), first, first, num_iterations)
 
-        divergence = locate(lambda k: advanced(k)[1], seed, previous.num_iterations, point.num_iterations)
+        def health_after(num_iterations: int) -> Health:
+            return processes.whole(advanced(num_iterations).health)
+
+        divergence = locate(health_after, seed, previous.num_iterations, point.num_iterations)
         warnings.warn(str(divergence), RuntimeWarning, stacklevel=5)
         is_seed = np.arange(len(point.is_stopped)) == seed
         return replace(
             point,
-            states=choose(is_seed, advanced(divergence.num_iterations)[0], point.states),
+            states=choose(is_seed, advanced(divergence.num_iterations).states, point.states),
             is_stopped=point.is_stopped | is_seed,
             divergences=(*point.divergences, divergence),
         )
+
+
+def divergences_of(
+    folder: RunFolder, num_iterations: int, is_stopped: Bool[np.ndarray, " seeds"]
+) -> tuple[Divergence, ...]:
+    """Those that a folder has noted before a checkpoint.
+
+    Raises:
+        DamagedFileError: they are not those of the seeds that have stopped.
+    """
+    noted = [Divergence(**e) for e in folder.read_divergences() if e["num_iterations"] < num_iterations]
+    stopped = np.flatnonzero(is_stopped).tolist()
+    if sorted(divergence.seed for divergence in noted) != stopped:
+        flaw = f"the seeds that stopped before iteration {num_iterations} are {stopped}, which it does not say"
+        raise DamagedFileError(folder.path / "divergences.json", flaw)
+    return tuple(noted)
 
 
 def columns_of(rows: Sequence[Row]) -> dict[str, np.ndarray]:
@@ -232,6 +282,10 @@ def check_run_arguments(num_seeds: int, num_iterations: int, log_every: int, eva
     for name, count in (("num_seeds", num_seeds), ("num_iterations", num_iterations), ("log_every", log_every)):
         if count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}")
+    if num_iterations > MAX_ITERATIONS:
+        raise ValueError(f"num_iterations must be at most {MAX_ITERATIONS:,}, got {num_iterations:,}")
+    if num_seeds > MAX_SEEDS:
+        raise ValueError(f"num_seeds must be at most {MAX_SEEDS:,}, got {num_seeds:,}: share them among several runs")
     if not 0 < evaluation_entropy_weight < float("inf"):
         raise ValueError(
             f"evaluation_entropy_weight must be finite and positive, got {evaluation_entropy_weight}; use 0.01 to be "
@@ -245,8 +299,8 @@ def check_checkpoint_every(seconds: float):
         raise ValueError(f"checkpoint_every must be a number of seconds, got {seconds}")
 
 
-def _all_finite(is_finite: PyTree[Bool[Array, " seeds"]]) -> Bool[np.ndarray, " seeds"]:
-    return np.logical_and.reduce(processes.whole(jnp.stack(jax.tree.leaves(is_finite))))
+def _all_finite(health: Health) -> Bool[np.ndarray, " seeds"]:
+    return np.logical_and.reduce(processes.whole(jnp.stack(jax.tree.leaves(health))))
 
 
 def _copy(states: PyTree) -> PyTree:
