@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import functools
 import operator
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from rich.table import Table
 from bilevel_rl import figures
 from bilevel_rl.comparison.workers import Workers
 from bilevel_rl.exact.oracle import OracleError
-from bilevel_rl.runs import diagnosis, lock, processes
+from bilevel_rl.runs import diagnosis, interruption, lock, processes
 from bilevel_rl.runs.folder import DamagedFileError, RunFolder, RunFolderError, is_vacant
 from bilevel_rl.runs.job import Job
 from bilevel_rl.runs.study import Command, Study
@@ -232,10 +233,16 @@ def _finish(study: Study, folder: RunFolder, console: Console, *, progress: bool
     if not processes.is_writer():
         console.quiet = True
     console.print(f"{study.name} → {_shown(folder.path)}")
+    farewell = f"interrupted; go on with `bilevel-rl resume {_shown(folder.path)}`"
+    # Workers are given the time to end in their own way.
+    in_time = contextlib.nullcontext() if study.shared_by == "workers" else interruption.bounded(farewell)
     try:
-        study.main(folder, progress=progress)
+        with interruption.terminated(), in_time:
+            study.main(folder, progress=progress)
     except KeyboardInterrupt as interrupt:
-        raise SystemExit(f"interrupted; go on with `bilevel-rl resume {_shown(folder.path)}`") from interrupt
+        said = f"{farewell} ({interrupt})" if str(interrupt) else farewell
+        Console(stderr=True, highlight=False, soft_wrap=True).print(said, markup=False)
+        processes.leave(128 + getattr(interrupt, "number", signal.SIGINT))
     if not processes.is_writer():
         return
     console.print(study.summarize(folder))

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 SIGNIFICANT_DIGITS = 4
 """Of every number that Optuna proposes, so that what is found can be typed."""
 
+MOST = 10_000
+"""Of trials, seeds and log points: each is a run, or a row, of its own."""
+
 
 def check_search(budget: float, seed: int, evaluation_entropy_weight: float, counts: Mapping[str, int]):
     """Raises `ValueError` for numbers that no search of parameters can be run with.
@@ -39,6 +42,8 @@ def check_search(budget: float, seed: int, evaluation_entropy_weight: float, cou
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {count}")
+        if count > MOST:
+            raise ValueError(f"--{name.replace('_', '-')} must be at most {MOST:,}, got {count:,}")
     if not 0 <= seed < 2**32:
         raise ValueError(f"--seed must lie in 0..{2**32 - 1}, got {seed}")
     if not 0 < evaluation_entropy_weight < math.inf:

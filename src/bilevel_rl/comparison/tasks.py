@@ -24,7 +24,7 @@ from bilevel_rl.problems import WorkedProblem
 from bilevel_rl.runs import compiler, lock
 from bilevel_rl.runs.compiled import Layout, Loop
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
-from bilevel_rl.runs.run import run
+from bilevel_rl.runs.run import MAX_ITERATIONS, run
 
 TUNING, FINAL = 0, 1
 """Folded into the root key: seeds that parameters were tuned on are never those that are reported."""
@@ -71,6 +71,11 @@ class Task:
 
     def check(self):
         """Raises `ValueError` if the budget does not pay for an iteration, or the method cannot solve this problem."""
+        if self.num_iterations() > MAX_ITERATIONS:
+            raise ValueError(
+                f"--budget {self.budget:g} pays for {self.num_iterations():,} iterations of {self.method.name}, more "
+                f"than the {MAX_ITERATIONS:,} that can be run"
+            )
         if self.num_iterations() < 1:
             raise ValueError(
                 f"--budget {self.budget:g} does not pay for one iteration of {self.method.name}, which takes "

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bilevel_rl.comparison.tasks import Task, run_task
+from bilevel_rl.runs.processes import is_address
 
 SECONDS_TO_CONNECT = 15
 
@@ -38,8 +39,7 @@ class Workers:
         if self.backend != "loky":
             if self.jobs is not None:
                 raise ValueError(f"--jobs {self.jobs} is for --backend loky; a cluster has the workers that it has")
-            host, _, port = (self.address or "").rpartition(":")
-            if not host or not port.isdigit():
+            if not is_address(self.address or ""):
                 raise ValueError(f"--backend {self.backend} needs --address HOST:PORT, got {self.address}")
 
     @contextlib.contextmanager

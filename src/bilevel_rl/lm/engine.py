@@ -40,11 +40,6 @@ class AccelerateProcesses:
         """Whether this is the first process."""
         return PartialState().is_main_process
 
-    @property
-    def num_processes(self) -> int:
-        """How many they are."""
-        return PartialState().num_processes
-
     def agree(self, value: int) -> int:
         """The first process's value, on every process."""
         return int(broadcast_object_list([value])[0])
@@ -84,6 +79,11 @@ class TrainerEngine(Engine):
     def crew(self) -> AccelerateProcesses:
         """As `Engine.crew`."""
         return AccelerateProcesses()
+
+    @property
+    def is_alone(self) -> bool:
+        """As `Engine.is_alone`."""
+        return PartialState().num_processes == 1
 
     def identity(self) -> dict[str, Any]:
         """As `Engine.identity`."""

@@ -48,7 +48,7 @@ class Checkpoints:
             return []
         return sorted((int(entry.name) for entry in self.path.iterdir() if entry.name.isdigit()), reverse=True)
 
-    def issealed(self, num_iterations: int) -> bool:
+    def is_sealed(self, num_iterations: int) -> bool:
         """Whether it was saved completely; a kill may come in between."""
         return self.seal_of(num_iterations).is_file()
 

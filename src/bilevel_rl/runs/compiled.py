@@ -122,6 +122,7 @@ class Loop:
         """The states of all seeds at iteration 0. Leading axis of every leaf: the seed."""
         return _start(self.layout, self._algorithm, self._seed_keys)
 
+    @functools.cached_property
     def no_sums(self) -> Sums:
         """Of no iterations. Leading axis of every leaf: the seed."""
         by_seed = NamedSharding(self.layout.mesh, PartitionSpec(SEEDS))
@@ -150,13 +151,13 @@ class Loop:
 
         The buffers of `states` are given to the result, which is computed there.
         """
-        done = self.stretch(states, self.no_sums(), first, first, last)
+        done = self.stretch(states, self.no_sums, first, first, last)
         return done.states, done.sums.total(), done.health.state
 
     def reserved_bytes(self, states: PyTree) -> int:
         """Memory of `advance` on one device: arguments, results that do not take their place, and temporaries."""
         numbers = (jnp.int32(number) for number in (0, 0, 1))
-        fixed = self.layout, self._algorithm, self._seed_keys, self.no_sums(), *numbers
+        fixed = self.layout, self._algorithm, self._seed_keys, self.no_sums, *numbers
         memory = _compiled_advance().lower(fixed, states).compile().compiled.memory_analysis()
         results = memory.output_size_in_bytes - memory.alias_size_in_bytes
         return memory.argument_size_in_bytes + results + memory.temp_size_in_bytes
@@ -253,29 +254,24 @@ def _run_group(
     side_by_side = jax.tree.map(lambda _: 0, states)._replace(num_iterations=None)
     step = jax.vmap(algorithm.step, in_axes=(0, side_by_side), out_axes=(side_by_side, 0))
 
-    def run_blocks(first: Array, last: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
-        def run_block(block: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
-            noise = _draw(algorithm, seed_keys, block, length)
+    def run_block(block: Array, carry: tuple[PyTree, Sums]) -> tuple[PyTree, Sums]:
+        noise = _draw(algorithm, seed_keys, block, length)
 
-            def iterate(i: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
-                states, totals = carry
-                states, info = step(jax.tree.map(lambda leaf: leaf[:, i], noise), states)
-                return states, jax.tree.map(jnp.add, totals, info)
+        def iterate(i: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
+            states, totals = carry
+            states, info = step(jax.tree.map(lambda leaf: leaf[:, i], noise), states)
+            return states, jax.tree.map(jnp.add, totals, info)
 
-            begin, end = jnp.maximum(first - block * length, 0), jnp.minimum(last - block * length, length)
-            return jax.lax.fori_loop(begin, end, iterate, carry)
+        begin, end = jnp.maximum(first - block * length, 0), jnp.minimum(last - block * length, length)
+        states, sums = carry
+        states, recent = jax.lax.fori_loop(begin, end, iterate, (states, sums.recent))
+        # At the ends of blocks alone, which are the same wherever a run was interrupted.
+        done = block * length + end - since
+        is_full = (end == length) & (done // ITERATIONS_PER_SUM > jnp.maximum(done - length, 0) // ITERATIONS_PER_SUM)
+        return states, sums.with_recent(recent, is_full)
 
-        return jax.lax.fori_loop(first // length, -(-last // length), run_block, carry)
-
-    def run_sum(carry: tuple[Array, PyTree, Sums]) -> tuple[Array, PyTree, Sums]:
-        begin, states, sums = carry
-        left = ITERATIONS_PER_SUM - (begin - since) % ITERATIONS_PER_SUM
-        end = begin + jnp.minimum(last - begin, left)
-        states, recent = run_blocks(begin, end, (states, sums.recent))
-        return end, states, sums.with_recent(recent, end - begin == left)
-
-    begun = first, states._replace(num_iterations=first), sums
-    _, states, sums = jax.lax.while_loop(lambda carry: carry[0] < last, run_sum, begun)
+    begun = states._replace(num_iterations=first), sums
+    states, sums = jax.lax.fori_loop(first // length, -(-last // length), run_block, begun)
     return states._replace(num_iterations=jnp.full(len(seed_keys), states.num_iterations)), sums
 
 

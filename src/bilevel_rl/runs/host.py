@@ -17,6 +17,7 @@ from bilevel_rl.runs.identity import identity_of
 from bilevel_rl.runs.loop import Engine, Point, follow
 from bilevel_rl.runs.metrics import Meter
 from bilevel_rl.runs.run import RunResult, check_checkpoint_every, check_run_arguments, columns_of
+from bilevel_rl.runs.start import check_start
 
 NO_ENTROPY_WEIGHT = 1.0
 """Metric rows are sampled, so the weight at which exact ones would be measured is not used."""
@@ -54,7 +55,8 @@ def run_host(
         As `run`, of one seed.
 
     Raises:
-        ValueError: a count is not positive, `checkpoint_every` is negative, or as `HostLoop`.
+        ValueError: a count is not positive or too large, `checkpoint_every` is negative, the regularizer is not finite
+            at `initial_x`, or as `HostLoop`.
         RunFolderError: the folder holds another run, or one that has gone further.
 
     Example:
@@ -78,6 +80,7 @@ def run_host(
     """
     check_run_arguments(1, num_iterations, log_every, NO_ENTROPY_WEIGHT)
     check_checkpoint_every(checkpoint_every)
+    check_start(algorithm.problem)
     engine = HostEngine(
         HostLoop(algorithm, key, envs),
         Meter(algorithm, NO_ENTROPY_WEIGHT, "sampled"),

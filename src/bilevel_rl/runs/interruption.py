@@ -86,10 +86,23 @@ def saving() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def bounded(farewell: str) -> Iterator[None]:
-    """For commands: SIGTERM is `Interrupted`, and no signal waits for long.
+def terminated() -> Iterator[None]:
+    """While it is open, SIGTERM is `Interrupted`, so that a command can say how to go on."""
+    if not _in_main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _raise)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
-    The process ends `SECONDS_TO_STOP` after a signal even where Python does not get to hear of it, as in a long
+
+@contextlib.contextmanager
+def bounded(farewell: str) -> Iterator[None]:
+    """While it is open, no signal waits for long; for commands, which may end their process.
+
+    It ends `SECONDS_TO_STOP` after the first signal even where Python does not get to hear of it, as in a long
     compilation, and at once with the second.
 
     Args:
@@ -100,15 +113,13 @@ def bounded(farewell: str) -> Iterator[None]:
         return
     ends, begins = os.pipe()
     os.set_blocking(begins, False)
-    earlier_fd = signal.set_wakeup_fd(begins, warn_on_full_buffer=False)
-    earlier_handler = signal.signal(signal.SIGTERM, _raise)
+    before = signal.set_wakeup_fd(begins, warn_on_full_buffer=False)
     watch = threading.Thread(target=_watch, args=(ends, farewell), daemon=True)
     watch.start()
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, earlier_handler)
-        signal.set_wakeup_fd(earlier_fd)
+        signal.set_wakeup_fd(before)
         os.close(begins)
         watch.join()
         os.close(ends)

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 from jaxtyping import Bool, PyTree
 
@@ -62,11 +63,6 @@ class Crew(Protocol):
         ...
 
     @property
-    def num_processes(self) -> int:
-        """How many they are."""
-        ...
-
-    @property
     def saves_together(self) -> bool:
         """Whether every process saves its part of a checkpoint; otherwise the writer saves all of it."""
         ...
@@ -88,6 +84,11 @@ class Engine(abc.ABC):
 
     shows_start: ClassVar[bool] = True
     """whether there is a metric row of iteration 0, which shows the first iteration's Info"""
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether one process runs it, which may stop when it is told to; several would have to agree."""
+        return jax.process_count() == 1
 
     saves_between: ClassVar[bool] = False
     """whether a point between two log points can be saved and gone on from"""
@@ -265,7 +266,7 @@ def follow(
             another process works in it.
         Interrupted: Ctrl-C was pressed, or SIGTERM came where there is a folder; the state was saved before.
     """
-    signals = () if engine.crew.num_processes > 1 else SIGNALS if folder is not None else (signal.SIGINT,)
+    signals = () if not engine.is_alone else SIGNALS if folder is not None else (signal.SIGINT,)
     record = _Record(engine, folder, checkpoint_every)
     with (
         Progress(num_iterations, is_shown=progress and engine.crew.is_writer) as bar,

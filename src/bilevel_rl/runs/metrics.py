@@ -4,6 +4,7 @@ Models that a dense solve can hold are measured exactly at every log point. Larg
 that the algorithm takes anyway, since an exact Φ would take longer than the run between two log points.
 """
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -213,14 +214,22 @@ class Meter:
 
 
 def metric_rows(columns: dict[str, np.ndarray], is_running: Bool[np.ndarray, " seeds"]) -> list[Row]:
-    """One row a running seed."""
+    """One row a running seed; what is infinite is NaN."""
     for name, column in columns.items():
-        if np.any(np.isnan(column[is_running])):
+        if not np.all(np.isfinite(column[is_running])):
             warnings.warn(f"{name} is NaN: its exact computation does not converge at this state", stacklevel=3)
+    written = {
+        name: np.where(np.isinf(column), np.nan, column) if np.any(np.isinf(column)) else column
+        for name, column in columns.items()
+    }
     return [
-        {"seed": int(seed), **{name: column[seed].item() for name, column in columns.items()}}
+        {"seed": int(seed), **{name: column[seed].item() for name, column in written.items()}}
         for seed in np.flatnonzero(is_running)
     ]
+
+
+def _written(number: float) -> float:
+    return math.nan if math.isinf(number) else number
 
 
 def measure(

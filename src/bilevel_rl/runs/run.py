@@ -20,6 +20,7 @@ from bilevel_rl.runs.identity import identity_of
 from bilevel_rl.runs.interruption import Pieces
 from bilevel_rl.runs.loop import Engine, Point, follow
 from bilevel_rl.runs.metrics import Diagnostics, Meter, are_exact
+from bilevel_rl.runs.start import check_start
 
 SUMS = "sums"
 """Part of a checkpoint between two log points."""
@@ -95,9 +96,12 @@ def run(
         progress: show a progress bar.
 
     Raises:
-        ValueError: a count is not positive, `evaluation_entropy_weight` is not, `checkpoint_every` is negative, exact
-            diagnostics are asked for where there are no tables, or the devices cannot share the seeds evenly.
-        RunFolderError: the folder holds another run, or one that has gone further.
+        ValueError: a count is not positive or too large, `evaluation_entropy_weight` is not positive,
+            `checkpoint_every` is negative, reward, cost or regularizer is not finite at `initial_x`, exact diagnostics
+            are asked for where there are no tables, or the devices cannot share the seeds evenly.
+        RunFolderError: the folder holds another run, one that has gone further, or one whose files are damaged; or
+            another process works in it.
+        Interrupted: Ctrl-C was pressed, or SIGTERM came where there is a folder; the state was saved before.
         LostProcessError: another process of the job stopped answering.
 
     Example:
@@ -110,6 +114,7 @@ def run(
     """
     check_run_arguments(num_seeds, num_iterations, log_every, evaluation_entropy_weight)
     check_checkpoint_every(checkpoint_every)
+    check_start(algorithm.problem)
     if diagnostics not in get_args(Diagnostics):
         raise ValueError(f"diagnostics must be one of {', '.join(get_args(Diagnostics))}, got {diagnostics!r}")
     are_exact(diagnostics, algorithm.problem)
@@ -159,7 +164,7 @@ class CompiledEngine(Engine):
     def start(self) -> Point:
         """As `Engine.start`; the first iteration, whose Info it has, is taken again by `advance`."""
         num_seeds, states = self._loop.layout.num_seeds, self._loop.start()
-        sums = self._loop.stretch(_copy(states), self._loop.no_sums(), 0, 0, 1).sums
+        sums = self._loop.stretch(_copy(states), self._loop.no_sums, 0, 0, 1).sums
         return Point(0, states, np.zeros(num_seeds, bool), info_totals=sums, num_steps=1)
 
     def begin(self, point: Point):
@@ -174,7 +179,7 @@ class CompiledEngine(Engine):
         """Gives the iteration reached, how many the sums are of, and where they led to."""
         # Copied here, since programs of several processes must be launched in one order.
         states = point.states if self.advances_in_place(point) else _copy(point.states)
-        first, sums = point.num_iterations, point.info_totals if point.is_between else self._loop.no_sums()
+        first, sums = point.num_iterations, point.info_totals if point.is_between else self._loop.no_sums
         since = first - point.num_steps if point.is_between else first
 
         def work() -> tuple[int, int, Stretch]:
@@ -223,7 +228,7 @@ class CompiledEngine(Engine):
         """As `Engine.restored`."""
         like: dict[str, Any] = {"states": self._loop.start(), "is_stopped": np.zeros(self._loop.layout.num_seeds, bool)}
         if is_between := SUMS in folder.parts_of_checkpoint(num_iterations):
-            like |= {SUMS: self._loop.no_sums(), "num_steps": np.array(0)}
+            like |= {SUMS: self._loop.no_sums, "num_steps": np.array(0)}
         saved = folder.restore_checkpoint(num_iterations, like)
         is_stopped = np.array(saved["is_stopped"])
         point = Point(num_iterations, saved["states"], is_stopped, divergences_of(folder, num_iterations, is_stopped))
@@ -240,7 +245,7 @@ class CompiledEngine(Engine):
 
         def advanced(num_iterations: int) -> Stretch:
             first = previous.num_iterations
-            return self._loop.stretch(_copy(previous.states), self._loop.no_sums(), first, first, num_iterations)
+            return self._loop.stretch(_copy(previous.states), self._loop.no_sums, first, first, num_iterations)
 
         def health_after(num_iterations: int) -> Health:
             return processes.whole(advanced(num_iterations).health)
