@@ -67,12 +67,20 @@ def heeded(*signals: int) -> Iterator[None]:
     _request.number = None
     try:
         yield
-    except BaseException:
-        _request.number = _request.number or signal.SIGINT  # For iterations that are done in another thread.
-        raise
     finally:
+        _request.number = None
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def abandoned_on_error() -> Iterator[None]:
+    """Within `heeded`: an error asks iterations to stop that are being done in another thread."""
+    try:
+        yield
+    except BaseException:
+        _request.number = _request.number or signal.SIGINT
+        raise
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from bilevel_rl.runs import lock, processes
 from bilevel_rl.runs.divergence import Divergence
 from bilevel_rl.runs.folder import Row, RunFolder
 from bilevel_rl.runs.identity import REFUSED, find_checkpoint
-from bilevel_rl.runs.interruption import SIGNALS, Interrupted, asked, heeded, saving
+from bilevel_rl.runs.interruption import SIGNALS, Interrupted, abandoned_on_error, asked, heeded, saving
 from bilevel_rl.runs.progress import Progress
 
 
@@ -270,10 +270,11 @@ def follow(
     record = _Record(engine, folder, checkpoint_every)
     with (
         Progress(num_iterations, is_shown=progress and engine.crew.is_writer) as bar,
+        heeded(*signals),
         ThreadPoolExecutor(max_workers=1) as background,
         engine.crew.stop_together(folder),
         _alone_in(folder, engine.crew),
-        heeded(*signals),
+        abandoned_on_error(),
     ):
 
         def log(point: Point):

@@ -181,6 +181,8 @@ class Meter:
     def __init__(self, algorithm: Algorithm, evaluation_entropy_weight: float, diagnostics: Diagnostics):
         self._algorithm, self._weight = algorithm, evaluation_entropy_weight
         self._diagnostics: Diagnostics = diagnostics
+        self.last_x: PyTree = None
+        """where x was at the last log point, from which its movement is measured"""
 
     @property
     def num_transitions_per_iteration(self) -> int:
@@ -189,7 +191,11 @@ class Meter:
 
     def begin(self, states: PyTree):
         """The states that the next log point's movement of x is measured from; leading axis the seeds."""
-        self._last_x = self._algorithm.recommend(states)
+        self.last_x = self.x_of(states)
+
+    def x_of(self, states: PyTree) -> PyTree:
+        """The upper variables that are measured; leading axis the seeds."""
+        return self._algorithm.recommend(states)
 
     def rows(
         self,
@@ -208,8 +214,8 @@ class Meter:
         """
         columns = metric_columns(self._algorithm, states, info, self._weight, self._diagnostics)
         x = self._algorithm.recommend(states)
-        columns = gather(columns | {"x_movement": distances(x, self._last_x)})
-        self._last_x = x
+        columns = gather(columns | {"x_movement": distances(x, self.last_x)})
+        self.last_x = x
         return metric_rows(columns, is_running)
 
 

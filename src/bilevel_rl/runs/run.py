@@ -22,8 +22,8 @@ from bilevel_rl.runs.loop import Engine, Point, follow
 from bilevel_rl.runs.metrics import Diagnostics, Meter, are_exact
 from bilevel_rl.runs.start import check_start
 
-SUMS = "sums"
-"""Part of a checkpoint between two log points."""
+SUMS, SINCE = "sums", "since_log_point"
+"""Parts of a checkpoint between two log points."""
 
 SNAPSHOT_BYTES = 2**26
 """States that take less are copied at every log point, so that a divergence is found without going far back."""
@@ -169,7 +169,8 @@ class CompiledEngine(Engine):
 
     def begin(self, point: Point):
         """As `Engine.begin`."""
-        self._meter.begin(processes.local(point.states))
+        if not point.is_between:
+            self._meter.begin(processes.local(point.states))
 
     def advances_in_place(self, point: Point) -> bool:
         """Large states are not copied, unless a stopped seed's have to be kept."""
@@ -220,20 +221,26 @@ class CompiledEngine(Engine):
     saves_between = True
 
     def checkpoint(self, point: Point) -> PyTree:
-        """As `Engine.checkpoint`; between two log points with the sums so far."""
+        """As `Engine.checkpoint`; between two log points with all that the next metric rows need of the last."""
         tree = {"states": point.states, "is_stopped": point.is_stopped}
-        return tree | ({SUMS: point.info_totals, "num_steps": np.array(point.num_steps)} if point.is_between else {})
+        if not point.is_between:
+            return tree
+        last = {"num_steps": np.array(point.num_steps), "x": self._meter.last_x}
+        return tree | {SUMS: point.info_totals, SINCE: last}
 
     def restored(self, folder: RunFolder, num_iterations: int) -> Point:
         """As `Engine.restored`."""
         like: dict[str, Any] = {"states": self._loop.start(), "is_stopped": np.zeros(self._loop.layout.num_seeds, bool)}
         if is_between := SUMS in folder.parts_of_checkpoint(num_iterations):
-            like |= {SUMS: self._loop.no_sums, "num_steps": np.array(0)}
+            x = jax.tree.map(np.asarray, self._meter.x_of(processes.local(like["states"])))
+            like |= {SUMS: self._loop.no_sums, SINCE: {"num_steps": np.array(0), "x": x}}
         saved = folder.restore_checkpoint(num_iterations, like)
         is_stopped = np.array(saved["is_stopped"])
         point = Point(num_iterations, saved["states"], is_stopped, divergences_of(folder, num_iterations, is_stopped))
         if is_between:
-            point = replace(point, info_totals=saved[SUMS], num_steps=int(saved["num_steps"]), is_between=True)
+            self._meter.last_x = jax.tree.map(np.array, saved[SINCE]["x"])
+            num_steps = int(saved[SINCE]["num_steps"])
+            point = replace(point, info_totals=saved[SUMS], num_steps=num_steps, is_between=True)
         return point
 
     def num_transitions(self, point: Point) -> int:
