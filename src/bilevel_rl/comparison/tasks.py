@@ -24,7 +24,8 @@ from bilevel_rl.problems import WorkedProblem
 from bilevel_rl.runs import compiler, lock
 from bilevel_rl.runs.compiled import Layout, Loop
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
-from bilevel_rl.runs.run import MAX_ITERATIONS, run
+from bilevel_rl.runs.run import run
+from bilevel_rl.runs.start import MAX_ITERATIONS
 
 TUNING, FINAL = 0, 1
 """Folded into the root key: seeds that parameters were tuned on are never those that are reported."""

@@ -16,8 +16,8 @@ from bilevel_rl.runs.host_loop import HostLoop
 from bilevel_rl.runs.identity import identity_of
 from bilevel_rl.runs.loop import Engine, Point, follow
 from bilevel_rl.runs.metrics import Meter
-from bilevel_rl.runs.run import RunResult, check_checkpoint_every, check_run_arguments, columns_of
-from bilevel_rl.runs.start import check_start
+from bilevel_rl.runs.run import RunResult, columns_of
+from bilevel_rl.runs.start import check_checkpoint_every, check_run_arguments, check_start
 
 NO_ENTROPY_WEIGHT = 1.0
 """Metric rows are sampled, so the weight at which exact ones would be measured is not used."""

@@ -20,20 +20,13 @@ from bilevel_rl.runs.identity import identity_of
 from bilevel_rl.runs.interruption import Pieces
 from bilevel_rl.runs.loop import Engine, Point, follow
 from bilevel_rl.runs.metrics import Diagnostics, Meter, are_exact
-from bilevel_rl.runs.start import check_start
+from bilevel_rl.runs.start import check_checkpoint_every, check_run_arguments, check_start
 
 SUMS, SINCE = "sums", "since_log_point"
 """Parts of a checkpoint between two log points."""
 
 SNAPSHOT_BYTES = 2**26
 """States that take less are copied at every log point, so that a divergence is found without going far back."""
-
-
-MAX_ITERATIONS = 2**31 - 1
-"""The largest number that devices count iterations with."""
-
-MAX_SEEDS = 2**20
-"""More take hours to set up, and a metric row each at every log point."""
 
 
 @dataclass(frozen=True)
@@ -287,28 +280,6 @@ def divergences_of(
 def columns_of(rows: Sequence[Row]) -> dict[str, np.ndarray]:
     """Metric rows as columns."""
     return {name: np.array([row[name] for row in rows]) for name in rows[-1]}
-
-
-def check_run_arguments(num_seeds: int, num_iterations: int, log_every: int, evaluation_entropy_weight: float):
-    """Raises `ValueError` for numbers that `run` cannot work with."""
-    for name, count in (("num_seeds", num_seeds), ("num_iterations", num_iterations), ("log_every", log_every)):
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
-    if num_iterations > MAX_ITERATIONS:
-        raise ValueError(f"num_iterations must be at most {MAX_ITERATIONS:,}, got {num_iterations:,}")
-    if num_seeds > MAX_SEEDS:
-        raise ValueError(f"num_seeds must be at most {MAX_SEEDS:,}, got {num_seeds:,}: share them among several runs")
-    if not 0 < evaluation_entropy_weight < float("inf"):
-        raise ValueError(
-            f"evaluation_entropy_weight must be finite and positive, got {evaluation_entropy_weight}; use 0.01 to be "
-            "close to the unregularized objective"
-        )
-
-
-def check_checkpoint_every(seconds: float):
-    """Raises `ValueError` unless it is a number of seconds."""
-    if not seconds >= 0:
-        raise ValueError(f"checkpoint_every must be a number of seconds, got {seconds}")
 
 
 def _all_finite(health: Health) -> Bool[np.ndarray, " seeds"]:

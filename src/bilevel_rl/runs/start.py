@@ -1,4 +1,4 @@
-"""What a problem gives at its start has to be numbers, or nothing that follows is."""
+"""What is checked before anything runs: the numbers that are asked for, and what the problem gives at its start."""
 
 import equinox as eqx
 import jax
@@ -8,6 +8,34 @@ from jaxtyping import Array
 
 from bilevel_rl.environments import TabularMDP
 from bilevel_rl.formulation import BilevelProblem, OccupancyCost
+
+MAX_ITERATIONS = 2**31 - 1
+"""The largest number that devices count iterations with."""
+
+MAX_SEEDS = 2**20
+"""More take hours to set up, and a metric row each at every log point."""
+
+
+def check_run_arguments(num_seeds: int, num_iterations: int, log_every: int, evaluation_entropy_weight: float):
+    """Raises `ValueError` for numbers that `run` cannot work with."""
+    for name, count in (("num_seeds", num_seeds), ("num_iterations", num_iterations), ("log_every", log_every)):
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
+    if num_iterations > MAX_ITERATIONS:
+        raise ValueError(f"num_iterations must be at most {MAX_ITERATIONS:,}, got {num_iterations:,}")
+    if num_seeds > MAX_SEEDS:
+        raise ValueError(f"num_seeds must be at most {MAX_SEEDS:,}, got {num_seeds:,}: share them among several runs")
+    if not 0 < evaluation_entropy_weight < float("inf"):
+        raise ValueError(
+            f"evaluation_entropy_weight must be finite and positive, got {evaluation_entropy_weight}; use 0.01 to be "
+            "close to the unregularized objective"
+        )
+
+
+def check_checkpoint_every(seconds: float):
+    """Raises `ValueError` unless it is a number of seconds."""
+    if not seconds >= 0:
+        raise ValueError(f"checkpoint_every must be a number of seconds, got {seconds}")
 
 
 def check_start(problem: BilevelProblem):
