@@ -7,9 +7,11 @@ import importlib
 import inspect
 import io
 import json
+import os
 import re
 import shutil
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -20,6 +22,7 @@ import pytest
 
 from bilevel_rl import Followers, RunResult, StepSizes, exact, problems, run, studies
 from bilevel_rl.cli import main
+from bilevel_rl.runs import lock
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.studies import ablations, four_rooms, reward_learning
 from bilevel_rl.studies.ablations import Ablations
@@ -321,8 +324,8 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(GoalPositionStudy, "main", interrupt)
-    code, _, _ = call("run", "goal-position", "--folder", tmp_path / "run")
-    assert code == f"interrupted; go on with `bilevel-rl resume {tmp_path / 'run'}`"
+    code, _, err = call("run", "goal-position", "--folder", tmp_path / "run")
+    assert (code, err) == (130, f"interrupted; go on with `bilevel-rl resume {tmp_path / 'run'}`\n")
 
 
 def test_a_run_gets_a_dated_folder_of_its_own(tmp_path, monkeypatch):
@@ -778,6 +781,115 @@ def test_list_names_a_foreign_folder_and_goes_on(tmp_path, capsys):
     (folder / "config.json").write_text("{}\n")
     main(["list", str(tmp_path)])
     assert "holds a run of None" in " ".join(capsys.readouterr().out.split())
+
+
+def test_list_shows_what_is_wrong_with_a_folder_and_goes_on(finished, tmp_path, monkeypatch):
+    name, folder, _ = finished
+    monkeypatch.setenv("COLUMNS", "300")
+    damages = {
+        "a-sound-one": lambda path: None,
+        "cut-config": lambda path: (path / "config.json").write_text('{"experiment": "goal'),
+        "no-options": lambda path: (path / "config.json").write_text('{"experiment": "goal-position"}'),
+        "wrong-type": lambda path: edit(path, '"num_seeds": 2', '"num_seeds": "2"'),
+        "unknown": lambda path: edit(path, '"num_seeds": 2', '"num_sheep": 2'),
+        "no-number": lambda path: edit(path, '"checkpoint_every": 10.0', '"checkpoint_every": NaN'),
+        "cut-arrays": lambda path: (path / ARRAYS[name]).write_bytes(b"PK"),
+        "bad-row": lambda path: (path / "metrics.csv").write_text("seed,num_iterations\n0,zero\n"),
+        "a[/b]": lambda path: None,
+    }
+    (tmp_path / "runs").mkdir()
+    for title, damage in damages.items():
+        # A slash cannot be in a name; what follows it is another folder.
+        damage(Path(shutil.copytree(folder, tmp_path / "runs" / title.replace("/", "∕"))))
+    code, out, err = call("list", tmp_path / "runs")
+    assert (code, err) == (None, "")
+    said = {line.split()[0]: " ".join(line.split()) for line in out.splitlines() if line.strip()}
+    assert "Φ*" in said["a-sound-one"]
+    assert "Φ*" in said["a[∕b]"]
+    assert "config.json is damaged: it is not JSON" in said["cut-config"]
+    assert "config.json is damaged: options is missing" in said["no-options"]
+    assert 'config.json is damaged: options.run.num_seeds must be an integer, got "2"' in said["wrong-type"]
+    assert "options.run.num_sheep is no option" in said["unknown"]
+    assert "options.run.checkpoint_every must be a number, got NaN" in said["no-number"]
+    assert f"{ARRAYS[name]} is damaged" in said["cut-arrays"]
+    assert "metrics.csv is damaged: line 2" in said["bad-row"]
+
+
+def edit(path, old, new):
+    config = path / "config.json"
+    assert old in config.read_text()
+    config.write_text(config.read_text().replace(old, new))
+
+
+def test_damage_and_files_in_the_way_are_one_line_and_exit_2(finished, tmp_path, computes_nothing):
+    name, folder, _ = finished
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / ARRAYS[name]).write_bytes(b"PK")
+    (tmp_path / "file").write_text("")
+    cases = [("plot", copy), ("resume", tmp_path / "file"), ("run", "goal-position", "--folder", tmp_path / "file/run")]
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/config.json").write_text("{")
+    cases += [(command, tmp_path / "broken") for command in ("plot", "resume")]
+    for case in cases:
+        code, _, err = call(*case)
+        assert (code, len(err.splitlines())) == (2, 1), (case, err)
+        assert err.startswith("error: ")
+
+
+def test_a_folder_may_be_called_like_markup(tmp_path, monkeypatch):
+    monkeypatch.setattr(GoalPositionStudy, "main", lambda study, folder, progress: None)
+    monkeypatch.setattr(GoalPositionStudy, "summarize", lambda study, folder: "well done [/b]")
+    code, out, err = call("run", "goal-position", "--folder", tmp_path / "a[" / "b]")
+    assert (code, err) == (None, "")
+    assert "a[/b]" in out
+    assert "well done [/b]" in out
+
+
+def test_a_half_born_folder_is_run_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(GoalPositionStudy, "main", lambda study, folder, progress: None)
+    monkeypatch.setattr(GoalPositionStudy, "summarize", lambda study, folder: "well done")
+    for name in ("config.json.tmp", "lock"):
+        (tmp_path / name).write_text("{")
+    assert call("run", "goal-position", "--folder", tmp_path)[0] is None
+    assert RunFolder(tmp_path).config()["experiment"] == "goal-position"
+
+
+@pytest.mark.parametrize("command", ["run", "resume"])
+def test_a_folder_in_use_is_refused(tmp_path, computes_nothing, command):
+    folder = RunFolder(tmp_path / "run")
+    if command == "resume":
+        folder.write_config(GoalPositionStudy().to_json())
+    arguments = ("goal-position", "--folder", folder.path) if command == "run" else (folder.path,)
+    refused = []
+    with lock.hold(folder.path):
+        # Another thread, which is no more the holder than another process.
+        thread = threading.Thread(target=lambda: refused.append(call(command, *arguments)))
+        thread.start()
+        thread.join()
+    ((code, _, err),) = refused
+    assert code == 2
+    assert f"error: {folder.path} is in use by process {os.getpid()} on " in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "goal-position", "--num-seeds", 10**23), "num_seeds must be at most"),
+        (("run", "goal-position", "--num-iterations", 2**31), "num_iterations must be at most 2,147,483,647, got"),
+        (("compare", "goal-position", "--trials", 10**23), "--trials must be at most 10,000, got"),
+        (("compare", "goal-position", "--budget", "1e23"), "--budget 1e+23 pays for"),
+        (("tune", "goal-position", "--trials", 10**23), "--trials must be at most 10,000, got"),
+        (
+            ("run", "goal-position", "--coordinator", "localhost:0", "--num-processes", 2),
+            "a port of 1..65535, got 'loc",
+        ),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_before_anything_starts(arguments, message, tmp_path, computes_nothing):
+    code, _, err = call(*arguments, "--folder", tmp_path / "run")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert message in err
+    assert not (tmp_path / "run").exists()
 
 
 # One file is an experiment.

@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import functools
 import operator
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,18 +16,22 @@ from typing import Annotated, Any, Generic, TypeVar, get_args
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
+from rich.errors import MarkupError
 from rich.table import Table
 
 from bilevel_rl import figures
 from bilevel_rl.comparison.workers import Workers
-from bilevel_rl.runs import diagnosis, processes
-from bilevel_rl.runs.folder import RunFolder, RunFolderError
+from bilevel_rl.exact.oracle import OracleError
+from bilevel_rl.runs import diagnosis, interruption, lock, processes
+from bilevel_rl.runs.folder import DamagedFileError, RunFolder, RunFolderError, is_vacant
 from bilevel_rl.runs.job import Job
 from bilevel_rl.runs.study import Command, Study
-from bilevel_rl.studies.registry import find_studies, open_study
+from bilevel_rl.studies.registry import UnknownStudyError, find_studies, open_study
 
 RUNS = Path("runs")
+
+EXPECTED = (ValueError, OverflowError, MemoryError, RunFolderError, ModuleNotFoundError, OracleError, MarkupError)
+"""Errors that say what is wrong with what was asked for, or with what is there; all others are mistakes of the code."""
 
 AnyStudy = TypeVar("AnyStudy")
 """The union of the studies of a command."""
@@ -131,7 +136,7 @@ def _title(kind: type[Study]) -> str:
 def main(arguments: Sequence[str] | None = None):
     """Entry point. Exits with 2 and a message for bad input, before anything is computed."""
     warnings.showwarning = _show_warning
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     try:
         command = tyro.cli(
             _commands(),
@@ -156,24 +161,39 @@ def main(arguments: Sequence[str] | None = None):
                 _diagnose(command.run, console)
             case List():
                 _list(command.runs, console)
-    except (ValueError, RunFolderError, ModuleNotFoundError) as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
-        processes.leave(2)
     except processes.LostProcessError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
-        processes.leave(3)
+        _fail(str(error), 3)
+    except OSError as error:
+        named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        _fail(named, 2)
+    except EXPECTED as error:
+        _fail(str(error), 2)
+
+
+def _fail(message: str, status: int):
+    """Ends the process with one line on standard error."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"error: {' '.join(message.split())}", markup=False)
+    processes.leave(status)
 
 
 def _start(study: Study, path: Path | None, job: Job, workers: Workers, console: Console, *, progress: bool):
     new = path or RUNS / f"{study.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    if job.process_id == 0 and new.exists() and (not new.is_dir() or any(new.iterdir())):
-        raise ValueError(f"--folder {new} is not empty; name a new folder, or `bilevel-rl resume {new}`")
+    if job.process_id == 0:
+        _check_vacant(new)
     with _shared(study, path, job, workers):
         study.check()
         folder = RunFolder(new, tensorboard=study.tensorboard)
-        if processes.is_writer():
-            folder.write_config(study.to_json())
-        _finish(study, folder, console, progress=progress)
+        with _alone_in(folder, study):
+            if processes.is_writer():
+                _check_vacant(new)  # Again, since another command may have come first.
+                folder.write_config(study.to_json())
+            _finish(study, folder, console, progress=progress)
+
+
+def _check_vacant(path: Path):
+    if path.exists() and not is_vacant(path):
+        raise ValueError(f"--folder {path} is not empty; name a new folder, or `bilevel-rl resume {path}`")
 
 
 def _resume(command: Resume, console: Console):
@@ -182,7 +202,16 @@ def _resume(command: Resume, console: Console):
         study = study.with_cache(command.cache)
     with _shared(study, command.run, command.job, command.workers):
         folder = RunFolder.open(command.run, tensorboard=study.tensorboard)
-        _finish(study, folder, console, progress=command.progress)
+        with _alone_in(folder, study):
+            _finish(study, folder, console, progress=command.progress)
+
+
+def _alone_in(folder: RunFolder, study: Study) -> contextlib.AbstractContextManager[None]:
+    """While it is open, no other command works in the folder."""
+    # What is no JAX program may be several processes of which JAX knows nothing; its run holds the folder by itself.
+    if study.shared_by == "nothing":
+        return contextlib.nullcontext()
+    return lock.hold_together(folder.path, processes.JaxProcesses())
 
 
 @contextlib.contextmanager
@@ -208,10 +237,16 @@ def _finish(study: Study, folder: RunFolder, console: Console, *, progress: bool
     if not processes.is_writer():
         console.quiet = True
     console.print(f"{study.name} → {_shown(folder.path)}")
+    farewell = f"interrupted; go on with `bilevel-rl resume {_shown(folder.path)}`"
+    # Workers are given the time to end in their own way.
+    in_time = contextlib.nullcontext() if study.shared_by == "workers" else interruption.bounded(farewell)
     try:
-        study.main(folder, progress=progress)
+        with interruption.terminated(), in_time:
+            study.main(folder, progress=progress)
     except KeyboardInterrupt as interrupt:
-        raise SystemExit(f"interrupted; go on with `bilevel-rl resume {_shown(folder.path)}`") from interrupt
+        said = f"{farewell} ({interrupt})" if str(interrupt) else farewell
+        Console(stderr=True, highlight=False, soft_wrap=True).print(said, markup=False)
+        processes.leave(128 + getattr(interrupt, "number", signal.SIGINT))
     if not processes.is_writer():
         return
     console.print(study.summarize(folder))
@@ -242,30 +277,32 @@ def _list(runs: Path, console: Console):
         table = Table("experiment", "what it shows", box=None, title=title, title_justify="left")
         for kind in find_studies().values():
             if kind.command == command:
-                table.add_row(_title(kind), escape(kind.__doc__ or ""))
+                table.add_row(_title(kind), kind.__doc__ or "")
         console.print(table, "")
-    folders = [RunFolder.open(path.parent) for path in sorted(runs.glob("*/config.json"))]
+    folders = [path.parent for path in sorted(runs.glob("*/config.json"))]
     if not folders:
         console.print(f"no runs in {runs}")
         return
     table = Table("run", "iterations", "outcome", box=None, title="runs", title_justify="left")
-    for folder in folders:
-        table.add_row(folder.path.name, *_state(folder))
+    for path in folders:
+        table.add_row(path.name, *_state(path))
     console.print(table)
 
 
-def _state(folder: RunFolder) -> tuple[str, str]:
-    """How far a run has come, and its outcome."""
+def _state(path: Path) -> tuple[str, str]:
+    """How far a run has come, and its outcome; or what is wrong with its folder."""
+    done = "?"
     try:
-        study = open_study(folder)
-    except RunFolderError as error:
-        return "?", str(error)
-    rows = folder.read_rows("metrics")
-    done = f"{rows[-1]['num_iterations']:,} of {study.num_iterations:,}" if rows else "–"
-    try:
+        study = open_study(folder := RunFolder.open(path))
+        rows = folder.read_rows("metrics")
+        done = f"{rows[-1]['num_iterations']:,} of {study.num_iterations:,}" if rows else "–"
         return done, study.summarize(folder)
+    except (DamagedFileError, UnknownStudyError, OSError, ValueError) as error:
+        return done, str(error)
     except RunFolderError:
-        return done, f"unfinished: bilevel-rl resume {_shown(folder.path)}"
+        return done, f"unfinished: bilevel-rl resume {_shown(path)}"
+    except KeyError as error:
+        return done, f"{path} is damaged: a file lacks {error}"
 
 
 def _shown(path: Path) -> str:

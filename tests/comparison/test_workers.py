@@ -71,7 +71,7 @@ def test_an_interrupted_comparison_is_resumed_to_the_same_table(finished_compari
     assert exit_code(command, signal.SIGKILL, has("tuning/*/*/metrics.csv", 2)) == -signal.SIGKILL
     assert not (folder / "protocol.json").exists()
     command = start(log, "resume", folder, jobs=1)
-    assert exit_code(command, signal.SIGINT, has("protocol.json", 1)) == 1
+    assert exit_code(command, signal.SIGINT, has("protocol.json", 1)) == 130
     assert f"interrupted; go on with `bilevel-rl resume {folder}`" in log.read_text()
     assert not (folder / "table.md").exists()
 

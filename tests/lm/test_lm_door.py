@@ -109,8 +109,11 @@ def test_numbers_of_numpy_become_pythons():
     ("make", "message"),
     [
         (lambda: HumanScore(3), "score must be a function, got 3"),
-        (lambda: HumanScore(lambda texts: [0.0]), r"score must be a function of \(texts, seed\)"),
-        (lambda: PreferenceLoss(lambda texts, seed: [True]), r"prefer must be a function of \(first, second, seed\)"),
+        (lambda: HumanScore(lambda texts: [0.0]), r"score must take the arguments \(texts, seed\), got"),
+        (
+            lambda: PreferenceLoss(lambda texts, seed: [True]),
+            r"prefer must take the arguments \(first, second, seed\), got",
+        ),
         (lambda: RewardHead(8.0), r"num_features must be an integer, got 8\.0"),
         (lambda: RewardHead(0), "num_features must be at least 1, got 0"),
         (lambda: RewardHead(8, hidden_size=True), "hidden_size must be an integer, got True"),
@@ -136,7 +139,7 @@ def test_what_cannot_be_made_is_refused_by_name_and_value(make, message):
         ("model", 3, "model must be a PreTrainedModel, got 3"),
         ("processing_class", "my-model", "processing_class must be a PreTrainedTokenizerBase, got 'my-model'"),
         ("reward_model", score, "reward_model must be a Module"),
-        ("upper_objective", score, r"upper_objective must be a function of \(inputs, rewards, seed\).*HumanScore"),
+        ("upper_objective", score, r"upper_objective must take the arguments \(inputs, rewards, seed\).*HumanScore"),
         ("upper_objective", "people", "upper_objective must be a function"),
         ("args", {"max_steps": 3}, "args must be a BilevelRLHFConfig, got {'max_steps': 3}"),
         ("peft_config", {"r": 8}, "peft_config must be a PeftConfig"),
@@ -172,7 +175,7 @@ def test_asking_a_trainer_for_what_it_has_not_got_is_refused(tmp_path):
     for options, message in [
         ({"policy": "uper"}, "policy must be one of lower, penalized, __base__, got 'uper'"),
         ({"policy": ""}, "policy must be one of"),
-        ({"num_completions": 2.0}, "num_completions must be at least 1, got 2.0"),
+        ({"num_completions": 2.0}, "num_completions must be an integer, got 2.0"),
         ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
     ]:
         with pytest.raises((TypeError, ValueError), match=message):
@@ -418,12 +421,14 @@ class Tied(nn.Module):
 
 
 def test_weights_that_are_shared_are_saved_and_load_back(tmp_path):
+    torch.manual_seed(0)
     built = trainer(tmp_path, reward_model=Tied(), checkpoint_every=0.0)
     built.train(progress=False)
     loaded = Tied()
     loaded.load_state_dict(load_file(tmp_path / "reward.safetensors"))
     assert torch.equal(loaded.embed.weight, built.reward_model.embed.weight)
     assert loaded.out.weight is loaded.embed.weight
+    torch.manual_seed(0)
     resumed = trainer(tmp_path, reward_model=Tied(), max_steps=4)
     resumed.train(progress=False)
     assert resumed.reward_model.out.weight is resumed.reward_model.embed.weight
@@ -478,12 +483,14 @@ def test_where_asking_fails_the_error_comes_through_and_the_run_goes_on_afterwar
 
 
 def test_an_objective_of_another_form_is_refused(tmp_path):
-    for objective, message in [
-        (lambda inputs, rewards, seed: [0.0] * len(rewards), "must give an UpperEstimate.*HumanScore"),
-        (lambda inputs, rewards, seed: UpperEstimate(torch.zeros(3), torch.zeros(()), 0.0, 3), r"shape \(4,\)"),
-    ]:
+    for number, (objective, message) in enumerate(
+        [
+            (lambda inputs, rewards, seed: [0.0] * len(rewards), "must give an UpperEstimate.*HumanScore"),
+            (lambda inputs, rewards, seed: UpperEstimate(torch.zeros(3), torch.zeros(()), 0.0, 3), r"shape \(4,\)"),
+        ]
+    ):
         with pytest.raises((TypeError, ValueError), match=message):
-            trainer(tmp_path, upper_objective=objective).train(progress=False)
+            trainer(tmp_path / str(number), upper_objective=objective).train(progress=False)
 
 
 @pytest.mark.parametrize("scores", [[1.0], [1.0] * 9, [math.nan] * 8, ["1"] * 8, "12345678"])

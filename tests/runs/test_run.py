@@ -1,5 +1,6 @@
 """What `run` promises: rows, seeds that do not see each other, paths that do not see the log points, divergence."""
 
+import dataclasses
 import importlib
 import warnings
 
@@ -10,9 +11,9 @@ import numpy as np
 import pytest
 
 import small_runs
-from bilevel_rl import BilevelProblem, OccupancyCost
+from bilevel_rl import BilevelProblem, OccupancyCost, SingleLoopActorCritic, StepSizes
 from bilevel_rl.runs.compiled import Layout
-from bilevel_rl.runs.divergence import LIKELY_CAUSES, Divergence
+from bilevel_rl.runs.divergence import LARGEST, LIKELY_CAUSES, OVERFLOW, Divergence, Health, locate
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.run import check_run_arguments, run
 from garnets import random_problem
@@ -470,23 +471,48 @@ def test_too_large_upper_steps_stop_every_seed_at_once():
         spoiled = [
             name
             for name, field in next_state._asdict().items()
-            if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(field))
+            if not all(np.all(np.abs(leaf) <= LARGEST) for leaf in jax.tree.leaves(field))
         ]
         assert divergence.quantity == " and ".join(spoiled)
         assert divergence.likely_cause == LIKELY_CAUSES["x"]
     assert set(result.metrics["num_iterations"]) == {0}
 
 
-def test_a_problem_that_is_broken_at_its_start_says_so():
-    with pytest.warns() as caught:
-        result = small_run(small_algorithm(cost_edge=-1.0))
+def test_a_problem_that_is_broken_at_its_start_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"upper\.cost must be finite at initial_x, got nan in state 0, action 0"):
+        small_run(small_algorithm(cost_edge=-1.0), folder=tmp_path / "run")
+    problem = small_algorithm().problem
+    steep = dataclasses.replace(problem, reward=lambda x, s, a: jnp.where(a == 1, jnp.inf, 0.0) * (s == 2))
+    with pytest.raises(ValueError, match=r"reward must be finite at initial_x, got nan in state 0, action 1"):
+        small_run(SingleLoopActorCritic(steep))
+    priced = dataclasses.replace(problem, upper=OccupancyCost(problem.upper.cost, regularizer=lambda x: x[0] * jnp.inf))
+    with pytest.raises(ValueError, match=r"upper\.regularizer must be finite at initial_x, got -?inf"):
+        small_run(SingleLoopActorCritic(priced))
 
-    assert [(d.seed, d.num_iterations, d.quantity) for d in result.divergences] == [
-        (i, 0, "parameters") for i in range(3)
-    ]
-    assert any("upper_objective is NaN" in str(warning.message) for warning in caught)
-    start = small_run(num_iterations=1).metrics
-    np.testing.assert_array_equal(result.x[:, 0], start["x0"][:NUM_SEEDS])
+
+def test_critics_that_grow_without_an_end_count_as_diverged(tmp_path):
+    problem = small_algorithm().problem
+    problem = dataclasses.replace(problem, reward=lambda x, s, a: 1e17 * (1.0 + s), reward_bound=np.inf)
+    algorithm = SingleLoopActorCritic(problem, StepSizes.decaying(upper=0.0, actor=0.5, critic=1.0))
+    with pytest.warns(RuntimeWarning, match=r"parameters is not finite .*beyond 1e\+15 counts as infinite"):
+        result = small_run(algorithm, folder=tmp_path)
+    assert len(result.divergences) == NUM_SEEDS
+    assert "inf" not in (tmp_path / "metrics.csv").read_text()
+
+
+def test_an_iteration_whose_diagnostics_overflow_counts_as_diverged():
+    health = Health({"x": np.array([True, True])}, {"mean_cost": np.array([True, False])})
+    divergence = locate(lambda k: health if k > 7 else Health(health.state, {"mean_cost": np.ones(2, bool)}), 1, 2, 20)
+    assert (divergence.num_iterations, divergence.likely_cause) == (7, OVERFLOW)
+    assert "mean_cost" in divergence.quantity
+
+
+@pytest.mark.parametrize(
+    ("option", "number"), [("num_iterations", 2**31), ("num_iterations", 10**23), ("num_seeds", 10**23)]
+)
+def test_numbers_that_no_machine_holds_are_refused(option, number):
+    with pytest.raises(ValueError, match=f"{option} must be at most [0-9,]+, got {number:,}"):
+        small_run(**{option: number})
 
 
 def test_a_measurement_that_is_nan_warns():

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 SIGNIFICANT_DIGITS = 4
 """Of every number that Optuna proposes, so that what is found can be typed."""
 
+MOST = 10_000
+"""Of trials, seeds and log points: each is a run, or a row, of its own."""
+
 
 def check_search(budget: float, seed: int, evaluation_entropy_weight: float, counts: Mapping[str, int]):
     """Raises `TypeError` or `ValueError` for numbers that no search of parameters can be run with.
@@ -39,7 +42,7 @@ def check_search(budget: float, seed: int, evaluation_entropy_weight: float, cou
     if not (transitions >= 1 and math.isfinite(transitions) and transitions == int(transitions)):
         raise ValueError(f"--budget must be a positive number of transitions, got {budget:g}")
     for name, count in counts.items():
-        checks.integer(f"--{name.replace('_', '-')}", count, at_least=1)
+        checks.integer(f"--{name.replace('_', '-')}", count, at_least=1, at_most=MOST)
     checks.integer("--seed", seed, at_least=0, at_most=2**32 - 1)
     checks.number("--evaluation-entropy-weight", evaluation_entropy_weight, above=0)
 

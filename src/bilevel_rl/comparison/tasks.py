@@ -3,14 +3,12 @@
 What a task computes depends on its description alone, not on the worker or on its neighbours.
 """
 
-import contextlib
 import dataclasses
 import functools
 import json
 import math
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +18,11 @@ import numpy as np
 from jaxtyping import Array
 
 from bilevel_rl.algorithms import Algorithm
+from bilevel_rl.checks import LARGEST_INTEGER
 from bilevel_rl.comparison.methods import FREE_ITERATIONS, Method, Parameters
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.problems import WorkedProblem
-from bilevel_rl.runs import compiler
+from bilevel_rl.runs import compiler, lock
 from bilevel_rl.runs.compiled import Layout, Loop
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
 from bilevel_rl.runs.run import run
@@ -73,6 +72,11 @@ class Task:
 
     def check(self):
         """Raises `ValueError` if the budget does not pay for an iteration, or the method cannot solve this problem."""
+        if self.num_iterations() > LARGEST_INTEGER:
+            raise ValueError(
+                f"--budget {self.budget:g} pays for {self.num_iterations():,} iterations of {self.method.name}, more "
+                f"than the {LARGEST_INTEGER:,} that can be run"
+            )
         if self.num_iterations() < 1:
             raise ValueError(
                 f"--budget {self.budget:g} does not pay for one iteration of {self.method.name}, which takes "
@@ -114,7 +118,7 @@ def run_task(task: Task):
     """Runs a task in this process, or what is left of it. Two workers at the same task take turns."""
     _prepare_process()
     folder = RunFolder(task.folder)
-    with _alone_in(task.folder), warnings.catch_warnings():
+    with lock.hold(task.folder, waits=True), warnings.catch_warnings():
         # Divergences are in the folder; the terminal of a worker is not the place for them.
         warnings.simplefilter("ignore", RuntimeWarning)
         if task.is_finished():
@@ -160,13 +164,3 @@ def _problem(options: WorkedProblem) -> BilevelProblem:
 
 def _key(numbers: tuple[int, ...]) -> Array:
     return functools.reduce(jax.random.fold_in, numbers[1:], jax.random.key(numbers[0]))
-
-
-@contextlib.contextmanager
-def _alone_in(path: Path) -> Iterator[None]:
-    """Waits until no other process is in the folder: a worker may outlive the command that was killed."""
-    import fcntl
-
-    with (path / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bilevel_rl import checks
 from bilevel_rl.comparison.tasks import Task, run_task
+from bilevel_rl.runs.processes import is_address
 
 SECONDS_TO_CONNECT = 15
 
@@ -39,8 +40,7 @@ class Workers:
         if self.backend != "loky":
             if self.jobs is not None:
                 raise ValueError(f"--jobs {self.jobs} is for --backend loky; a cluster has the workers that it has")
-            host, _, port = (self.address or "").rpartition(":")
-            if not host or not port.isdigit():
+            if not is_address(self.address or ""):
                 raise ValueError(f"--backend {self.backend} needs --address HOST:PORT, got {self.address}")
 
     @contextlib.contextmanager

@@ -17,6 +17,7 @@ from torch import Tensor
 from bilevel_rl.lm.rows import mean_columns
 from bilevel_rl.runs.divergence import Divergence
 from bilevel_rl.runs.folder import Row, RunFolder
+from bilevel_rl.runs.interruption import asked
 from bilevel_rl.runs.loop import Engine, Point
 
 if TYPE_CHECKING:
@@ -78,6 +79,11 @@ class TrainerEngine(Engine):
         """As `Engine.crew`."""
         return AccelerateProcesses()
 
+    @property
+    def is_alone(self) -> bool:
+        """As `Engine.is_alone`."""
+        return PartialState().num_processes == 1
+
     def identity(self) -> dict[str, Any]:
         """As `Engine.identity`."""
         return self._trainer.identity()
@@ -110,6 +116,8 @@ class TrainerEngine(Engine):
     def _advanced(self, point: Point, last: int) -> Stretch:
         rows: list[dict[str, float]] = []
         for k in range(point.num_iterations, last):
+            if asked() and rows:
+                return Stretch(k, rows)
             columns = self._trainer.iterate(k)
             spoiled = (*_not_finite(columns), *self._trainer.parts_not_finite())
             if spoiled:

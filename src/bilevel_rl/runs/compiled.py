@@ -10,9 +10,9 @@ depends neither on the other seeds nor on where a run was interrupted.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -24,6 +24,8 @@ from jaxtyping import Array, ArrayLike, Bool, PyTree
 from bilevel_rl.algorithms import Algorithm
 from bilevel_rl.runs import processes
 from bilevel_rl.runs.compiler import loop_options
+from bilevel_rl.runs.divergence import Health, healthy
+from bilevel_rl.runs.sums import ITERATIONS_PER_SUM, Sums
 
 TRANSITIONS_PER_GROUP = 64
 """Seeds of a group take this many transitions an iteration together: enough to fill vector units."""
@@ -84,6 +86,20 @@ class Layout:
         return eqx.combine(jax.tree.map(lambda leaf: jax.device_put(jnp.asarray(leaf), everywhere), arrays), rest)
 
 
+class Stretch(NamedTuple):
+    """Where iterations led to. Leading axis of every leaf: the seed.
+
+    Attributes:
+        states: of the algorithm.
+        sums: of the Infos.
+        health: which leaves of both are numbers that can be gone on with.
+    """
+
+    states: PyTree
+    sums: Sums
+    health: Health
+
+
 class Loop:
     """An algorithm with its seeds' keys on the devices of a layout.
 
@@ -106,17 +122,42 @@ class Loop:
         """The states of all seeds at iteration 0. Leading axis of every leaf: the seed."""
         return _start(self.layout, self._algorithm, self._seed_keys)
 
+    @functools.cached_property
+    def no_sums(self) -> Sums:
+        """Of no iterations. Leading axis of every leaf: the seed."""
+        by_seed = NamedSharding(self.layout.mesh, PartitionSpec(SEEDS))
+
+        def zeros(leaf: jax.ShapeDtypeStruct) -> Array:
+            shape = (self.layout.num_seeds, *leaf.shape)
+            return jax.make_array_from_callback(shape, by_seed, lambda piece: np.zeros(shape, leaf.dtype)[piece])
+
+        return Sums.of(jax.tree.map(zeros, _info_of(self._algorithm)))
+
+    def stretch(self, states: PyTree, sums: Sums, since: int, first: int, last: int) -> "Stretch":
+        """Iterations first … last−1 of all seeds.
+
+        Args:
+            states: their buffers are given to the result, which is computed there.
+            sums: of the Infos of iterations since … first−1.
+            since: where the sums begin.
+            first: iterations done.
+            last: iterations to be done.
+        """
+        numbers = (jnp.int32(number) for number in (since, first, last))
+        return Stretch(*_compiled_advance()((self.layout, self._algorithm, self._seed_keys, sums, *numbers), states))
+
     def advance(self, states: PyTree, first: int, last: int) -> tuple[PyTree, PyTree, PyTree[Bool[Array, " seeds"]]]:
         """All seeds' states after iterations first … last−1, the sums of their Infos, and which leaves are finite.
 
         The buffers of `states` are given to the result, which is computed there.
         """
-        fixed = self.layout, self._algorithm, self._seed_keys, jnp.int32(first), jnp.int32(last)
-        return _compiled_advance()(fixed, states)
+        done = self.stretch(states, self.no_sums, first, first, last)
+        return done.states, done.sums.total(), done.health.state
 
     def reserved_bytes(self, states: PyTree) -> int:
         """Memory of `advance` on one device: arguments, results that do not take their place, and temporaries."""
-        fixed = self.layout, self._algorithm, self._seed_keys, jnp.int32(0), jnp.int32(1)
+        numbers = (jnp.int32(number) for number in (0, 0, 1))
+        fixed = self.layout, self._algorithm, self._seed_keys, self.no_sums, *numbers
         memory = _compiled_advance().lower(fixed, states).compile().compiled.memory_analysis()
         results = memory.output_size_in_bytes - memory.alias_size_in_bytes
         return memory.argument_size_in_bytes + results + memory.temp_size_in_bytes
@@ -159,19 +200,20 @@ def _compiled_advance() -> Any:
     return eqx.filter_jit(_advance, **options)
 
 
-def _advance(fixed: tuple, states: PyTree) -> tuple[PyTree, PyTree, PyTree]:
-    layout, algorithm, seed_keys, first, last = fixed
+def _advance(fixed: tuple, states: PyTree) -> tuple[PyTree, Sums, Health]:
+    layout, algorithm, seed_keys, sums, *numbers = fixed
 
-    def advance(everywhere: tuple, by_seed: tuple) -> tuple[PyTree, PyTree, PyTree]:
-        algorithm, first, last = everywhere
+    def advance(everywhere: tuple, by_seed: tuple) -> tuple[PyTree, Sums, Health]:
+        algorithm, *numbers = everywhere
 
-        def run_group(seed_keys: Array, states: PyTree) -> tuple[PyTree, PyTree]:
-            return _run_group(algorithm, layout.iterations_per_block, seed_keys, first, last, states)
+        def run_group(seed_keys: Array, carry: tuple[PyTree, Sums]) -> tuple[PyTree, Sums]:
+            return _run_group(algorithm, layout.iterations_per_block, seed_keys, numbers, *carry)
 
-        states, info = _in_groups(run_group, layout.seeds_per_group, *by_seed)
-        return states, info, jax.tree.map(jax.vmap(lambda leaf: jnp.all(jnp.isfinite(leaf))), states)
+        states, sums = _in_groups(run_group, layout.seeds_per_group, *by_seed)
+        is_finite = jax.vmap(lambda leaf: jnp.all(jnp.isfinite(leaf)))
+        return states, sums, Health(healthy(states, jax.vmap), jax.tree.map(is_finite, sums.total()))
 
-    return _on_devices(layout, advance, (algorithm, first, last), (seed_keys, states))
+    return _on_devices(layout, advance, (algorithm, *numbers), (seed_keys, (states, sums)))
 
 
 def _on_devices(layout: Layout, function: Callable, everywhere: PyTree, by_seed: PyTree) -> PyTree:
@@ -188,31 +230,31 @@ def _on_devices(layout: Layout, function: Callable, everywhere: PyTree, by_seed:
     return on_device(arrays, by_seed)
 
 
-def _in_groups(run_group: Any, size: int, seed_keys: Array, states: PyTree) -> tuple[PyTree, PyTree]:
-    """Runs the groups one after the other, each in its place among all states."""
+def _in_groups(run_group: Any, size: int, seed_keys: Array, carry: PyTree) -> Any:
+    """Runs the groups one after the other, each in its place among all seeds."""
     num_groups = len(seed_keys) // size
     if num_groups == 1:
-        return run_group(seed_keys, states)
+        return run_group(seed_keys, carry)
     group_keys = seed_keys.reshape(num_groups, size)
 
-    def run(group: Array, states: PyTree) -> tuple[PyTree, PyTree]:
-        own = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, group * size, size), states)
-        own, info = run_group(group_keys[group], own)
+    def run(group: Array, carry: PyTree) -> PyTree:
+        own = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, group * size, size), carry)
+        own = run_group(group_keys[group], own)
         put = lambda leaf, new: jax.lax.dynamic_update_slice_in_dim(leaf, new, group * size, 0)  # noqa: E731
-        return jax.tree.map(put, states, own), info
+        return jax.tree.map(put, carry, own)
 
-    states, info = jax.lax.scan(lambda states, group: run(group, states), states, jnp.arange(num_groups))
-    return states, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), info)
+    return jax.lax.scan(lambda carry, group: (run(group, carry), None), carry, jnp.arange(num_groups))[0]
 
 
 def _run_group(
-    algorithm: Algorithm, length: int, seed_keys: Array, first: Array, last: Array, states: PyTree
-) -> tuple[PyTree, PyTree]:
-    """Iterations first … last−1 of the seeds of one group, in blocks of `length`, and the sums of their Infos."""
+    algorithm: Algorithm, length: int, seed_keys: Array, numbers: Sequence[Array], states: PyTree, sums: Sums
+) -> tuple[PyTree, Sums]:
+    """Iterations first … last−1 of the seeds of one group, in blocks of `length`, added to the sums since … first−1."""
+    since, first, last = numbers
     side_by_side = jax.tree.map(lambda _: 0, states)._replace(num_iterations=None)
     step = jax.vmap(algorithm.step, in_axes=(0, side_by_side), out_axes=(side_by_side, 0))
 
-    def run_block(block: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
+    def run_block(block: Array, carry: tuple[PyTree, Sums]) -> tuple[PyTree, Sums]:
         noise = _draw(algorithm, seed_keys, block, length)
 
         def iterate(i: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
@@ -221,15 +263,26 @@ def _run_group(
             return states, jax.tree.map(jnp.add, totals, info)
 
         begin, end = jnp.maximum(first - block * length, 0), jnp.minimum(last - block * length, length)
-        return jax.lax.fori_loop(begin, end, iterate, carry)
+        states, sums = carry
+        states, recent = jax.lax.fori_loop(begin, end, iterate, (states, sums.recent))
+        # At the ends of blocks alone, which are the same wherever a run was interrupted.
+        done = block * length + end - since
+        is_full = (end == length) & (done // ITERATIONS_PER_SUM > jnp.maximum(done - length, 0) // ITERATIONS_PER_SUM)
+        return states, sums.with_recent(recent, is_full)
 
-    seeds = len(seed_keys)
-    states = states._replace(num_iterations=first)
-    noise = jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[:, 0], _draw(algorithm, seed_keys, 0, 1)))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(step, noise, states)[1])
-    states, totals = jax.lax.fori_loop(first // length, -(-last // length), run_block, (states, zeros))
-    states = states._replace(num_iterations=jnp.full(seeds, states.num_iterations))
-    return states, totals
+    begun = states._replace(num_iterations=first), sums
+    states, sums = jax.lax.fori_loop(first // length, -(-last // length), run_block, begun)
+    return states._replace(num_iterations=jnp.full(len(seed_keys), states.num_iterations)), sums
+
+
+def _info_of(algorithm: Algorithm) -> PyTree[jax.ShapeDtypeStruct]:
+    """The shapes of what an iteration of one seed says of itself."""
+
+    def one(key: Array) -> PyTree:
+        noise = jax.tree.map(lambda leaf: leaf[0], algorithm.draw(key, 1))
+        return algorithm.step(noise, algorithm.init(key))[1]
+
+    return jax.eval_shape(one, jax.random.key(0))
 
 
 def _draw(algorithm: Algorithm, seed_keys: Array, block: ArrayLike, length: int) -> PyTree:

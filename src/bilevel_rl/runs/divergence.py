@@ -1,12 +1,14 @@
 """Divergence as a result: which seed left the finite numbers, at which iteration, in which quantity, and likely why."""
 
 import bisect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, ArrayLike, Bool, PyTree
 
 MAX_DEPTH_OF_NAMES = 2
 """A spoiled part of the state is named by that many steps into it."""
@@ -24,6 +26,42 @@ LIKELY_CAUSES = {
     "parameters": "the policies outrun their critics: lower `actor` and `critic`, keeping actor <= critic; or the "
     "reward or cost is not finite at the last x: check both, and clip the critics by `reward_bound` and `cost_bound`",
 }
+
+
+OVERFLOW = (
+    "reward or cost is so large, or its gradient so steep, that the square of a number of the iteration overflows: "
+    "lower the step sizes, or measure reward and cost in larger units"
+)
+"""Where the state itself is fine."""
+
+LARGEST = 1e15
+"""What no quantity of a problem in sensible units comes near to; a state beyond it goes on to infinity, or to nothing
+that can be measured in single precision."""
+
+SQUARES = "optimizer_state"
+"""The part of a state that holds squares of other numbers."""
+
+
+class Health(NamedTuple):
+    """Which leaves of the seeds' states, and of what their iterations said of themselves, can be gone on with."""
+
+    state: PyTree[Bool[ArrayLike, "..."]]
+    info: PyTree[Bool[ArrayLike, "..."]] = ()
+
+
+def healthy(state: PyTree, over: Callable[[Callable], Callable] = lambda function: function) -> PyTree:
+    """Which leaves of a state can be gone on with: finite ones, up to `LARGEST`, or its square where they are squares.
+
+    Args:
+        state: of one seed, or of several.
+        over: `jax.vmap` for several.
+    """
+
+    def of_leaf(path: Sequence[Any], leaf: Array) -> Array:
+        largest = LARGEST**2 if _named(path[:1]) == SQUARES else LARGEST
+        return over(lambda leaf: jnp.all((leaf <= largest) & (leaf >= -largest)))(leaf)
+
+    return jax.tree.map_with_path(of_leaf, state)
 
 
 @dataclass(frozen=True)
@@ -45,41 +83,49 @@ class Divergence:
     def __str__(self) -> str:
         return (
             f"seed {self.seed} diverged: {self.quantity} is not finite after iteration {self.num_iterations}; the last "
-            f"finite state is kept. Likely cause: {self.likely_cause}."
+            f"finite state is kept (beyond {LARGEST:g} counts as infinite). Likely cause: {self.likely_cause}."
         )
 
 
-def locate(finite_after: Callable[[int], PyTree], seed: int, first: int, last: int) -> Divergence:
+def locate(health_after: Callable[[int], Health], seed: int, first: int, last: int) -> Divergence:
     """Halves the iterations first … last that a seed left the finite numbers in.
 
     Args:
-        finite_after: from a number of iterations to which leaves of which seeds' states are finite then.
+        health_after: from a number of iterations to what is finite then.
         seed: which seed.
         first: iterations after which it was still finite.
         last: iterations after which it was not.
     """
 
     def is_finite(num_iterations: int) -> bool:
-        return all(leaf[seed] for leaf in jax.tree.leaves(finite_after(num_iterations)))
+        return all(leaf[seed] for leaf in jax.tree.leaves(health_after(num_iterations)))
 
     spoiled = bisect.bisect_left(range(first + 1, last), True, key=lambda k: not is_finite(k)) + first + 1
-    return explain(finite_after(spoiled), seed, spoiled - 1)
+    return explain(health_after(spoiled), seed, spoiled - 1)
 
 
-def explain(is_finite: PyTree, seed: int, num_iterations: int) -> Divergence:
+def explain(health: Health, seed: int, num_iterations: int) -> Divergence:
     """What a seed was stopped for.
 
     Args:
-        is_finite: which leaves of which seeds' states would have been finite after the next iteration.
+        health: which leaves of which seeds would have been finite after the next iteration.
         seed: which seed.
         num_iterations: iterations that it has done.
     """
-    # A network has many arrays; that they are its weights says enough.
-    names = dict.fromkeys(
-        jax.tree_util.keystr(path[:MAX_DEPTH_OF_NAMES]).lstrip(".")
-        for path, leaf in jax.tree.leaves_with_path(is_finite)
-        if not np.asarray(leaf)[seed]
-    )
+    names = _spoiled(health.state, seed)
+    if not names:
+        # What is measured of an iteration overflows before the state does where it squares it.
+        return Divergence(seed, num_iterations, " and ".join(_spoiled(health.info, seed)), OVERFLOW)
     spoiled_by = (cause for name, cause in LIKELY_CAUSES.items() if any(leaf.startswith(name) for leaf in names))
     cause = next(spoiled_by, LIKELY_CAUSES["x"])
     return Divergence(seed, num_iterations, " and ".join(names), cause)
+
+
+def _spoiled(is_finite: PyTree, seed: int) -> list[str]:
+    """Names of the leaves that a seed has spoiled. A network has many arrays; that they are its weights says enough."""
+    paths = (path for path, leaf in jax.tree.leaves_with_path(is_finite) if not np.asarray(leaf)[seed])
+    return list(dict.fromkeys(_named(path[:MAX_DEPTH_OF_NAMES]) for path in paths))
+
+
+def _named(path: Sequence[Any]) -> str:
+    return jax.tree_util.keystr(tuple(path)).lstrip(".")

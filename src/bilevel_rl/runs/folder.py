@@ -6,19 +6,20 @@ RUN/environment.json   versions, commit, device
 RUN/metrics.csv        one row a seed and log point (docs/metrics.md); the same bytes after a kill and resume
 RUN/timing.csv         wall-clock seconds of each log point; not reproducible, so not in metrics.csv
 RUN/divergences.json   seeds that stopped early, and why
-RUN/checkpoints/       orbax checkpoints; the newest two
+RUN/checkpoints/       the newest two, each with digests of its files
+RUN/lock               who is at work here, while somebody is
 RUN/*.npz, RUN/figures/
 RUN/tensorboard/       with `tensorboard=True`
 """
 
-import csv
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
-import time
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +27,19 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from bilevel_rl.runs import lock
+from bilevel_rl.runs.atomic import write_atomically
+from bilevel_rl.runs.checkpoints import Checkpoints
+from bilevel_rl.runs.divergence import Divergence
+from bilevel_rl.runs.errors import DamagedFileError as DamagedFileError, RunFolderError as RunFolderError
+from bilevel_rl.runs.json_files import FieldError, from_json, read_json, read_object
+from bilevel_rl.runs.scalars import Scalars
+from bilevel_rl.runs.tables import Row as Row, Table
+
 PACKAGES = ("bilevel-rl", "jax", "jaxlib", "equinox", "numpy", "orbax-checkpoint")
 
-Row = Mapping[str, float]
-"""One metric row: column name to number."""
-
-
-class RunFolderError(RuntimeError):
-    """A folder is not what a run folder has to be."""
-
-
-def _write_atomically(path: Path, text: str):
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+BORN = "config.json"
+"""The file whose presence makes a folder a run folder."""
 
 
 class RunFolder:
@@ -56,8 +53,9 @@ class RunFolder:
     def __init__(self, path: Path | str, *, tensorboard: bool = False):
         self.path = Path(path).absolute()
         self.path.mkdir(parents=True, exist_ok=True)
-        self._tensorboard = tensorboard
-        self._writers: dict[int, Any] = {}
+        self._scalars = Scalars(self.path / "tensorboard") if tensorboard else None
+        self._tables: dict[str, Table] = {}
+        self._checkpoints = Checkpoints(self.path / "checkpoints")
 
     @classmethod
     def open(cls, path: Path | str, *, tensorboard: bool = False) -> "RunFolder":
@@ -66,21 +64,25 @@ class RunFolder:
         Raises:
             RunFolderError: there is no `config.json`.
         """
-        if not (Path(path) / "config.json").is_file():
+        if not (Path(path) / BORN).is_file():
             raise RunFolderError(f"{path} is not a run folder: it has no config.json")
         return cls(path, tensorboard=tensorboard)
 
     def write_config(self, config: Mapping[str, Any]):
         """Writes `config.json`."""
-        _write_atomically(self.path / "config.json", json.dumps(config, indent=2) + "\n")
+        write_atomically(self.path / BORN, json.dumps(config, indent=2) + "\n")
 
     def config(self) -> dict[str, Any]:
-        """What `write_config` wrote."""
-        return json.loads((self.path / "config.json").read_text())
+        """What `write_config` wrote.
+
+        Raises:
+            DamagedFileError: it is no JSON object.
+        """
+        return read_object(self.path / BORN)
 
     def write_text(self, name: str, text: str):
         """Writes a file of this name."""
-        _write_atomically(self.path / name, text)
+        write_atomically(self.path / name, text)
 
     def note_identity(self, identity: Mapping[str, Any], packages: Sequence[str] = ()) -> dict[str, Any]:
         """Writes `run.json` and `environment.json` unless they exist; returns the identity that stands there.
@@ -88,65 +90,68 @@ class RunFolder:
         Args:
             identity: what decides the run's numbers.
             packages: whose versions do so too, besides `PACKAGES`.
+
+        Raises:
+            DamagedFileError: what stands there is no JSON object.
         """
         path = self.path / "run.json"
         if not path.is_file():
             environment = describe_environment()
             versions = environment["versions"] | {name: importlib.metadata.version(name) for name in packages}
             text = json.dumps(environment | {"versions": versions}, indent=2)
-            _write_atomically(self.path / "environment.json", text + "\n")
-            _write_atomically(path, json.dumps(identity, indent=2) + "\n")
-        return json.loads(path.read_text())
+            write_atomically(self.path / "environment.json", text + "\n")
+            write_atomically(path, json.dumps(identity, indent=2) + "\n")
+        return read_object(path)
 
     def changed_versions(self) -> dict[str, tuple[str, str]]:
-        """Packages whose version is not the one that the run started with: name to (then, now)."""
+        """Packages whose version is not the one that the run started with: name to (then, now).
+
+        Raises:
+            DamagedFileError: `environment.json` does not say which these were.
+        """
         path = self.path / "environment.json"
-        then = json.loads(path.read_text())["versions"] if path.is_file() else {}
+        then = read_object(path).get("versions") if path.is_file() else {}
+        if not isinstance(then, dict):
+            raise DamagedFileError(path, f"versions must be a JSON object, got {then!r}")
         now = {name: importlib.metadata.version(name) for name in then if _is_installed(name)}
         return {name: (then[name], now[name]) for name in now if then[name] != now[name]}
 
     def append_rows(self, table: str, rows: Sequence[Row]):
         """Appends rows to `table`.csv and waits until they are on disk. Numbers read back exactly."""
-        if not rows:
-            return
-        path = self.path / f"{table}.csv"
-        is_new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if is_new:
-                writer.writerow(rows[0])
-            writer.writerows([_format(value) for value in row.values()] for row in rows)
-            file.flush()
-            os.fsync(file.fileno())
-        if self._tensorboard and table == "metrics":
-            self._write_scalars(rows)
+        self._table(table).append(rows)
+        if rows and self._scalars is not None and table == "metrics":
+            self._scalars.write(rows)
 
     def read_rows(self, table: str) -> list[dict[str, float]]:
-        """The complete rows of `table`.csv; none where the file does not exist."""
-        path = self.path / f"{table}.csv"
-        if not path.exists():
-            return []
-        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        return [{name: _parse(value) for name, value in row.items()} for row in csv.DictReader(lines)]
+        """The complete rows of `table`.csv; none where the file does not exist.
+
+        Raises:
+            DamagedFileError: a row is not one of numbers.
+        """
+        return self._table(table).rows()
 
     def truncate_rows(self, table: str, num_iterations: int):
         """Drops a torn last line and the rows beyond an iteration, which a resumed run will write again."""
-        rows = [row for row in self.read_rows(table) if row["num_iterations"] <= num_iterations]
-        path = self.path / f"{table}.csv"
-        if not rows:
-            path.unlink(missing_ok=True)
-            return
-        lines = [",".join(rows[0]), *(",".join(_format(value) for value in row.values()) for row in rows)]
-        _write_atomically(path, "\n".join(lines) + "\n")
+        self._table(table).cut_at(num_iterations)
 
     def write_divergences(self, divergences: Sequence[Mapping[str, Any]]):
         """Writes `divergences.json`."""
-        _write_atomically(self.path / "divergences.json", json.dumps(list(divergences), indent=2) + "\n")
+        write_atomically(self.path / "divergences.json", json.dumps(list(divergences), indent=2) + "\n")
 
     def read_divergences(self) -> list[dict[str, Any]]:
-        """What `write_divergences` wrote; none where it never did."""
+        """What `write_divergences` wrote; none where it never did.
+
+        Raises:
+            DamagedFileError: it is no list of divergences.
+        """
         path = self.path / "divergences.json"
-        return json.loads(path.read_text()) if path.is_file() else []
+        entries = read_json(path) if path.is_file() else []
+        if not isinstance(entries, list):
+            raise DamagedFileError(path, "it must be a JSON list")
+        try:
+            return [asdict(from_json(Divergence, entry, name=f"[{i}]")) for i, entry in enumerate(entries)]
+        except FieldError as error:
+            raise DamagedFileError(path, str(error)) from error
 
     def write_arrays(self, name: str, **arrays: np.ndarray):
         """Writes `name`.npz."""
@@ -159,46 +164,84 @@ class RunFolder:
 
         Raises:
             RunFolderError: the run has not come that far.
+            DamagedFileError: the file is not what was written.
         """
         path = self.path / f"{name}.npz"
         if not path.is_file():
             raise RunFolderError(
                 f"{self.path} has no {path.name}: the run has not come that far; `bilevel-rl resume` it"
             )
-        with np.load(path) as file:
-            return dict(file)
+        try:
+            with np.load(path) as file:
+                return dict(file)
+        except Exception as error:  # What NumPy and zipfile raise for arbitrary bytes is of a dozen kinds.
+            raise DamagedFileError(path, f"NumPy cannot read it, {error}") from error
 
     def save_checkpoint(self, num_iterations: int, tree: PyTree):
-        """Saves a pytree of arrays; atomic: a kill leaves either the whole checkpoint or none."""
-        import orbax.checkpoint as ocp
+        """Saves a pytree of arrays, of which every process of a job has its part.
 
-        with self._checkpoint_manager() as manager:
-            manager.save(num_iterations, args=ocp.args.StandardSave(tree))
+        A kill leaves either the whole checkpoint or none that counts.
+        """
+        self._checkpoints.save(num_iterations, tree)
+        if jax.process_index() == 0:
+            seal = {
+                "parts": list(tree),
+                "metrics": self._table("metrics").mark()._asdict(),
+                "files": self._checkpoints.digests(num_iterations),
+            }
+            write_atomically(self._checkpoints.seal_of(num_iterations), json.dumps(seal, indent=2) + "\n")
 
     def latest_checkpoint(self) -> int | None:
         """Iteration of the newest complete checkpoint."""
-        if not (self.path / "checkpoints").is_dir():
-            return None
-        with self._checkpoint_manager() as manager:
-            return manager.latest_step()
+        return next(filter(self._checkpoints.is_sealed, self._checkpoints.iterations()), None)
 
     def restore_checkpoint(self, num_iterations: int, like: PyTree = None) -> PyTree:
-        """Restores the arrays of a checkpoint into the structure, shapes and types of `like`; None: as NumPy arrays.
+        """As `Checkpoints.restore`."""
+        return self._checkpoints.restore(num_iterations, like)
+
+    def parts_of_checkpoint(self, num_iterations: int) -> list[str]:
+        """The keys of the tree that was saved."""
+        return self._checkpoints.sealed(num_iterations)["parts"]
+
+    def sound_checkpoint(self) -> int | None:
+        """Iteration of the newest checkpoint whose files and metric rows are what was written; warns of newer ones.
 
         Raises:
-            RunFolderError: the checkpoint has another structure.
+            RunFolderError: there are checkpoints, and none of them is.
         """
-        import orbax.checkpoint as ocp
-
-        abstract = None if like is None else jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        try:
-            with self._checkpoint_manager() as manager:
-                restored = manager.restore(num_iterations, args=ocp.args.StandardRestore(abstract))
-        except (ValueError, KeyError) as error:
+        flaws: list[str] = []
+        for num_iterations in self._checkpoints.iterations():
+            if not self._checkpoints.is_sealed(num_iterations):
+                warnings.warn(f"checkpoint {num_iterations} of {self.path} was not saved completely", stacklevel=5)
+                continue
+            flaw = self._flaw(num_iterations)
+            if flaw is None:
+                if flaws:
+                    warnings.warn(f"{'; '.join(flaws)}: going on from iteration {num_iterations}", stacklevel=5)
+                return num_iterations
+            flaws.append(f"checkpoint {num_iterations} of {self.path} cannot be used, since {flaw}")
+        if flaws:
             raise RunFolderError(
-                f"the checkpoint in {self.path} is that of another problem or algorithm: {error}"
-            ) from error
-        return restored
+                f"{'; '.join(flaws)}: put back a copy of what is damaged, or remove {self._checkpoints.path} to run "
+                "from the start again"
+            )
+        return None
+
+    def _flaw(self, num_iterations: int) -> str | None:
+        try:
+            self._checkpoints.check(num_iterations)
+            return self._table("metrics").flaw(self._checkpoints.rows(num_iterations))
+        except DamagedFileError as error:
+            return f"{error.path.relative_to(self._checkpoints.path.parent)} is damaged ({error.flaw})"
+
+    def cut_back(self, num_iterations: int | None):
+        """Drops all that was written after a checkpoint; None: after the start."""
+        if num_iterations is None:
+            self.truncate_rows("metrics", -1)
+        else:
+            self._table("metrics").cut_to(self._checkpoints.rows(num_iterations))
+        self.truncate_rows("timing", -1 if num_iterations is None else num_iterations)
+        self._checkpoints.drop_after(-1 if num_iterations is None else num_iterations)
 
     def figures(self) -> Path:
         """The folder of the figures; made if it does not exist."""
@@ -206,30 +249,14 @@ class RunFolder:
         path.mkdir(exist_ok=True)
         return path
 
-    def _checkpoint_manager(self) -> Any:
-        import orbax.checkpoint as ocp
+    def _table(self, name: str) -> Table:
+        return self._tables.setdefault(name, Table(self.path / f"{name}.csv"))
 
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=False)
-        return ocp.CheckpointManager(self.path / "checkpoints", options=options)
 
-    def _write_scalars(self, rows: Sequence[Row]):
-        # Not the SummaryWriter: its flush does not wait for the thread that writes what it was given.
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
-        from tensorboardX.summary import scalar
-
-        for row in rows:
-            seed = int(row["seed"])
-            if seed not in self._writers:
-                path = self.path / "tensorboard" / f"seed-{seed}"
-                path.mkdir(parents=True, exist_ok=True)
-                self._writers[seed] = EventsWriter(str(path / "events"))
-            for name, value in row.items():
-                if name not in ("seed", "num_iterations"):
-                    event = Event(wall_time=time.time(), step=int(row["num_iterations"]), summary=scalar(name, value))
-                    self._writers[seed].write_event(event)
-        for writer in self._writers.values():
-            writer.flush()
+def is_vacant(path: Path | str) -> bool:
+    """Whether a folder has nothing that is a run's: it is empty, or a kill came before `config.json` was there."""
+    leftovers = {lock.NAME, f"{BORN}.tmp"}
+    return Path(path).is_dir() and {entry.name for entry in Path(path).iterdir()} <= leftovers
 
 
 def _is_installed(package: str) -> bool:
@@ -264,11 +291,3 @@ def _commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _format(value: float) -> str:
-    return str(int(value)) if isinstance(value, int | np.integer) else repr(float(value))
-
-
-def _parse(text: str) -> float:
-    return int(text) if text.lstrip("-").isdigit() else float(text)

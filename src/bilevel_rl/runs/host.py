@@ -12,13 +12,14 @@ from jaxtyping import Array, PyTree
 from bilevel_rl import checks
 from bilevel_rl.algorithms import SingleLoopActorCritic
 from bilevel_rl.runs import fingerprint
-from bilevel_rl.runs.divergence import Divergence, explain
+from bilevel_rl.runs.divergence import Divergence, Health, explain
 from bilevel_rl.runs.folder import Row, RunFolder
 from bilevel_rl.runs.host_loop import HostLoop
 from bilevel_rl.runs.identity import identity_of
 from bilevel_rl.runs.loop import Engine, Point, follow
 from bilevel_rl.runs.metrics import Meter
-from bilevel_rl.runs.run import RunResult, check_algorithm, check_run_arguments, check_storage, columns_of
+from bilevel_rl.runs.run import RunResult, columns_of
+from bilevel_rl.runs.start import check_algorithm, check_run_arguments, check_start, check_storage
 
 NO_ENTROPY_WEIGHT = 1.0
 """Metric rows are sampled, so the weight at which exact ones would be measured is not used."""
@@ -57,7 +58,8 @@ def run_host(
 
     Raises:
         TypeError: an argument is of another type.
-        ValueError: a count is not positive, `checkpoint_every` is negative, or as `HostLoop`.
+        ValueError: a count is not positive or too large, `checkpoint_every` is negative, the regularizer is not finite
+            at `initial_x`, or as `HostLoop`.
         RunFolderError: the folder holds another run, or one that has gone further.
 
     Example:
@@ -85,6 +87,7 @@ def run_host(
     checks.key(key)
     check_run_arguments(1, num_iterations, log_every, NO_ENTROPY_WEIGHT)
     check_storage(folder, checkpoint_every, progress)
+    check_start(algorithm.problem)
     loop = HostLoop(algorithm, key, envs)
     engine = HostEngine(
         loop,
@@ -141,10 +144,12 @@ class HostEngine(Engine):
 
         def work() -> int:
             self._progressed = self._loop.advance(self._progressed, self._num_taken, last)
-            self._num_taken = last
-            return last
+            self._num_taken = max(self._num_taken, self._loop.num_taken)
+            return self._num_taken
 
         return work
+
+    saves_between = True
 
     def settle(self, point: Point, advanced: int, saved: Callable[[], Point]) -> Point:
         """As `Engine.settle`."""
@@ -153,7 +158,7 @@ class HostEngine(Engine):
         self._progressed = self._loop.cleared(progressed.state)
         divergences, last_finite = point.divergences, int(states.num_iterations[0])
         if last_finite < advanced:
-            divergences = (*divergences, explain(_with_seed(progressed.is_finite), 0, last_finite))
+            divergences = (*divergences, explain(Health(_with_seed(progressed.is_finite)), 0, last_finite))
             warnings.warn(str(divergences[-1]), RuntimeWarning, stacklevel=4)
         is_stopped, num_steps = np.array([bool(divergences)]), advanced - point.num_iterations
         return Point(advanced, states, is_stopped, divergences, info_totals, num_steps)

@@ -26,6 +26,8 @@ from bilevel_rl.algorithms.single_loop import SingleLoopInfo, SingleLoopState
 from bilevel_rl.environments import HostEnvironment, HostEpisode
 from bilevel_rl.runs import fingerprint
 from bilevel_rl.runs.compiled import key_of_start, length_of_block
+from bilevel_rl.runs.divergence import healthy
+from bilevel_rl.runs.interruption import asked
 
 
 class Progressed(NamedTuple):
@@ -145,6 +147,7 @@ class HostLoop:
         self._algorithm = jax.tree.map(lambda leaf: jnp.asarray(leaf) if eqx.is_array(leaf) else leaf, algorithm)
         self._chains = HostChains(envs, environment, algorithm.followers.num_chains)
         self._key, self._block_length = jax.random.fold_in(key, 0), length_of_block(algorithm)
+        self.num_taken = 0
         self._block: tuple[int, np.ndarray] | None = None
         self._decide = jax.jit(self._decided)
         self._learn = jax.jit(self._learned, donate_argnums=0)
@@ -170,8 +173,14 @@ class HostLoop:
         return Progressed(state, zeros, jax.tree.map(lambda _: jnp.array(True), state))
 
     def advance(self, progressed: Progressed, first: int, last: int) -> Progressed:
-        """After iterations first … last−1. The buffers of `progressed` are given to the result."""
+        """After iterations first … last−1, or fewer where a stop is asked for, the number of which `num_taken` tells.
+
+        The buffers of `progressed` are given to the result.
+        """
         for k in range(first, last):
+            if asked() and k > first:
+                break
+            self.num_taken = k + 1
             uniforms = self._uniforms(k)
             decision = self._decide(progressed.state, uniforms)
             following = self._chains.step(np.asarray(decision.actions))
@@ -211,7 +220,7 @@ class HostLoop:
         transitions = self._transitions(state, uniforms, decision, following)
         new, info = self._algorithm.step_from(transitions, going_on, uniforms, state)
         was_fine = _all(was_finite)
-        is_finite = jax.tree.map(lambda was, leaf: was & (~was_fine | jnp.all(jnp.isfinite(leaf))), was_finite, new)
+        is_finite = jax.tree.map(lambda was, is_: was & (~was_fine | is_), was_finite, healthy(new))
         is_fine = _all(is_finite)
         state = jax.tree.map(lambda new, old: jnp.where(is_fine, new, old), new, state)
         return Progressed(state, jax.tree.map(jnp.add, totals, info), is_finite)

@@ -187,7 +187,7 @@ def find_checkpoint(
         packages: whose versions are noted besides those of the core.
 
     Raises:
-        RunFolderError: the folder holds another run, or one that has gone further.
+        RunFolderError: the folder holds another run, one that has gone further, or one whose files are damaged.
     """
     if not crew.is_writer:
         checkpoint = crew.agree(NO_CHECKPOINT)
@@ -196,7 +196,7 @@ def find_checkpoint(
         return None if checkpoint == NO_CHECKPOINT else checkpoint
     try:
         checkpoint = _cut_back(folder, identity, num_iterations, packages)
-    except RunFolderError:
+    except (RunFolderError, OSError):
         crew.agree(REFUSED)
         raise
     crew.agree(NO_CHECKPOINT if checkpoint is None else checkpoint)
@@ -212,7 +212,7 @@ def _cut_back(
         # Another version may trace the same functions to another program.
         note = f" ({', '.join(changes)}, which may be why)" if changes else ""
         raise RunFolderError(f"{folder.path} holds another run: {', '.join(found)}{note}; use another folder")
-    checkpoint = folder.latest_checkpoint()
+    checkpoint = folder.sound_checkpoint()
     if checkpoint is not None and checkpoint > num_iterations:
         raise RunFolderError(
             f"{folder.path} has already done {checkpoint} iterations, more than {num_iterations}: ask for "
@@ -221,6 +221,5 @@ def _cut_back(
         )
     for change in changes:
         warnings.warn(f"{change}: results may differ in the last bits", stacklevel=4)
-    for table in ("metrics", "timing"):
-        folder.truncate_rows(table, -1 if checkpoint is None else checkpoint)
+    folder.cut_back(checkpoint)
     return checkpoint

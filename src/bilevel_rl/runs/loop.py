@@ -7,19 +7,22 @@ measured of them, and in nothing else.
 
 import abc
 import contextlib
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 from jaxtyping import Bool, PyTree
 
-from bilevel_rl.runs import processes
+from bilevel_rl.runs import lock, processes
 from bilevel_rl.runs.divergence import Divergence
 from bilevel_rl.runs.folder import Row, RunFolder
-from bilevel_rl.runs.identity import find_checkpoint
+from bilevel_rl.runs.identity import REFUSED, find_checkpoint
+from bilevel_rl.runs.interruption import SIGNALS, Interrupted, abandoned_on_error, asked, heeded, saving
 from bilevel_rl.runs.progress import Progress
 
 
@@ -34,6 +37,7 @@ class Point:
         divergences: why.
         info_totals: sums of what the iterations since the last log point said of themselves.
         num_steps: how many iterations these were.
+        is_between: whether it lies between two log points, where the run was interrupted.
     """
 
     num_iterations: int
@@ -42,6 +46,7 @@ class Point:
     divergences: tuple[Divergence, ...] = ()
     info_totals: PyTree = None
     num_steps: int = 0
+    is_between: bool = False
 
     def is_last(self, num_iterations: int) -> bool:
         """Whether a run of so many iterations is over."""
@@ -81,6 +86,14 @@ class Engine(abc.ABC):
     """whether there is a metric row of iteration 0, which shows the first iteration's Info"""
 
     @property
+    def is_alone(self) -> bool:
+        """Whether one process runs it, which may stop when it is told to; several would have to agree."""
+        return jax.process_count() == 1
+
+    saves_between: ClassVar[bool] = False
+    """whether a point between two log points can be saved and gone on from"""
+
+    @property
     def crew(self) -> Crew:
         """The processes that run it together."""
         return processes.JaxProcesses()
@@ -103,7 +116,10 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def advance(self, point: Point, last: int) -> Callable[[], Any]:
-        """The work of the iterations up to `last`, to be called once; a thread may do it beside `rows`."""
+        """The work of the iterations up to `last`, to be called once; a thread may do it beside `rows`.
+
+        It may end before, once `interruption.asked` says so.
+        """
 
     @abc.abstractmethod
     def settle(self, point: Point, advanced: Any, saved: Callable[[], Point]) -> Point:
@@ -164,8 +180,13 @@ class _Record:
             return self._engine.start()
         return self._engine.restored(self._folder, self._checkpoint)
 
-    def log(self, point: Point, *, is_last: bool) -> list[Row] | None:
-        """Measures a point, writes what is known of it, and returns its rows; None where that was done before."""
+    def log(self, point: Point, *, saves: bool) -> list[Row] | None:
+        """Measures a point, writes what is known of it, and returns its rows; None where that was done before.
+
+        Args:
+            point: to be measured.
+            saves: a checkpoint, also where its time has not come.
+        """
         if point.num_iterations <= self._logged:
             return None
         self._logged = point.num_iterations
@@ -178,11 +199,44 @@ class _Record:
                 timing = {"num_iterations": point.num_iterations, "seconds": now - self._started}
                 folder.append_rows("timing", [timing])
                 folder.write_divergences([asdict(divergence) for divergence in point.divergences])
-            if engine.crew.agree(now - self._saved_at >= self._checkpoint_every) or is_last:
-                if engine.crew.is_writer or engine.crew.saves_together:
-                    folder.save_checkpoint(point.num_iterations, engine.checkpoint(point))
-                self._saved_at = time.perf_counter()
+            if engine.crew.agree(now - self._saved_at >= self._checkpoint_every) or saves:
+                self._save(folder, point)
         return rows
+
+    def leave(self, point: Point, num_iterations: int, number: int):
+        """Saves a point where that can be, and raises `Interrupted`, which says from where to go on."""
+        is_saved = point.num_iterations <= self._logged
+        if not is_saved and not point.is_between:
+            is_saved = self.log(point, saves=True) is not None
+        elif self._folder is not None and point.is_between and self._engine.saves_between:
+            self._save(self._folder, point)
+            is_saved = True
+        if self._folder is None:
+            raise Interrupted(number, f"stopped after iteration {point.num_iterations:,} of {num_iterations:,}")
+        last = point.num_iterations if is_saved else self._folder.latest_checkpoint() or 0
+        raise Interrupted(number, f"stopped and saved after iteration {last:,} of {num_iterations:,}")
+
+    def _save(self, folder: RunFolder, point: Point):
+        engine = self._engine
+        with saving():
+            if engine.crew.is_writer or engine.crew.saves_together:
+                folder.save_checkpoint(point.num_iterations, engine.checkpoint(point))
+        self._saved_at = time.perf_counter()
+
+
+@contextlib.contextmanager
+def _alone_in(folder: RunFolder | None, crew: Crew) -> Iterator[None]:
+    """While it is open, no other job works in the folder; only the writer holds it."""
+    if folder is None or not crew.is_writer:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock.hold(folder.path))
+        except BaseException:
+            crew.agree(REFUSED)  # The others wait to hear where to begin.
+            raise
+        yield
 
 
 def follow(
@@ -208,17 +262,23 @@ def follow(
         The last point, and all metric rows.
 
     Raises:
-        RunFolderError: the folder holds another run, or one that has gone further.
+        RunFolderError: the folder holds another run, one that has gone further, or one whose files are damaged; or
+            another process works in it.
+        Interrupted: Ctrl-C was pressed, or SIGTERM came where there is a folder; the state was saved before.
     """
+    signals = () if not engine.is_alone else SIGNALS if folder is not None else (signal.SIGINT,)
     record = _Record(engine, folder, checkpoint_every)
     with (
         Progress(num_iterations, is_shown=progress and engine.crew.is_writer) as bar,
+        heeded(*signals),
         ThreadPoolExecutor(max_workers=1) as background,
         engine.crew.stop_together(folder),
+        _alone_in(folder, engine.crew),
+        abandoned_on_error(),
     ):
 
         def log(point: Point):
-            rows = record.log(point, is_last=point.is_last(num_iterations))
+            rows = record.log(point, saves=point.is_last(num_iterations))
             if rows is not None:
                 bar.update(point.num_iterations, engine.num_transitions(point), rows, engine.texts())
 
@@ -234,5 +294,7 @@ def follow(
                 log(point)  # While the devices are at work.
                 advanced = future.result()
             point = engine.settle(point, advanced, record.saved)
+            if (number := asked()) is not None:
+                record.leave(replace(point, is_between=point.num_iterations < last), num_iterations, number)
         log(point)
     return point, record.rows

@@ -4,6 +4,7 @@ Models that a dense solve can hold are measured exactly at every log point. Larg
 that the algorithm takes anyway, since an exact Φ would take longer than the run between two log points.
 """
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -182,6 +183,8 @@ class Meter:
         self._algorithm, self._weight = algorithm, evaluation_entropy_weight
         self._diagnostics: Diagnostics = diagnostics
         self._has_warned = False
+        self.last_x: PyTree = None
+        """where x was at the last log point, from which its movement is measured"""
 
     @property
     def num_transitions_per_iteration(self) -> int:
@@ -190,7 +193,11 @@ class Meter:
 
     def begin(self, states: PyTree):
         """The states that the next log point's movement of x is measured from; leading axis the seeds."""
-        self._last_x = self._algorithm.recommend(states)
+        self.last_x = self.x_of(states)
+
+    def x_of(self, states: PyTree) -> PyTree:
+        """The upper variables that are measured; leading axis the seeds."""
+        return self._algorithm.recommend(states)
 
     def rows(
         self,
@@ -210,8 +217,8 @@ class Meter:
         columns = metric_columns(self._algorithm, states, info, self._weight, self._diagnostics)
         x = self._algorithm.recommend(states)
         self._warn_of_bounds(x, info, int(np.max(states.num_iterations)))
-        columns = gather(columns | {"x_movement": distances(x, self._last_x)})
-        self._last_x = x
+        columns = gather(columns | {"x_movement": distances(x, self.last_x)})
+        self.last_x = x
         return metric_rows(columns, is_running)
 
     def _warn_of_bounds(self, x: PyTree, info: PyTree, num_iterations: int):
@@ -225,14 +232,22 @@ class Meter:
 
 
 def metric_rows(columns: dict[str, np.ndarray], is_running: Bool[np.ndarray, " seeds"]) -> list[Row]:
-    """One row a running seed."""
+    """One row a running seed; what is infinite is NaN."""
     for name, column in columns.items():
-        if np.any(np.isnan(column[is_running])):
+        if not np.all(np.isfinite(column[is_running])):
             warnings.warn(f"{name} is NaN: its exact computation does not converge at this state", stacklevel=3)
+    written = {
+        name: np.where(np.isinf(column), np.nan, column) if np.any(np.isinf(column)) else column
+        for name, column in columns.items()
+    }
     return [
-        {"seed": int(seed), **{name: column[seed].item() for name, column in columns.items()}}
+        {"seed": int(seed), **{name: column[seed].item() for name, column in written.items()}}
         for seed in np.flatnonzero(is_running)
     ]
+
+
+def _written(number: float) -> float:
+    return math.nan if math.isinf(number) else number
 
 
 def measure(

@@ -35,9 +35,8 @@ def connect(coordinator: str, num_processes: int, process_id: int):
         ValueError: an argument is not of that form.
         LostProcessError: not all processes came within five minutes.
     """
-    host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError(f"--coordinator must be HOST:PORT, got {coordinator!r}")
+    if not is_address(coordinator):
+        raise ValueError(f"--coordinator must be HOST:PORT with a port of 1..65535, got {coordinator!r}")
     if not 0 <= process_id < num_processes:
         raise ValueError(
             f"--process-id must lie in 0..{num_processes - 1} for {num_processes} processes, got {process_id}"
@@ -47,6 +46,12 @@ def connect(coordinator: str, num_processes: int, process_id: int):
         jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     except RuntimeError as error:
         raise LostProcessError(f"process {process_id} could not join the job at {coordinator}: {error}") from error
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is HOST:PORT, with a port that can be reached."""
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isdecimal() and 0 < int(port) < 2**16
 
 
 def is_writer() -> bool:

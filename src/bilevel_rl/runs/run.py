@@ -1,6 +1,5 @@
 """Runs an algorithm whose iterations are compiled: metric rows, checkpoints, exact resume, divergence as a result."""
 
-import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,15 +13,19 @@ from jaxtyping import Array, Bool, PyTree
 
 from bilevel_rl import checks
 from bilevel_rl.algorithms import Algorithm
-from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.runs import processes
 from bilevel_rl.runs.bounds import check_bounds
-from bilevel_rl.runs.compiled import Layout, Loop, choose
-from bilevel_rl.runs.divergence import Divergence, locate
-from bilevel_rl.runs.folder import Row, RunFolder
+from bilevel_rl.runs.compiled import Layout, Loop, Stretch, choose
+from bilevel_rl.runs.divergence import Divergence, Health, locate
+from bilevel_rl.runs.folder import DamagedFileError, Row, RunFolder
 from bilevel_rl.runs.identity import identity_of
+from bilevel_rl.runs.interruption import Pieces
 from bilevel_rl.runs.loop import Engine, Point, follow
 from bilevel_rl.runs.metrics import Diagnostics, Meter, are_exact
+from bilevel_rl.runs.start import check_algorithm, check_run_arguments, check_start, check_storage
+
+SUMS, SINCE = "sums", "since_log_point"
+"""Parts of a checkpoint between two log points."""
 
 SNAPSHOT_BYTES = 2**26
 """States that take less are copied at every log point, so that a divergence is found without going far back."""
@@ -89,10 +92,13 @@ def run(
 
     Raises:
         TypeError: an argument is of another type, for instance a problem where an algorithm is asked for.
-        ValueError: a count is not positive, `evaluation_entropy_weight` is not, `checkpoint_every` is negative, a
-            bound of the problem is exceeded at its start, exact diagnostics are asked for where there are no tables, or
-            the devices cannot share the seeds evenly.
-        RunFolderError: the folder holds another run, or one that has gone further.
+        ValueError: a count is not positive or too large, `evaluation_entropy_weight` is not positive,
+            `checkpoint_every` is negative, reward, cost or regularizer is not finite at `initial_x` or exceeds its
+            bound there, exact diagnostics are asked for where there are no tables, or the devices cannot share the
+            seeds evenly.
+        RunFolderError: the folder holds another run, one that has gone further, or one whose files are damaged; or
+            another process works in it.
+        Interrupted: Ctrl-C was pressed, or SIGTERM came where there is a folder; the state was saved before.
         LostProcessError: another process of the job stopped answering.
 
     Example:
@@ -110,6 +116,7 @@ def run(
     checks.one_of("diagnostics", diagnostics, get_args(Diagnostics))
     if seeds_per_group is not None:
         checks.integer("seeds_per_group", seeds_per_group, remedy="None chooses as many as fill the vector units")
+    check_start(algorithm.problem)
     are_exact(diagnostics, algorithm.problem)
     check_bounds(algorithm.problem)
     engine = CompiledEngine(
@@ -143,7 +150,7 @@ class CompiledEngine(Engine):
     """
 
     def __init__(self, loop: Loop, meter: Meter, identity: Callable[[], dict[str, Any]]):
-        self._loop, self._meter, self._identity = loop, meter, identity
+        self._loop, self._meter, self._identity, self._pieces = loop, meter, identity, Pieces()
 
     def identity(self) -> dict[str, Any]:
         """As `Engine.identity`."""
@@ -157,27 +164,41 @@ class CompiledEngine(Engine):
     def start(self) -> Point:
         """As `Engine.start`; the first iteration, whose Info it has, is taken again by `advance`."""
         num_seeds, states = self._loop.layout.num_seeds, self._loop.start()
-        info_totals = self._loop.advance(_copy(states), 0, 1)[1]
-        return Point(0, states, np.zeros(num_seeds, bool), info_totals=info_totals, num_steps=1)
+        sums = self._loop.stretch(_copy(states), self._loop.no_sums, 0, 0, 1).sums
+        return Point(0, states, np.zeros(num_seeds, bool), info_totals=sums, num_steps=1)
 
     def begin(self, point: Point):
         """As `Engine.begin`."""
-        self._meter.begin(processes.local(point.states))
+        if not point.is_between:
+            self._meter.begin(processes.local(point.states))
 
     def advances_in_place(self, point: Point) -> bool:
         """Large states are not copied, unless a stopped seed's have to be kept."""
         return _num_bytes(point.states) > SNAPSHOT_BYTES and not point.is_stopped.any()
 
-    def advance(self, point: Point, last: int) -> Callable[[], tuple[int, PyTree, PyTree, PyTree]]:
-        """Gives the iteration reached, states, sums of Infos, and which leaves of whose states are finite."""
+    def advance(self, point: Point, last: int) -> Callable[[], tuple[int, int, Stretch]]:
+        """Gives the iteration reached, how many the sums are of, and where they led to."""
         # Copied here, since programs of several processes must be launched in one order.
         states = point.states if self.advances_in_place(point) else _copy(point.states)
-        return lambda: (last, *self._loop.advance(states, point.num_iterations, last))
+        first, sums = point.num_iterations, point.info_totals if point.is_between else self._loop.no_sums
+        since = first - point.num_steps if point.is_between else first
 
-    def settle(self, point: Point, advanced: tuple[int, PyTree, PyTree, PyTree], saved: Callable[[], Point]) -> Point:
+        def work() -> tuple[int, int, Stretch]:
+            done = Stretch(states, sums, Health(()))
+
+            def piece(first: int, last: int):
+                nonlocal done
+                done = jax.block_until_ready(self._loop.stretch(done.states, done.sums, since, first, last))
+
+            reached = self._pieces.run(piece, first, last)
+            return reached, reached - since, done
+
+        return work
+
+    def settle(self, point: Point, advanced: tuple[int, int, Stretch], saved: Callable[[], Point]) -> Point:
         """As `Engine.settle`."""
-        last, states, info_totals, is_finite = advanced
-        is_bad = ~_all_finite(is_finite) & ~point.is_stopped
+        last, num_steps, (states, sums, health) = advanced
+        is_bad = ~_all_finite(health) & ~point.is_stopped
         if is_bad.any() and self.advances_in_place(point):
             origin = saved()
             states_again, *_ = self._loop.advance(origin.states, origin.num_iterations, point.num_iterations)
@@ -185,7 +206,7 @@ class CompiledEngine(Engine):
         if point.is_stopped.any():
             states = choose(point.is_stopped, point.states, states)
         settled = replace(
-            point, num_iterations=last, states=states, info_totals=info_totals, num_steps=last - point.num_iterations
+            point, num_iterations=last, states=states, info_totals=sums, num_steps=num_steps, is_between=False
         )
         for seed in np.flatnonzero(is_bad):
             settled = self._stop(int(seed), point, settled)
@@ -193,20 +214,34 @@ class CompiledEngine(Engine):
 
     def rows(self, point: Point) -> list[Row]:
         """As `Engine.rows`."""
-        states, totals = processes.local((point.states, point.info_totals))
-        info = jax.tree.map(lambda total: total / np.float32(point.num_steps), totals)
+        states, sums = processes.local((point.states, point.info_totals))
+        info = jax.tree.map(lambda total: total / np.float32(point.num_steps), sums.total())
         return self._meter.rows(states, info, ~point.is_stopped, self._loop.gather)
 
+    saves_between = True
+
     def checkpoint(self, point: Point) -> PyTree:
-        """As `Engine.checkpoint`."""
-        return {"states": point.states, "is_stopped": point.is_stopped}
+        """As `Engine.checkpoint`; between two log points with all that the next metric rows need of the last."""
+        tree = {"states": point.states, "is_stopped": point.is_stopped}
+        if not point.is_between:
+            return tree
+        last = {"num_steps": np.array(point.num_steps), "x": self._meter.last_x}
+        return tree | {SUMS: point.info_totals, SINCE: last}
 
     def restored(self, folder: RunFolder, num_iterations: int) -> Point:
         """As `Engine.restored`."""
-        like = {"states": self._loop.start(), "is_stopped": np.zeros(self._loop.layout.num_seeds, bool)}
+        like: dict[str, Any] = {"states": self._loop.start(), "is_stopped": np.zeros(self._loop.layout.num_seeds, bool)}
+        if is_between := SUMS in folder.parts_of_checkpoint(num_iterations):
+            x = jax.tree.map(np.asarray, self._meter.x_of(processes.local(like["states"])))
+            like |= {SUMS: self._loop.no_sums, SINCE: {"num_steps": np.array(0), "x": x}}
         saved = folder.restore_checkpoint(num_iterations, like)
-        divergences = [Divergence(**e) for e in folder.read_divergences() if e["num_iterations"] < num_iterations]
-        return Point(num_iterations, saved["states"], np.array(saved["is_stopped"]), tuple(divergences))
+        is_stopped = np.array(saved["is_stopped"])
+        point = Point(num_iterations, saved["states"], is_stopped, divergences_of(folder, num_iterations, is_stopped))
+        if is_between:
+            self._meter.last_x = jax.tree.map(np.array, saved[SINCE]["x"])
+            num_steps = int(saved[SINCE]["num_steps"])
+            point = replace(point, info_totals=saved[SUMS], num_steps=num_steps, is_between=True)
+        return point
 
     def num_transitions(self, point: Point) -> int:
         """As `Engine.num_transitions`."""
@@ -215,20 +250,38 @@ class CompiledEngine(Engine):
     def _stop(self, seed: int, previous: Point, point: Point) -> Point:
         """The point with a seed, which left the finite numbers since the previous one, as it was just before."""
 
-        def advanced(num_iterations: int) -> tuple[PyTree, PyTree]:
+        def advanced(num_iterations: int) -> Stretch:
             first = previous.num_iterations
-            states, _, is_finite = self._loop.advance(_copy(previous.states), first, num_iterations)
-            return states, processes.whole(is_finite)
+            return self._loop.stretch(_copy(previous.states), self._loop.no_sums, first, first, num_iterations)
 
-        divergence = locate(lambda k: advanced(k)[1], seed, previous.num_iterations, point.num_iterations)
+        def health_after(num_iterations: int) -> Health:
+            return processes.whole(advanced(num_iterations).health)
+
+        divergence = locate(health_after, seed, previous.num_iterations, point.num_iterations)
         warnings.warn(str(divergence), RuntimeWarning, stacklevel=5)
         is_seed = np.arange(len(point.is_stopped)) == seed
         return replace(
             point,
-            states=choose(is_seed, advanced(divergence.num_iterations)[0], point.states),
+            states=choose(is_seed, advanced(divergence.num_iterations).states, point.states),
             is_stopped=point.is_stopped | is_seed,
             divergences=(*point.divergences, divergence),
         )
+
+
+def divergences_of(
+    folder: RunFolder, num_iterations: int, is_stopped: Bool[np.ndarray, " seeds"]
+) -> tuple[Divergence, ...]:
+    """Those that a folder has noted before a checkpoint.
+
+    Raises:
+        DamagedFileError: they are not those of the seeds that have stopped.
+    """
+    noted = [Divergence(**e) for e in folder.read_divergences() if e["num_iterations"] < num_iterations]
+    stopped = np.flatnonzero(is_stopped).tolist()
+    if sorted(divergence.seed for divergence in noted) != stopped:
+        flaw = f"the seeds that stopped before iteration {num_iterations} are {stopped}, which it does not say"
+        raise DamagedFileError(folder.path / "divergences.json", flaw)
+    return tuple(noted)
 
 
 def columns_of(rows: Sequence[Row]) -> dict[str, np.ndarray]:
@@ -236,37 +289,8 @@ def columns_of(rows: Sequence[Row]) -> dict[str, np.ndarray]:
     return {name: np.array([row[name] for row in rows]) for name in rows[-1]}
 
 
-def check_run_arguments(num_seeds: int, num_iterations: int, log_every: int, evaluation_entropy_weight: float):
-    """Raises `TypeError` or `ValueError` for numbers that `run` cannot work with."""
-    for name, count in (("num_seeds", num_seeds), ("num_iterations", num_iterations), ("log_every", log_every)):
-        checks.integer(name, count, at_least=1)
-    remedy = "use 0.01 to be close to the unregularized objective"
-    checks.number("evaluation_entropy_weight", evaluation_entropy_weight, above=0, remedy=remedy)
-
-
-def check_storage(folder: RunFolder | Path | str | None, checkpoint_every: float, progress: bool):
-    """Raises `TypeError` or `ValueError` unless a run can be kept there, and so often."""
-    if folder is not None:
-        checks.instance("folder", folder, RunFolder, Path, str, remedy="or None, which writes nothing")
-    if folder == "":
-        raise ValueError("folder must be a path, got ''; None writes nothing, and '.' is the working directory")
-    remedy = "it is in seconds, and 0 saves at every log point"
-    checks.number("checkpoint_every", checkpoint_every, at_least=0, allow_infinite=True, remedy=remedy)
-    checks.flag("progress", progress)
-
-
-def check_algorithm(algorithm: Any):
-    """Raises `TypeError` for what is no algorithm, such as a problem or the class of one."""
-    if isinstance(algorithm, BilevelProblem):
-        remedy = "wrap it, for instance untuned(problem) or SingleLoopActorCritic(problem)"
-        raise TypeError(f"algorithm must be an algorithm, got a BilevelProblem; {remedy}")
-    if inspect.isclass(algorithm) or not isinstance(algorithm, Algorithm):
-        remedy = "make one: SingleLoopActorCritic(problem)"
-        raise TypeError(f"algorithm must be an algorithm, got {checks.shown(algorithm)}; {remedy}")
-
-
-def _all_finite(is_finite: PyTree[Bool[Array, " seeds"]]) -> Bool[np.ndarray, " seeds"]:
-    return np.logical_and.reduce(processes.whole(jnp.stack(jax.tree.leaves(is_finite))))
+def _all_finite(health: Health) -> Bool[np.ndarray, " seeds"]:
+    return np.logical_and.reduce(processes.whole(jnp.stack(jax.tree.leaves(health))))
 
 
 def _copy(states: PyTree) -> PyTree:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
 from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.runs.json_files import from_json
 
 Sharing = Literal["devices", "workers", "nothing"]
 """Who can share the work of a study: the devices and processes of a JAX job, the workers of a comparison, or nobody."""
@@ -64,7 +65,11 @@ class Study(abc.ABC):
 
     @classmethod
     def from_json(cls: type[AnyStudy], options: Mapping[str, Any]) -> AnyStudy:
-        """The study whose `to_json` was written."""
+        """The study whose `to_json` was written.
+
+        Raises:
+            FieldError: a field is missing, unknown, or of another type.
+        """
         return from_json(cls, options)
 
     def with_cache(self, cache: str) -> "Study":
@@ -74,18 +79,3 @@ class Study(abc.ABC):
             ValueError: it has none.
         """
         raise ValueError(f"{self.name} keeps no downloads: --cache {cache} does not apply")
-
-
-Config = TypeVar("Config")
-
-
-def from_json(kind: type[Config], options: Mapping[str, Any]) -> Config:
-    """The dataclass whose fields were written as JSON: lists back to tuples, objects back to dataclasses."""
-    fields = {field.name: field.type for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
-    return kind(**{name: _from_json(fields[name], value) for name, value in options.items()})
-
-
-def _from_json(kind: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return from_json(kind, value)
-    return tuple(_from_json(None, entry) for entry in value) if isinstance(value, list) else value

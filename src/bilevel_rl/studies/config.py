@@ -10,7 +10,8 @@ from bilevel_rl.algorithms import Algorithm
 from bilevel_rl.algorithms.step_sizes import StepSizes
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.metrics import Diagnostics
-from bilevel_rl.runs.run import RunResult, check_run_arguments, check_storage, run
+from bilevel_rl.runs.run import RunResult, run
+from bilevel_rl.runs.start import check_run_arguments, check_storage
 
 Generator = Literal["threefry2x32", "rbg"]
 Schedule = Literal["decaying", "constant-entropy"]

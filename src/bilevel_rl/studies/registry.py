@@ -8,8 +8,13 @@ from collections.abc import Iterator
 from types import MappingProxyType, ModuleType
 
 from bilevel_rl import comparison, studies
-from bilevel_rl.runs.folder import RunFolder, RunFolderError
+from bilevel_rl.runs.folder import DamagedFileError, RunFolder, RunFolderError
+from bilevel_rl.runs.json_files import FieldError
 from bilevel_rl.runs.study import Study
+
+
+class UnknownStudyError(RunFolderError):
+    """A folder holds a run of a study that this version does not know."""
 
 
 @functools.cache
@@ -41,11 +46,16 @@ def open_study(folder: RunFolder) -> Study:
     """The study whose run a folder holds.
 
     Raises:
-        RunFolderError: this version does not know it.
+        RunFolderError: this version does not know it, or `config.json` is damaged.
     """
     config = folder.config()
     name = config.get("experiment")
     kind = find_studies().get(str(name))
     if kind is None:
-        raise RunFolderError(f"{folder.path} holds a run of {name!r}, which this version does not know")
-    return kind.from_json(config["options"])
+        raise UnknownStudyError(f"{folder.path} holds a run of {name!r}, which this version does not know")
+    try:
+        return kind.from_json(config["options"])
+    except KeyError as error:
+        raise DamagedFileError(folder.path / "config.json", "options is missing") from error
+    except FieldError as error:
+        raise DamagedFileError(folder.path / "config.json", f"options.{error}") from error
