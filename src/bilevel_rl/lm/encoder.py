@@ -33,8 +33,8 @@ class Encoder:
         if tokenizer.pad_token_id >= followers.num_tokens:  # pyright: ignore[reportOperatorIssue]
             raise ValueError(
                 f"processing_class: pad_token {tokenizer.pad_token!r} has the number {tokenizer.pad_token_id}, and the "
-                f"model knows {followers.num_tokens} tokens only: model.resize_token_embeddings(len(tokenizer)), or set a "
-                "token that it knows, as tokenizer.pad_token = tokenizer.eos_token"
+                f"model knows {followers.num_tokens} tokens only: model.resize_token_embeddings(len(tokenizer)), or "
+                "set a token that it knows, as tokenizer.pad_token = tokenizer.eos_token"
             )
         self._followers, self._tokenizer = followers, tokenizer
         self._max_length, self._batch_size = max_length, batch_size
