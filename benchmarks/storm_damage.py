@@ -15,6 +15,7 @@ import argparse
 import collections
 import contextlib
 import io
+import itertools
 import multiprocessing
 import os
 import random
@@ -36,6 +37,9 @@ OPTIONS = [
 ]
 NUM_ITERATIONS, INTERRUPTED_AT = 500, 300
 
+COMMANDS_PER_CACHE = 40
+"""After which compiled programs are forgotten."""
+
 WRONG = ("traceback", "hang", "other numbers", "silent")
 
 
@@ -54,9 +58,13 @@ class Said:
 
 def serve(pipe: Any):
     """Runs commands of `bilevel-rl` in this process, one after the other, as often as asked."""
+    import jax
+
     from bilevel_rl.cli import main
 
-    while True:
+    for number in itertools.count(1):
+        if number % COMMANDS_PER_CACHE == 0:
+            jax.clear_caches()  # Programs map memory, and a process may have so many regions of it.
         arguments, folder = pipe.recv()
         os.chdir(folder)
         out = io.StringIO()

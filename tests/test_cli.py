@@ -31,7 +31,6 @@ from bilevel_rl.studies.entropy_schedules import EntropySchedules
 from bilevel_rl.studies.four_rooms import FourRooms
 from bilevel_rl.studies.goal_placement import GoalPlacementStudy
 from bilevel_rl.studies.goal_position import GoalPositionStudy
-from bilevel_rl.studies.happy_tweets.study import HappyTweets
 from bilevel_rl.studies.registry import find_studies, open_study
 
 EXPERIMENTS = {name: kind for name, kind in find_studies().items() if kind.command == "run"}
@@ -735,7 +734,6 @@ def test_the_table_of_four_rooms_takes_each_seeds_best_start(tmp_path):
         EntropySchedules(entropy_exponent=0.15),
         FourRooms(betas=(2.0,), anneal_from=(1.0, 4.0)),
         Ablations(RunConfig(num_seeds=3), "penalty"),
-        HappyTweets(cache="elsewhere"),
         *(kind() for kind in EXPERIMENTS.values()),
     ],
 )
@@ -875,10 +873,10 @@ def test_a_folder_in_use_is_refused(tmp_path, computes_nothing, command):
     ("arguments", "message"),
     [
         (("run", "goal-position", "--num-seeds", 10**23), "num_seeds must be at most"),
-        (("run", "goal-position", "--num-iterations", 2**31), "num_iterations must be at most 2,147,483,647, got"),
-        (("compare", "goal-position", "--trials", 10**23), "--trials must be at most 10,000, got"),
+        (("run", "goal-position", "--num-iterations", 2**31), "num_iterations must be at most 2147483647, got"),
+        (("compare", "goal-position", "--trials", 10**23), "--trials must be at most 10000, got"),
         (("compare", "goal-position", "--budget", "1e23"), "--budget 1e+23 pays for"),
-        (("tune", "goal-position", "--trials", 10**23), "--trials must be at most 10,000, got"),
+        (("tune", "goal-position", "--trials", 10**23), "--trials must be at most 10000, got"),
         (
             ("run", "goal-position", "--coordinator", "localhost:0", "--num-processes", 2),
             "a port of 1..65535, got 'loc",

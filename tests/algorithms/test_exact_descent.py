@@ -85,7 +85,8 @@ def test_a_run_ends_at_a_stationary_point_with_no_transitions(problem):
 
 
 def test_a_step_stays_feasible(problem):
-    box = dataclasses.replace(problem, project=lambda x: jnp.clip(x, -0.1, 0.1))
+    start = np.clip(problem.initial_x, -0.1, 0.1)
+    box = dataclasses.replace(problem, project=lambda x: jnp.clip(x, -0.1, 0.1), initial_x=start)
     states = states_of(ExactDescent(box, step_sizes(upper=10.0), optax.sgd(1.0)), 2)
     np.testing.assert_allclose(np.abs(states[-1].x).max(), 0.1, rtol=1e-6)
 

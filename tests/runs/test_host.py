@@ -335,8 +335,8 @@ def test_what_cannot_be_run_is_refused():
     ("spaces", "message"),
     [
         ((gymnasium.spaces.MultiBinary(2), Table.action_space), "single_observation_space must be Box or Discrete"),
-        ((Table.observation_space, gymnasium.spaces.MultiDiscrete([2, 2])), "single_action_space must be Discrete"),
-        ((Table.observation_space, gymnasium.spaces.Box(-1, 1, (2, 2))), "single_action_space must be Discrete"),
+        ((Table.observation_space, gymnasium.spaces.MultiDiscrete([2, 2])), "single_action_space must be discrete"),
+        ((Table.observation_space, gymnasium.spaces.Box(-1, 1, (2, 2))), "single_action_space must be discrete"),
     ],
 )
 def test_spaces_without_a_law_are_refused(spaces, message):

@@ -20,6 +20,14 @@ LENGTH = 3 * ITERATIONS_PER_SUM + 1_000
 """Of the one log interval: longer than what is summed at once."""
 
 
+@pytest.fixture(autouse=True)
+def _interrupts_are_heard():
+    """Also in a test run that a shell started in the background, where they are ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def long_run(**options):
     return small_run(num_iterations=LENGTH, log_every=LENGTH, **options)
 

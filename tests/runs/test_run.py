@@ -511,7 +511,7 @@ def test_an_iteration_whose_diagnostics_overflow_counts_as_diverged():
     ("option", "number"), [("num_iterations", 2**31), ("num_iterations", 10**23), ("num_seeds", 10**23)]
 )
 def test_numbers_that_no_machine_holds_are_refused(option, number):
-    with pytest.raises(ValueError, match=f"{option} must be at most [0-9,]+, got {number:,}"):
+    with pytest.raises(ValueError, match=f"{option} must be at most [0-9]+, got {number}"):
         small_run(**{option: number})
 
 

@@ -22,7 +22,7 @@ MAX_SEEDS = 2**20
 
 def check_run_arguments(num_seeds: int, num_iterations: int, log_every: int, evaluation_entropy_weight: float):
     """Raises `TypeError` or `ValueError` for numbers that `run` cannot work with."""
-    checks.integer("num_seeds", num_seeds, at_least=1, at_most=MAX_SEEDS, remedy="share many among several runs")
+    checks.integer("num_seeds", num_seeds, at_least=1, at_most=MAX_SEEDS)
     checks.integer("num_iterations", num_iterations, at_least=1)
     checks.integer("log_every", log_every, at_least=1)
     remedy = "use 0.01 to be close to the unregularized objective"
