@@ -5,10 +5,10 @@
 One file of a folder, chosen at random, loses its end, is removed, or has a byte flipped; then `resume`, `plot`, `list`
 and `diagnose` are run on copies of it. The folder is that of a run that was interrupted: the rest of it is to be done.
 
-Outcomes: *same bits* (`resume` ends with the rows of a run that was never interrupted; the other commands print what
-they print for an undamaged folder, or draw), *refused* (exit 2, one line, which names a file or the folder), *told*
-(exit 0 with a warning, or with a table that names the damage). Anything else is wrong: a traceback, a hang, other
-numbers, an exit without a word.
+Outcomes: *same bits* (`resume` ends with the rows of a run that was never interrupted; `plot` draws the same pictures,
+and the other commands print what they print for an undamaged folder), *refused* (exit 2, one line, which names a file
+or the folder), *told* (exit 0 with a warning, or with a table that names the damage). Anything else is wrong: a
+traceback, a hang, other numbers, another picture, an exit without a word.
 """
 
 import argparse
@@ -40,7 +40,7 @@ NUM_ITERATIONS, INTERRUPTED_AT = 500, 300
 COMMANDS_PER_CACHE = 40
 """After which compiled programs are forgotten."""
 
-WRONG = ("traceback", "hang", "other numbers", "silent")
+WRONG = ("traceback", "hang", "other numbers", "other picture", "silent")
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,12 @@ def damage(folder: Path, generator: random.Random) -> str:
     return f"{path.relative_to(folder)} {kind} at byte {where}"
 
 
-def judge(command: str, said: Said, sound: Said, folder: Path, rows: list[bytes]) -> str:
+def pictures(folder: Path) -> dict[str, bytes]:
+    """What was drawn."""
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("figures/*.png"))}
+
+
+def judge(command: str, said: Said, sound: tuple[Said, Path], folder: Path, rows: list[bytes]) -> str:
     """Which outcome this is."""
     if said.text == "hang":
         return "hang"
@@ -144,9 +149,11 @@ def judge(command: str, said: Said, sound: Said, folder: Path, rows: list[bytes]
         # A flipped digit of `num_iterations` asks for a shorter or longer run, whose common rows must be the same.
         common = min(len(found), len(rows))
         return "same bits" if common > 1 and found[:common] == rows[:common] else "other numbers"
-    if said.text == sound.text:
+    if command == "plot":
+        return "same bits" if pictures(folder) == pictures(sound[1]) else "other picture"
+    if said.text == sound[0].text:
         return "same bits"
-    return "told" if command in ("list", "diagnose", "plot") and said.text.strip() else "silent"
+    return "told" if said.text.strip() else "silent"
 
 
 def main():
@@ -174,14 +181,14 @@ def main():
         longer = config.replace(f'"num_iterations": {INTERRUPTED_AT}', f'"num_iterations": {NUM_ITERATIONS}')
         (interrupted / "config.json").write_text(longer)
 
-        def tried(command: str, source: Path) -> tuple[Said, Path]:
-            place = home / "tried"
+        def tried(command: str, source: Path, where: str = "tried") -> tuple[Said, Path]:
+            place = home / where
             shutil.rmtree(place, ignore_errors=True)
             copy = Path(shutil.copytree(source, place / "run"))
             progress = ["--no-progress"] if command == "resume" else []
             return shell(command, "." if command == "list" else "run", *progress, folder=place), copy
 
-        sound = {command: tried(command, interrupted)[0] for command in COMMANDS}
+        sound = {command: tried(command, interrupted, f"sound-{command}") for command in COMMANDS}
         for trial in range(arguments.trials):
             shutil.rmtree(home / "damaged", ignore_errors=True)
             shutil.copytree(interrupted, home / "damaged")

@@ -134,6 +134,24 @@ def test_rows_that_are_those_of_the_older_checkpoint_are_gone_on_from(whole, cop
     assert metrics_of(copy) == metrics_of(whole)
 
 
+def test_rows_that_are_only_read_are_compared_with_the_checkpoint_too(copy):
+    rows = RunFolder(copy).read_rows("metrics")
+    assert rows
+    metrics = copy / "metrics.csv"
+    metrics.write_bytes(metrics.read_bytes() + b"torn")
+    assert RunFolder(copy).read_rows("metrics") == rows
+    flip(metrics)
+    with pytest.raises(DamagedFileError, match=r"metrics\.csv.*other rows.*`bilevel-rl resume` goes back"):
+        RunFolder(copy).read_rows("metrics")
+
+
+def test_a_table_that_does_not_say_of_which_iterations_is_named(copy):
+    timing = copy / "timing.csv"
+    timing.write_text(timing.read_text().replace("num_iterations", "num_iterationz"))
+    with pytest.raises(DamagedFileError, match=r"timing\.csv.*names no column num_iterations"):
+        run(copy)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[1, 2", '"text"', "17", "\0\0", "nonsense"])
 @pytest.mark.parametrize("name", ["run.json", "environment.json", "divergences.json"])
 def test_json_that_is_none_is_named(copy, name, content):

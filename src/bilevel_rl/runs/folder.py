@@ -12,6 +12,7 @@ RUN/*.npz, RUN/figures/
 RUN/tensorboard/       with `tensorboard=True`
 """
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -34,7 +35,7 @@ from bilevel_rl.runs.divergence import Divergence
 from bilevel_rl.runs.errors import DamagedFileError as DamagedFileError, RunFolderError as RunFolderError
 from bilevel_rl.runs.json_files import FieldError, from_json, read_json, read_object
 from bilevel_rl.runs.scalars import Scalars
-from bilevel_rl.runs.tables import Row as Row, Table
+from bilevel_rl.runs.tables import Mark, Row as Row, Table
 
 PACKAGES = ("bilevel-rl", "jax", "jaxlib", "equinox", "numpy", "orbax-checkpoint")
 
@@ -126,8 +127,10 @@ class RunFolder:
         """The complete rows of `table`.csv; none where the file does not exist.
 
         Raises:
-            DamagedFileError: a row is not one of numbers.
+            DamagedFileError: a row is not one of numbers, or metric rows are not those that the newest checkpoint saw.
         """
+        if table == "metrics" and (mark := self._newest_mark()) and (flaw := self._table(table).flaw(mark)):
+            raise DamagedFileError(self.path / "metrics.csv", f"{flaw}; `bilevel-rl resume` goes back to what is sound")
         return self._table(table).rows()
 
     def truncate_rows(self, table: str, num_iterations: int):
@@ -225,6 +228,13 @@ class RunFolder:
                 f"{'; '.join(flaws)}: put back a copy of what is damaged, or remove {self._checkpoints.path} to run "
                 "from the start again"
             )
+        return None
+
+    def _newest_mark(self) -> Mark | None:
+        """How far the metric rows had come at the newest checkpoint whose seal can be read."""
+        for num_iterations in filter(self._checkpoints.is_sealed, self._checkpoints.iterations()):
+            with contextlib.suppress(DamagedFileError):
+                return self._checkpoints.rows(num_iterations)
         return None
 
     def _flaw(self, num_iterations: int) -> str | None:

@@ -95,11 +95,17 @@ class Table:
             self.path.unlink(missing_ok=True)
 
     def cut_at(self, num_iterations: int):
-        """Drops a torn last line and the rows beyond an iteration, which a resumed run will write again."""
+        """Drops a torn last line and the rows beyond an iteration, which a resumed run will write again.
+
+        Raises:
+            DamagedFileError: a row is not one of numbers, or does not say of which iteration it is.
+        """
         if not self.path.exists():
             return
         lines = self.path.read_bytes().splitlines(keepends=True)
         rows = self.rows()
+        if rows and "num_iterations" not in rows[0]:
+            raise DamagedFileError(self.path, "line 1 names no column num_iterations")
         kept = lines[: 1 + sum(row["num_iterations"] <= num_iterations for row in rows)]
         self.cut_to(Mark(len(b"".join(kept)) if len(kept) > 1 else 0, ""))
 
