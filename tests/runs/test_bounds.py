@@ -17,7 +17,8 @@ from bilevel_rl import (
     StepSizes,
     run,
 )
-from bilevel_rl.runs.bounds import check_bounds, exceeded, largest_at
+from bilevel_rl.runs.bounds import exceeded, largest_at
+from bilevel_rl.runs.start import check_start
 from garnets import garnet
 
 
@@ -55,9 +56,9 @@ def test_a_bound_that_is_exceeded_at_the_start_is_refused(bounds, message):
 
 
 def test_true_bounds_and_none_pass():
-    check_bounds(build(reward_bound=4.0, cost_bound=2.0))
-    check_bounds(build(reward_bound=4.0 * (1 - 1e-6), cost_bound=2.0))
-    check_bounds(build())
+    check_start(build(reward_bound=4.0, cost_bound=2.0))
+    check_start(build(reward_bound=4.0 * (1 - 1e-6), cost_bound=2.0))
+    check_start(build())
 
 
 def test_a_bound_that_x_outgrows_is_told_once():
@@ -85,4 +86,4 @@ def test_where_there_are_no_tables_the_means_of_samples_count():
     largest = largest_at(problem, np.ones(1), info)
     assert largest == (3.0, 0.5)
     assert [text.partition(" ")[0] for text in exceeded(problem, largest, "at iteration 7")] == ["reward_bound"]
-    check_bounds(problem)
+    check_start(problem)

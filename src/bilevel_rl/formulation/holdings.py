@@ -23,6 +23,12 @@ COMPILED: tuple[type, ...] = tuple(type(make(lambda: None)) for make in (jax.jit
 OPEN: tuple[type, ...] = types.SimpleNamespace, jax.custom_jvp, jax.custom_vjp, eqx.Module
 """Libraries' objects that hold what is their user's."""
 
+OUR_OWN = tuple(
+    f"bilevel_rl.{room}"
+    for room in ("algorithms", "checks", "environments", "exact", "figures", "formulation", "policies", "runs")
+)
+"""Rooms of this library whose functions hold nothing that a problem is about."""
+
 Place = tuple[Any, ...]
 """Where in its holder something is: a kind, and a name or a number."""
 
@@ -52,9 +58,10 @@ def holdings(value: Any) -> dict[Place, Any]:
 
 
 def is_library(module: str | None) -> bool:
-    """Whether a module is Python's own or that of one of the `LIBRARIES`."""
-    root = (module or "").partition(".")[0]
-    return root in LIBRARIES or (root in sys.stdlib_module_names and root != "__main__")
+    """Whether a module is Python's own, that of one of the `LIBRARIES`, or in a room of ours that knows no problem."""
+    module = module or ""
+    root = module.partition(".")[0]
+    return module.startswith(OUR_OWN) or root in LIBRARIES or (root in sys.stdlib_module_names and root != "__main__")
 
 
 def _of_function(function: types.FunctionType) -> Iterator[tuple[Place, Any]]:

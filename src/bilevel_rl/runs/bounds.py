@@ -55,15 +55,6 @@ def exceeded(problem: BilevelProblem, largest: Largest, where: str) -> list[str]
     ]
 
 
-def check_bounds(problem: BilevelProblem):
-    """Raises `ValueError` where a bound is exceeded at x_0."""
-    if np.isinf(problem.reward_bound) and np.isinf(np.asarray(problem.upper.step_cost_bound)):
-        return
-    start = jax.tree.map(lambda leaf: leaf[None], problem.initial_x)
-    for sentence in exceeded(problem, largest_at(problem, start), "at initial_x"):
-        raise ValueError(sentence)
-
-
 @eqx.filter_jit
 def _largest(
     problem: BilevelProblem, states: Int[ArrayLike, " pairs"], actions: Int[ArrayLike, " pairs"], xs: PyTree

@@ -14,7 +14,6 @@ from jaxtyping import Array, Bool, PyTree
 from bilevel_rl import checks
 from bilevel_rl.algorithms import Algorithm
 from bilevel_rl.runs import processes
-from bilevel_rl.runs.bounds import check_bounds
 from bilevel_rl.runs.compiled import Layout, Loop, Stretch, choose
 from bilevel_rl.runs.divergence import Divergence, Health, locate
 from bilevel_rl.runs.folder import DamagedFileError, Row, RunFolder
@@ -118,7 +117,6 @@ def run(
         checks.integer("seeds_per_group", seeds_per_group, remedy="None chooses as many as fill the vector units")
     check_start(algorithm.problem)
     are_exact(diagnostics, algorithm.problem)
-    check_bounds(algorithm.problem)
     engine = CompiledEngine(
         Loop(algorithm, key, Layout.plan(algorithm, num_seeds, seeds_per_group)),
         Meter(algorithm, evaluation_entropy_weight, diagnostics),

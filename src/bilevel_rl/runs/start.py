@@ -14,6 +14,7 @@ from bilevel_rl import checks
 from bilevel_rl.algorithms import Algorithm
 from bilevel_rl.environments import TabularMDP
 from bilevel_rl.formulation import BilevelProblem, OccupancyCost
+from bilevel_rl.runs.bounds import Largest, exceeded
 from bilevel_rl.runs.folder import RunFolder
 
 MAX_SEEDS = 2**20
@@ -51,16 +52,20 @@ def check_algorithm(algorithm: Any):
 
 
 def check_start(problem: BilevelProblem):
-    """Raises `ValueError`, naming the function, where reward, cost or regularizer is not finite at `initial_x`.
+    """Raises `ValueError` where reward, cost or regularizer is not finite at `initial_x`, or exceeds its bound there.
 
     Rewards and costs of all pairs of a table; in other environments only a run shows them.
     """
-    for name, values in _at_start(problem).items():
+    found = {name: np.asarray(values) for name, values in _at_start(problem).items()}
+    for name, values in found.items():
         if np.all(np.isfinite(values)):
             continue
         first = np.argwhere(~np.isfinite(values))[0]
         where = f" in state {first[0]}, action {first[1]}" if len(first) else ""
-        raise ValueError(f"{name} must be finite at initial_x, got {np.asarray(values)[tuple(first)]}{where}")
+        raise ValueError(f"{name} must be finite at initial_x, got {values[tuple(first)]}{where}")
+    largest = Largest(*(float(np.max(np.abs(found.get(name, 0.0)))) for name in ("reward", "upper.cost")))
+    for sentence in exceeded(problem, largest, "at initial_x"):
+        raise ValueError(sentence)
 
 
 @eqx.filter_jit
