@@ -1,5 +1,8 @@
 """Step sizes at random, far too large ones among them: every divergence is named, and no row holds an infinite number.
 
+A seed whose x, logits or values end beyond HEALTHY must have been stopped with a reason, or `diagnose` must say what is
+wrong with it.
+
 python -m benchmarks.storm_step_sizes --settings 240
 """
 
@@ -14,9 +17,11 @@ import jax
 import numpy as np
 
 import bilevel_rl as brl
+from bilevel_rl.runs.diagnosis import HEALTHY as HEALTHY_RUN, NOT_JUDGED, diagnose
+from bilevel_rl.runs.folder import RunFolder
 
 HEALTHY = 1e6
-"""Rewards and costs are of the order 1 and γ = 0.9: whatever is larger than this has diverged."""
+"""Rewards and costs are of the order 1 and γ = 0.9: what is larger than this has diverged, or is about to."""
 
 
 def problem_of(generator: np.random.Generator) -> brl.BilevelProblem:
@@ -45,7 +50,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    named = healthy = wrong = 0
+    named = diagnosed = wrong = 0
     for number in range(arguments.settings):
         generator = np.random.default_rng((arguments.seed, number))
         problem, (upper, actor, critic, penalty, entropy) = problem_of(generator), sizes_of(generator)
@@ -53,7 +58,8 @@ def main():
         followers = brl.Followers(4, coupled=number % 2 == 1, natural=number % 3 == 0)
         algorithm = brl.SingleLoopActorCritic(problem, step_sizes, followers)
         with tempfile.TemporaryDirectory() as folder:
-            result = brl.run(algorithm, jax.random.key(number), 2, 2_000, 500, folder=folder, progress=False)
+            result = brl.run(algorithm, jax.random.key(number), 2, 2_000, 100, folder=folder, progress=False)
+            found = diagnose(RunFolder(folder))
             rows = list(csv.DictReader((Path(folder) / "metrics.csv").open()))
         infinite = {name for row in rows for name, value in row.items() if not math.isfinite(float(value))}
         stopped = {divergence.seed for divergence in result.divergences}
@@ -61,14 +67,17 @@ def main():
             max(float(np.abs(leaf[seed]).max()) for leaf in jax.tree.leaves((result.x, result.states.parameters)))
             for seed in range(2)
         ]
-        silent = [seed for seed in range(2) if seed not in stopped and not largest[seed] <= HEALTHY]
+        unnamed = {seed for finding in found if finding.name in (HEALTHY_RUN, NOT_JUDGED) for seed in finding.seeds}
+        silent = [seed for seed in unnamed - stopped if not largest[seed] <= HEALTHY]
+        diagnosed += sum(not largest[seed] <= HEALTHY for seed in {0, 1} - stopped - unnamed)
         named += len(stopped)
-        healthy += 2 - len(stopped)
         if infinite or silent:
             wrong += 1
             text = f"ζ {upper:.2g}, α {actor:.2g}, β {critic:.2g}, w {penalty:.2g}, τ {entropy:.2g}"
             print(f"setting {number} ({text}): infinite {sorted(infinite)}, silent {silent}, {largest}", flush=True)
-    print(f"{arguments.settings} settings of 2 seeds: {named} seeds stopped by name, {healthy} healthy, {wrong} wrong")
+    print(
+        f"{arguments.settings} settings of 2 seeds: {named} seeds stopped by name, {diagnosed} diagnosed, {wrong} wrong"
+    )
     raise SystemExit(bool(wrong))
 
 
