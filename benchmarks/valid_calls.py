@@ -258,8 +258,9 @@ def of_runs() -> list[Call]:
                 "generator": "rbg", "evaluation_entropy_weight": 0.1, "diagnostics": "auto", "seeds_per_group": None,
                 "tensorboard": False}  # fmt: skip
     search = {"budget": 100.0, "seed": 0, "evaluation_entropy_weight": 0.1, "trials": 1, "num_seeds": 1}
-    of_search = accepts | {"num_seeds": COUNT, "trials": COUNT, "tuning_seeds": COUNT, "num_log_points": COUNT,
-                           "batch_size": COUNT,
+    few = count(1, 10_000)
+    of_search = accepts | {"num_seeds": few, "trials": few, "tuning_seeds": few, "num_log_points": few,
+                           "batch_size": few,
                            "budget": lambda value: POSITIVE(value) and value >= 1 and value == int(value)}  # fmt: skip
     schedule = {"schedule": "decaying", "upper": 0.1, "actor": 1.0, "critic": 1.0, "penalty": 1.0,
                 "entropy_weight": 0.1, "offset": 10.0}  # fmt: skip
@@ -267,7 +268,7 @@ def of_runs() -> list[Call]:
     of_schedule["entropy_weight"] = POSITIVE
     return [
         Call("run", brl.run, run, {**accepts, "folder": path, "key": key, "progress": flag}),
-        Call("RunConfig", check(RunConfig), settings, {**accepts, "num_seeds": COUNT}),
+        Call("RunConfig", check(RunConfig), settings, {**accepts, "num_seeds": count(1, 2**20)}),
         Call("ScheduleConfig", lambda **options: ScheduleConfig(**options).step_sizes(), schedule, of_schedule),
         Call("ComparisonConfig", check(ComparisonConfig),
              {**search, "methods": ("single-loop",), "tuning_seeds": 1, "num_log_points": 1}, of_search),

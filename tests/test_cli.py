@@ -781,6 +781,7 @@ def test_list_names_a_foreign_folder_and_goes_on(tmp_path, capsys):
     assert "holds a run of None" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize("finished", ["goal-position"], indirect=True)
 def test_list_shows_what_is_wrong_with_a_folder_and_goes_on(finished, tmp_path, monkeypatch):
     name, folder, _ = finished
     monkeypatch.setenv("COLUMNS", "300")
@@ -810,7 +811,7 @@ def test_list_shows_what_is_wrong_with_a_folder_and_goes_on(finished, tmp_path, 
     assert "options.run.num_sheep is no option" in said["unknown"]
     assert "options.run.checkpoint_every must be a number, got NaN" in said["no-number"]
     assert f"{ARRAYS[name]} is damaged" in said["cut-arrays"]
-    assert "metrics.csv is damaged: line 2" in said["bad-row"]
+    assert "metrics.csv is damaged: metrics.csv ends after" in said["bad-row"]
 
 
 def edit(path, old, new):

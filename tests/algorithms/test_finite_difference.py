@@ -244,7 +244,7 @@ def test_an_iteration_costs_the_transitions_that_it_says(shape, num_directions):
 
 @pytest.mark.parametrize("radius", [0.0, -0.5, np.nan, np.array([0.5, 0.0])])
 def test_the_radius_must_be_positive(radius):
-    with pytest.raises(ValueError, match="radius must be positive"):
+    with pytest.raises(ValueError, match="radius must be finite and positive"):
         FiniteDifference(random_problem(seed=0), num_chains=4, radius=radius)
 
 

@@ -297,6 +297,7 @@ def test_divergence_of_a_network_is_found_in_the_followers():
     problem = dataclasses.replace(
         algorithm.problem,
         reward=lambda x, s, a: jnp.where(x[0] > 1.5, jnp.nan, 1.0 * s),
+        reward_bound=15.0,
         upper=OccupancyCost(algorithm.problem.upper.cost, regularizer=lambda x: -x[0]),
     )
     algorithm = dataclasses.replace(algorithm, problem=problem)

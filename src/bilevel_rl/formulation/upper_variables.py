@@ -47,6 +47,8 @@ def _as_array(name: str, leaf: Any) -> Any:
         return leaf
     try:
         array = np.asarray(leaf)
+    except TypeError as error:
+        raise TypeError(f"{name} must hold real numbers, got {checks.shown(leaf)}") from error
     except ValueError as error:
         raise ValueError(
             f"{name} must have rows of one length, got {checks.shown(leaf)}; keep others in a dict"

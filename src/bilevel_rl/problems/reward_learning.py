@@ -176,7 +176,9 @@ def preference_learning(
         return jnp.mean(jax.vmap(lambda states: loss(x, states, states))(jnp.asarray(compared)))
 
     compared = (
-        np.zeros((0, 2, 1), np.int32) if offline_states is None else whole_numbers("offline_states", offline_states)
+        np.zeros((0, 2, 1), np.int32)
+        if offline_states is None or not np.size(offline_states)
+        else whole_numbers("offline_states", offline_states)
     )
     if compared.ndim != 3 or compared.shape[1] != 2 or np.any((compared < 0) | (compared >= grid.num_cells)):
         raise ValueError(

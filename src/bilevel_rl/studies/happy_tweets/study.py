@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from bilevel_rl import figures
+from bilevel_rl import checks, figures
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.study import Sharing, Study
 from bilevel_rl.studies.happy_tweets.figures import draw_happy_tweets, read_evaluation
@@ -129,8 +129,10 @@ class HappyTweets(Study):
         return dataclasses.replace(self, cache=cache)
 
     def check(self):
-        """Raises `ValueError` for options that cannot be trained with."""
+        """Raises `TypeError` or `ValueError` for options that cannot be trained with."""
         self.run.check()
+        if self.hidden_size is not None:
+            checks.integer("hidden_size", self.hidden_size, at_least=1)
         self.trainer_config()
 
     def trainer_config(self, folder: Path | str = ".") -> "BilevelRLHFConfig":
