@@ -176,7 +176,7 @@ def test_asking_a_trainer_for_what_it_has_not_got_is_refused(tmp_path):
         ({"policy": "uper"}, "policy must be one of lower, penalized, __base__, got 'uper'"),
         ({"policy": ""}, "policy must be one of"),
         ({"num_completions": 2.0}, "num_completions must be an integer, got 2.0"),
-        ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
     ]:
         with pytest.raises((TypeError, ValueError), match=message):
             built.complete(**({"num_completions": 2} | options))

@@ -72,8 +72,12 @@ def of_texts(*texts: str) -> str:
 def _array(value: Any) -> str:
     if isinstance(value, jax.Array) and _is_key(value):
         return f"{value.dtype} {_array(jax.random.key_data(value))}"
-    if _is_tensor(value):  # Of PyTorch, whose types NumPy does not all have.
-        return f"{value.dtype} {_array(value.detach().cpu().double().numpy())}"  # pyright: ignore
+    if _is_tensor(value):
+        try:
+            values = value.detach().cpu().double().numpy()  # pyright: ignore  NumPy has not all of PyTorch's types.
+        except ValueError:  # Of a lazy module, without values as yet.
+            return type(value).__qualname__
+        return f"{value.dtype} {_array(values)}"
     array = np.asarray(value)
     return f"{array.dtype} {array.shape} {hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()}"
 
