@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bilevel_rl.formulation.holdings import holdings
 from bilevel_rl.runs.fingerprint import of_arrays, of_object, of_program
 
 X = jax.ShapeDtypeStruct((3,), jnp.float32)
@@ -142,6 +143,15 @@ def test_other_code_is_another_object():
 
 
 @pytest.mark.slow
+def test_what_pytest_puts_into_asserts_is_not_held_by_a_function():
+    def scores(texts):
+        assert texts == sorted(texts)
+        return [float(len(text)) for text in texts]
+
+    assert any(name.startswith("@") for name in scores.__code__.co_names)
+    assert [place for place in holdings(scores) if "@" in str(place)] == []
+
+
 def test_another_process_has_the_same_digests():
     code = """
         import jax, numpy as np

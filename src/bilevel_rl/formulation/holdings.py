@@ -76,7 +76,8 @@ def _of_function(function: types.FunctionType) -> Iterator[tuple[Place, Any]]:
         yield ("keyword default", name), default
     if is_library(function.__module__):  # What jax.vmap makes of a function holds it, but by capture alone.
         return
-    names = names_in(function.__code__)
+    # pytest rewrites asserts, and hands them modules of its own by names like `@pytest_ar`.
+    names = [name for name in names_in(function.__code__) if not name.startswith("@")]
     for name in names:
         value = function.__globals__.get(name)
         if isinstance(value, types.ModuleType):
