@@ -180,6 +180,7 @@ def judge_line(line: Sequence[str]) -> Outcome:
         return Outcome(what, RAW, f"exit {code}: {told}")
     option = line[2].lstrip("-") if folder else ""
     is_named = option.replace("-", "_").removesuffix("s") in told.replace("-", "_")
+    is_named |= "which is not installed: pip install" in told  # Of a study that needs an extra, which comes first.
     return Outcome(what, FINE if is_named else NAMELESS, told)
 
 

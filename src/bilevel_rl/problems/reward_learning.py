@@ -175,11 +175,9 @@ def preference_learning(
     def offline(x: Array) -> Array:
         return jnp.mean(jax.vmap(lambda states: loss(x, states, states))(jnp.asarray(compared)))
 
-    compared = (
-        np.zeros((0, 2, 1), np.int32)
-        if offline_states is None or not np.size(offline_states)
-        else whole_numbers("offline_states", offline_states)
-    )
+    # No pairs at all are an array (0, 2, steps); whatever else is empty is a slip.
+    has_none = offline_states is None or getattr(offline_states, "shape", ())[:2] == (0, 2)
+    compared = np.zeros((0, 2, 1), np.int32) if has_none else whole_numbers("offline_states", offline_states)
     if compared.ndim != 3 or compared.shape[1] != 2 or np.any((compared < 0) | (compared >= grid.num_cells)):
         raise ValueError(
             f"offline_states must hold cells 0..{grid.num_cells - 1} in shape (pairs, 2, steps), got {compared.shape}"
