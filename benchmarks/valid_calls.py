@@ -220,7 +220,7 @@ def of_problems() -> list[Call]:
              {**of_grid, "price": NOT_NEGATIVE}),
         Call("inverse_rl", p.inverse_rl,
              {"states": [0, 1], "actions": [1, 1], **grid, "price": 0.1, "entropy_weight": 0.1},
-             {**of_grid, "price": NOT_NEGATIVE, "entropy_weight": optional(POSITIVE)}),
+             {**of_grid, "size": count(2, 1000), "price": NOT_NEGATIVE, "entropy_weight": optional(POSITIVE)}),
         Call("preference_learning", p.preference_learning,
              {"true_reward": likes, "offline_states": np.zeros((1, 2, 2), int), "size": 3, "slip": 0.0, "num_steps": 1,
               "sharpness": 2.0, "price": 0.1},

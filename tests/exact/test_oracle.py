@@ -28,7 +28,7 @@ def test_lists_stand_for_the_arrays_of_x():
     [
         ({"bonus": np.full(4, 0.5)}, r"^x must have the structure and shapes of problem\.initial_x, .* got"),
         (np.full(5, 0.5), r"^x must have the structure and shapes"),
-        ({"bonus": np.full(5, 0.5 + 0j)}, r"^x\['bonus'\] must hold real numbers, got .*complex128"),
+        ({"bonus": np.full(5, 0.5 + 0j)}, r"^x\['bonus'\] must hold real numbers, got \[0\.5\+0\.j"),
         ({"bonus": np.full(5, "0.5")}, r"^x\['bonus'\] must hold real numbers"),
     ],
 )

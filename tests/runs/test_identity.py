@@ -216,9 +216,18 @@ def test_a_folder_of_an_earlier_version_is_not_gone_on_with():
     assert differences(noted, now) == ["it was begun by a version that did not note what it computes"]
 
 
-def test_nothing_is_traced_without_a_folder(monkeypatch):
-    monkeypatch.setattr(identity.fingerprint, "of_program", None)
+def test_nothing_is_traced_without_a_folder(monkeypatch, tmp_path):
+    of_program, traced = identity.fingerprint.of_program, []
+
+    def noted(function, *arguments):
+        traced.append(function)
+        return of_program(function, *arguments)
+
+    monkeypatch.setattr(identity.fingerprint, "of_program", noted)
     brl.run(algorithm(), KEY, 1, 2, 2, progress=False)
+    assert not traced
+    brl.run(algorithm(), KEY, 1, 2, 2, folder=tmp_path, progress=False)
+    assert traced
 
 
 # In folders.

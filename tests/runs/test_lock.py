@@ -84,11 +84,10 @@ def test_the_holder_may_ask_again_but_another_thread_may_not(tmp_path):
 
 
 def test_a_crew_that_may_not_work_hears_of_it(holder, tmp_path):
-    REFUSED = -2
     crew = OneProcess()
     with pytest.raises(RunFolderError):
         follow(Counter(crew=crew), 7, 3, folder=RunFolder(tmp_path), checkpoint_every=0.0, progress=False)
-    assert crew.asked == [REFUSED]
+    assert crew.asked == [False]
     with (
         pytest.raises(RunFolderError, match="it says why"),
         lock.hold_together(tmp_path, OneProcess(is_writer=False, hears=[False])),
@@ -97,5 +96,7 @@ def test_a_crew_that_may_not_work_hears_of_it(holder, tmp_path):
 
 
 def test_only_the_writer_of_a_crew_holds_the_folder(holder, tmp_path):
+    held = (tmp_path / "lock").read_text()
     with lock.hold_together(tmp_path, OneProcess(is_writer=False, hears=[True])):
-        pass
+        assert f'"process": {holder.pid}' in held
+    assert (tmp_path / "lock").read_text() == held, "it is still the holder's"

@@ -182,9 +182,9 @@ def test_a_run_ends_when_all_seeds_have_stopped(tmp_path):
 
 def test_a_process_that_does_not_write_does_what_the_writer_says(tmp_path):
     NO_CHECKPOINT, not_yet = -1, 0
-    crew = OneProcess(is_writer=False, hears=[NO_CHECKPOINT, not_yet, not_yet, not_yet])
+    crew = OneProcess(is_writer=False, hears=[True, NO_CHECKPOINT, not_yet, not_yet, not_yet])
     _, rows = run(Counter(crew=crew), folder=RunFolder(tmp_path))
     assert logged(rows) == EVERYTHING
-    assert len(crew.asked) == 1 + 4, "once where to begin, and at every log point whether to save"
+    assert len(crew.asked) == 2 + 4, "once whether the folder is free and where to begin, then whether to save"
     assert not (tmp_path / "metrics.csv").exists()
     assert not (tmp_path / "run.json").exists()

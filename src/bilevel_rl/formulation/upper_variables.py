@@ -4,7 +4,6 @@ import numbers
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float, PyTree
@@ -33,7 +32,7 @@ def as_arrays(name: str, x: PyTree) -> PyTree[Float[np.ndarray, "..."]]:
         ValueError: rows of a list differ in length, or there are no entries.
     """
     arrays = jax.tree.map_with_path(
-        lambda path, leaf: _as_array(f"{name}{jax.tree_util.keystr(path)}", leaf),
+        lambda path, leaf: _in_double_precision(checks.real(f"{name}{jax.tree_util.keystr(path)}", leaf)),
         x,
         is_leaf=lambda node: node is None or _is_list_of_numbers(node),
     )
@@ -42,21 +41,8 @@ def as_arrays(name: str, x: PyTree) -> PyTree[Float[np.ndarray, "..."]]:
     return arrays
 
 
-def _as_array(name: str, leaf: Any) -> Any:
-    if isinstance(leaf, Tracer):
-        return leaf
-    try:
-        array = np.asarray(leaf)
-    except TypeError as error:
-        raise TypeError(f"{name} must hold real numbers, got {checks.shown(leaf)}") from error
-    except ValueError as error:
-        raise ValueError(
-            f"{name} must have rows of one length, got {checks.shown(leaf)}; keep others in a dict"
-        ) from error
-    if not (jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.kind in "iu"):
-        given = f"{checks.shown(leaf)} of type {array.dtype}"
-        raise TypeError(f"{name} must hold real numbers, got {given}; keep the rest out")
-    return array.astype(np.float64)
+def _in_double_precision(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, Tracer) else np.asarray(leaf, np.float64)
 
 
 def _is_list_of_numbers(node: Any) -> bool:

@@ -9,7 +9,7 @@ import abc
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -21,7 +21,7 @@ from jaxtyping import Bool, PyTree
 from bilevel_rl.runs import lock, processes
 from bilevel_rl.runs.divergence import Divergence
 from bilevel_rl.runs.folder import Row, RunFolder
-from bilevel_rl.runs.identity import REFUSED, find_checkpoint
+from bilevel_rl.runs.identity import find_checkpoint
 from bilevel_rl.runs.interruption import SIGNALS, Interrupted, abandoned_on_error, asked, heeded, saving
 from bilevel_rl.runs.progress import Progress
 
@@ -224,21 +224,6 @@ class _Record:
         self._saved_at = time.perf_counter()
 
 
-@contextlib.contextmanager
-def _alone_in(folder: RunFolder | None, crew: Crew) -> Iterator[None]:
-    """While it is open, no other job works in the folder; only the writer holds it."""
-    if folder is None or not crew.is_writer:
-        yield
-        return
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(lock.hold(folder.path))
-        except BaseException:
-            crew.agree(REFUSED)  # The others wait to hear where to begin.
-            raise
-        yield
-
-
 def follow(
     engine: Engine,
     num_iterations: int,
@@ -273,7 +258,7 @@ def follow(
         heeded(*signals),
         ThreadPoolExecutor(max_workers=1) as background,
         engine.crew.stop_together(folder),
-        _alone_in(folder, engine.crew),
+        contextlib.nullcontext() if folder is None else lock.hold_together(folder.path, engine.crew),
         abandoned_on_error(),
     ):
 
