@@ -42,7 +42,8 @@ UNJUDGED = {"run", "goal_position", "goal_placement", "wind_design", "shared_goa
     max_examples=10, derandomize=True, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
 )
 @hypothesis.given(value=garbage)
-def test_garbage_is_refused_by_name_or_right(call, argument, value, tmp_path_factory):
+def test_garbage_is_refused_by_name_or_right(call, argument, value, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # Text may name a folder.
     outcome = judge(call, argument, value)
     if call.name in UNJUDGED or argument not in call.accepts:
         assert outcome.verdict not in ("raw error", "hang"), outcome
