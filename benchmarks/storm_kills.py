@@ -2,12 +2,13 @@
 
     python -m benchmarks.storm_kills --kills 100
 
-A run is started in a process of its own and killed (SIGKILL) after a random time, then resumed and killed, until it is
-done; then the next run is. In every second run two processes resume the folder at the same time and one of them is
-killed at random: the other must be refused, or take over what was left.
+A run is started in a process of its own and killed (SIGKILL) once it has written some more rows, or while it starts; it
+is resumed and killed again until it is done, and then the next run is. In every second run two processes work at the
+folder at the same time: one must be refused, or take over what the other left, and is killed at random as well.
 """
 
 import argparse
+import contextlib
 import os
 import random
 import signal
@@ -22,6 +23,8 @@ OPTIONS = [
     *("--num-seeds", "2", "--num-iterations", "1500000", "--log-every", "50000", "--checkpoint-every", "0"),
 ]
 
+ROWS_OF_RUN = 63
+
 Child = subprocess.Popen[str]
 
 
@@ -31,11 +34,12 @@ def start(*arguments: str) -> Child:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def kill_after(child: Child, seconds: float) -> bool:
-    """Whether it was still running then."""
-    end = time.monotonic() + seconds
-    while child.poll() is None and time.monotonic() < end:
-        time.sleep(0.02)
+def kill_when(child: Child, folder: Path, rows: int, seconds: float) -> bool:
+    """Kills it so many seconds after the folder has so many rows. Whether it was still running then."""
+    while child.poll() is None and rows_of(folder) < rows:
+        time.sleep(0.005)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(seconds)
     if child.poll() is not None:
         return False
     os.kill(child.pid, signal.SIGKILL)
@@ -53,7 +57,6 @@ def main():
     """Prints each run's outcome."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--longest", type=float, default=12.0, help="seconds that a process lives at most")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     generator, kills, runs, wrong, refused = random.Random(arguments.seed), 0, 0, 0, 0
@@ -65,30 +68,14 @@ def main():
         while kills < arguments.kills:
             runs += 1
             folder, killed, said = Path(root) / f"run-{runs}", 0, []
-            child = start("run", *OPTIONS, "--folder", str(folder))
-            while True:
-                beside = start("resume", str(folder)) if runs % 2 == 0 and (folder / "config.json").exists() else None
-                was_running = kill_after(child, generator.uniform(0.2, arguments.longest))
-                killed += was_running
-                text, _ = child.communicate()
-                said.append((child.returncode, text))
-                if beside is not None:
-                    survivor = generator.random() < 0.5
-                    killed += not survivor and kill_after(beside, generator.uniform(0.2, arguments.longest))
-                    text, _ = beside.communicate()
-                    said.append((beside.returncode, text))
-                if not was_running and child.returncode == 0:
-                    break
-                if killed >= 12:  # Often enough: now it may end.
-                    done = start("resume", str(folder))
-                    text, _ = done.communicate()
-                    said.append((done.returncode, text))
-                    break
-                child = (
-                    start("resume", str(folder))
-                    if (folder / "config.json").exists()
-                    else start("run", *OPTIONS, "--folder", str(folder))
-                )
+            while not said or said[-1][0] != 0:
+                goes_on = (folder / "config.json").exists()
+                child = start("resume", str(folder)) if goes_on else start("run", *OPTIONS, "--folder", str(folder))
+                children = [child, start("resume", str(folder))] if runs % 2 == 0 and goes_on else [child]
+                for process in children:
+                    rows = rows_of(folder) + generator.choice([-ROWS_OF_RUN, 1, 2, 5, 9, 14])
+                    killed += kill_when(process, folder, rows, generator.uniform(0, 0.3))
+                    said.append((process.returncode, process.communicate()[0]))
             kills += killed
             refused += sum(code == 2 for code, _ in said)
             broken = [text for code, text in said if code not in (0, 2, -signal.SIGKILL) or "Traceback" in text]

@@ -13,6 +13,7 @@ from bilevel_rl import (  # noqa: E402
 from bilevel_rl.algorithms import (  # noqa: E402
     ExactDescent as ExactDescent,
     Followers as Followers,
+    ModelBased as ModelBased,
     SingleLoopActorCritic as SingleLoopActorCritic,
     UpperSteps as UpperSteps,
     untuned as untuned,

@@ -14,7 +14,9 @@ from bilevel_rl.algorithms import (
     HPGD,
     PBRL,
     BellmanPBRL,
+    CertaintyEquivalence,
     FiniteDifference,
+    ModelBased,
     NestedLoop,
     PartialSGD,
     PlannedHPGD,
@@ -43,9 +45,18 @@ ALGORITHMS = {
     "hpgd_tables": lambda problem: HPGD(
         problem, num_chains=4, num_inner_steps=3, num_rollout_steps=5, estimator="tables"
     ),
+    "model_based": lambda problem: ModelBased(
+        problem, StepSizes.constant_entropy(upper=0.3), num_chains=4, num_steps=2, max_sweeps=4
+    ),
+    "certainty_equivalence": lambda problem: CertaintyEquivalence(
+        problem, StepSizes.constant_entropy(upper=0.3), num_chains=4, num_steps=2, num_planning_steps=3
+    ),
     "sobirl": lambda problem: SoBiRL(problem, StepSizes.constant_entropy(upper=0.5), num_chains=4),
 }
-WITH_ONE_POLICY = "partial_sgd", "finite_difference", "exact", "hpgd", "planned_hpgd", "hpgd_tables", "sobirl"
+WITH_ONE_POLICY = (
+    *("partial_sgd", "finite_difference", "exact", "hpgd", "planned_hpgd", "hpgd_tables", "sobirl"),
+    "certainty_equivalence",
+)
 BOUND = 0.5
 
 

@@ -186,7 +186,7 @@ STEADY = Method(
 
 
 def on_the_cliff(path, upper):
-    return Task(path, Cliff(), STEADY, {"upper": upper}, (0, 0), 2, 800, 2, 0.01)
+    return Task(path, Cliff(), STEADY, {"upper": upper}, (0, 0), 2, 800, 2, 0, 0.01)
 
 
 @pytest.fixture(scope="module")

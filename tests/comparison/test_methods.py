@@ -1,11 +1,13 @@
 """The methods that are compared: the same ranges, draws and budgets for all of them."""
 
+import dataclasses
 import itertools
 
+import equinox as eqx
 import numpy as np
 import pytest
 
-from bilevel_rl import GeometricDecay, problems
+from bilevel_rl import GeometricDecay, ModelBased, problems, untuned
 from bilevel_rl.comparison.methods import METHODS, NUM_CHAINS, STEP_SIZES, Method
 
 PROBLEM = problems.goal_position(size=3, target=(2, 0), initial_x=(0, 2), width=2.0)
@@ -15,7 +17,7 @@ def test_methods_search_their_step_sizes_in_the_same_ranges():
     for name, method in METHODS.items():
         for parameter in method.ranges.keys() & STEP_SIZES.keys():
             assert method.ranges[parameter] == STEP_SIZES[parameter], name
-        assert {"upper", "entropy"} <= method.ranges.keys(), name
+        assert not method.has_parameters or {"upper", "entropy"} <= method.ranges.keys(), name
 
 
 def test_trials_of_all_methods_share_the_values_of_shared_parameters():
@@ -62,7 +64,11 @@ def cheapest_and_dearest(method):
     return [middle | {name: values[i] for name, values in method.choices.items()} for i in (0, -1)]
 
 
-@pytest.mark.parametrize("name", METHODS)
+PLANNED = "certainty-equivalence"
+"""Its step sizes are those of a plan's steps, not of iterations."""
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].has_parameters and name != PLANNED])
 def test_parameters_reach_the_algorithm(name):
     method = METHODS[name]
     for parameters in cheapest_and_dearest(method):
@@ -71,7 +77,9 @@ def test_parameters_reach_the_algorithm(name):
         length = 60_000 // max(1, algorithm.num_transitions_per_iteration)
         for parameter in method.ranges.keys() & STEP_SIZES.keys():
             sequence = getattr(algorithm.step_sizes, parameter)
-            assert sequence.initial == parameters[parameter]
+            is_natural = parameter == "actor" and name == "single-loop-natural"
+            share = PROBLEM.mdp.num_actions if is_natural else 1  # A natural step is |A| times as long.
+            assert sequence.initial == parameters[parameter] / share
             if isinstance(sequence, GeometricDecay):
                 continue
             assert sequence.offset == pytest.approx(length / 3)
@@ -84,6 +92,31 @@ def test_parameters_reach_the_algorithm(name):
         if not method.is_deterministic:
             assert getattr(algorithm, "followers").num_chains == NUM_CHAINS  # noqa: B009
         assert (algorithm.num_transitions_per_iteration == 0) == method.is_deterministic
+
+
+def test_a_plan_anneals_over_its_own_steps():
+    method, parameters = METHODS[PLANNED], {"upper": 0.3, "entropy": 0.2, "upper_exponent": 0.9}
+    algorithm = method.build(PROBLEM, parameters, lambda cost: 60_000 // cost)
+    steps = algorithm.step_sizes
+    assert [float(steps.entropy(i)) for i in (0, 75, 149)] == pytest.approx([0.2, 0.01, 0.01])
+    assert [float(steps.upper(i)) for i in (0, 50)] == pytest.approx([0.3, 0.3 * 2**-0.9])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_followers_own_entropy_weight_is_kept_by_all_methods(name):
+    problem = dataclasses.replace(PROBLEM, entropy_weight=0.07)
+    algorithm = METHODS[name].build(problem, METHODS[name].draw(0, 0), lambda cost: 60_000 // max(1, cost))
+    assert [float(algorithm.step_sizes.entropy(k)) for k in (0, 1_000)] == pytest.approx([0.07, 0.07])
+
+
+@pytest.mark.parametrize("name", ["untuned", "model-based"])
+def test_methods_without_parameters_are_what_their_steps_are_worked_out_for(name):
+    method = METHODS[name]
+    assert method.draw(0, 0) == method.draw(0, 1) == {}
+    algorithm = method.build(PROBLEM, {}, lambda _: 100)
+    expected = ModelBased.untuned(PROBLEM) if name == "model-based" else untuned(PROBLEM)
+    assert eqx.tree_equal(algorithm.step_sizes, expected.step_sizes)
+    assert algorithm.followers == expected.followers
 
 
 def test_the_single_loop_keeps_the_schedule_of_its_paper():

@@ -65,7 +65,7 @@ def find(tmp_path, monkeypatch):
         def task(number, parameters):
             if number == dies_proposing:
                 raise Killed
-            return Task(tmp_path, PROBLEM, METHOD, parameters, (0,), 1, 1, 1, 0.01)
+            return Task(tmp_path, PROBLEM, METHOD, parameters, (0,), 1, 1, 1, 0, 0.01)
 
         def score(task):
             if len(scored) == dies_scoring:

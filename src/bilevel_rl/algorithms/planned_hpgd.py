@@ -4,7 +4,7 @@ Source and deviations 2 to 4 as in `hpgd.py`. The follower's policy is π_τ*(x)
 values of the previous x. Planning costs no environment transitions.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +49,8 @@ class PlannedHPGD(ImplicitGradientMethod):
     Raises:
         ValueError: as `ImplicitGradientMethod`.
     """
+
+    has_critics: ClassVar[bool] = False
 
     @property
     def num_transitions_per_iteration(self) -> int:

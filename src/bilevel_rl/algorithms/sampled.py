@@ -3,7 +3,7 @@
 import abc
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -67,6 +67,8 @@ class SampledAlgorithm(eqx.Module):
     problem: BilevelProblem
     step_sizes: StepSizes = eqx.field(default_factory=StepSizes.decaying)
     num_chains: int = eqx.field(static=True, default=16)
+    has_critics: ClassVar[bool] = True
+    """whether followers learn by steps (A) and (C), and not on tables"""
 
     def __check_init__(self):
         check_parts(self.problem, self.step_sizes)
@@ -86,7 +88,7 @@ class SampledAlgorithm(eqx.Module):
                 f"problem has outcome_probabilities, which {name} does not follow; use SingleLoopActorCritic or "
                 "ExactDescent"
             )
-        if not self.step_sizes.is_traced:
+        if self.has_critics and not self.step_sizes.is_traced:
             for text in self.step_sizes.overshoots(followers.num_chains, followers.num_steps, environment.num_states):
                 warnings.warn(text, ScheduleWarning, stacklevel=4)
 

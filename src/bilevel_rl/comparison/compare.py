@@ -22,6 +22,9 @@ from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.statistics import interquartile_mean
 from bilevel_rl.runs.study import Command, Sharing, Study
 
+NUM_HALVINGS = 8
+"""Log points before the first of the even ones, for methods that are done by then."""
+
 
 @dataclass(frozen=True)
 class ComparisonConfig:
@@ -34,13 +37,13 @@ class ComparisonConfig:
     num_seeds: int = 10
     """seeds of the final runs"""
     trials: int = 24
-    """parameters that random search tries for each method"""
+    """parameters that random search tries for each method that has any"""
     tuning_seeds: int = 3
     """seeds of each trial, none of which is a seed of the final runs"""
     seed: int = 0
     """root of all randomness: the same seed gives the same table"""
     num_log_points: int = 40
-    """points of each curve"""
+    """even points of each curve; eight more come before the first"""
     evaluation_entropy_weight: float = 0.01
     """entropy weight at which the upper objective is measured exactly"""
 
@@ -121,9 +124,10 @@ class Comparison(Study):
                 num_seeds=1 if method.is_deterministic else config.tuning_seeds,
                 budget=int(config.budget),
                 num_log_points=1,
+                num_halvings=0,
                 evaluation_entropy_weight=config.evaluation_entropy_weight,
             )
-            for trial in range(config.trials)
+            for trial in range(config.trials if method.has_parameters else 1)
         ]
 
     def _final_tasks(self, chosen: Task, path: Path) -> Iterator[Task]:
@@ -136,6 +140,7 @@ class Comparison(Study):
                 key=(config.seed, FINAL, seed),
                 num_seeds=1,
                 num_log_points=config.num_log_points,
+                num_halvings=NUM_HALVINGS,
             )
 
 

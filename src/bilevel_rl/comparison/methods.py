@@ -14,16 +14,19 @@ from bilevel_rl.algorithms import (
     PBRL,
     Algorithm,
     BellmanPBRL,
+    CertaintyEquivalence,
     ExactDescent,
     FiniteDifference,
     Followers,
+    ModelBased,
     NestedLoop,
     PartialSGD,
     PlannedHPGD,
     SingleLoopActorCritic,
     SoBiRL,
+    untuned,
 )
-from bilevel_rl.algorithms.step_sizes import GeometricDecay, ScheduleWarning, StepSizes
+from bilevel_rl.algorithms.step_sizes import GeometricDecay, PowerDecay, ScheduleWarning, StepSizes
 from bilevel_rl.formulation import BilevelProblem
 
 NUM_CHAINS = 16
@@ -72,14 +75,20 @@ class Method:
     def build(self, problem: BilevelProblem, parameters: Parameters, num_iterations: Callable[[int], int]) -> Algorithm:
         """The algorithm with these parameters; `ScheduleWarning`s are not shown, since a search crosses all borders.
 
+        A follower with an entropy weight λ of its own keeps it: τ = λ.
+
         Args:
             problem: what is solved.
             parameters: a value for every entry of `ranges` and `choices`.
             num_iterations: length of the run, from the transitions of an iteration.
         """
         initial = {name: value for name, value in parameters.items() if name in STEP_SIZES}
+        if problem.entropy_weight is not None and "entropy" in initial:
+            initial["entropy"] = problem.entropy_weight
         others = {name: parameters[name] for name in parameters.keys() - STEP_SIZES.keys() - {"upper_exponent"}}
         exponents = (parameters.get("upper_exponent", self.exponents[0]), *self.exponents[1:])
+        if problem.entropy_weight is not None:
+            exponents = (*exponents[:-1], 0.0)
 
         def built(offset: float) -> Algorithm:
             step_sizes = StepSizes.decaying(**initial, offset=offset, exponents=exponents)
@@ -88,6 +97,11 @@ class Method:
         with warnings.catch_warnings(action="ignore", category=ScheduleWarning):
             length = num_iterations(built(offset=1.0).num_transitions_per_iteration)
             return built(HOLDING_SHARE * max(1, length))
+
+    @property
+    def has_parameters(self) -> bool:
+        """Whether there is anything to tune."""
+        return bool(self.ranges or self.choices)
 
     def draw(self, seed: int, trial: int) -> dict[str, float]:
         """The parameters of a trial of random search. Methods that share a parameter try the same values of it."""
@@ -123,6 +137,29 @@ def _single_loop(problem: BilevelProblem, step_sizes: StepSizes, num_chains: int
     return SingleLoopActorCritic(problem, step_sizes, Followers(num_chains, coupled=False))
 
 
+def _natural_single_loop(problem: BilevelProblem, step_sizes: StepSizes, num_chains: int) -> SingleLoopActorCritic:
+    """Coupled chains, natural actors, and ∇_x r as means over actions. A natural step is |A| times as long."""
+    step = replace(step_sizes.actor, initial=step_sizes.actor.initial / problem.mdp.num_actions)
+    followers = Followers(num_chains, natural=True)
+    return SingleLoopActorCritic(problem, replace(step_sizes, actor=step), followers, expects_actions=True)
+
+
+def _untuned(problem: BilevelProblem, _: StepSizes, num_chains: int) -> SingleLoopActorCritic:
+    return untuned(problem, num_chains)
+
+
+def _model_based(problem: BilevelProblem, _: StepSizes, num_chains: int) -> ModelBased:
+    return ModelBased.untuned(problem, num_chains)
+
+
+def _certainty_equivalence(problem: BilevelProblem, step_sizes: StepSizes, num_chains: int) -> CertaintyEquivalence:
+    """Plans of N steps: held for the first third of them, and annealed as in `_exact`."""
+    num_steps = CertaintyEquivalence.num_planning_steps
+    upper = replace(step_sizes.upper, offset=num_steps * HOLDING_SHARE)
+    planned = replace(step_sizes, upper=upper, entropy=_annealed(problem, step_sizes, num_steps))
+    return CertaintyEquivalence(problem, planned, num_chains)
+
+
 def _with_estimator(algorithm: Callable[..., Algorithm]) -> Callable[..., Algorithm]:
     """HPGD whose estimator of the implicit gradient is chosen by a number, like every other parameter."""
 
@@ -136,9 +173,14 @@ def _with_estimator(algorithm: Callable[..., Algorithm]) -> Callable[..., Algori
 
 
 def _exact(problem: BilevelProblem, step_sizes: StepSizes, _: int) -> ExactDescent:
-    """Annealed to a small entropy weight in the first half: at small ones Φ_τ has many stationary points."""
-    annealed = GeometricDecay(step_sizes.entropy.initial, final=0.01, num_iterations=FREE_ITERATIONS / 2)
-    return ExactDescent(problem, replace(step_sizes, entropy=annealed))
+    return ExactDescent(problem, replace(step_sizes, entropy=_annealed(problem, step_sizes, FREE_ITERATIONS)))
+
+
+def _annealed(problem: BilevelProblem, step_sizes: StepSizes, num_steps: int) -> PowerDecay | GeometricDecay:
+    """Down to a small entropy weight in the first half: at small ones Φ_τ has many stationary points."""
+    if problem.entropy_weight is not None:
+        return step_sizes.entropy
+    return GeometricDecay(step_sizes.entropy.initial, final=0.01, num_iterations=num_steps / 2)
 
 
 _TWO_POLICIES = _ranges("upper", "actor", "critic", "penalty", "entropy")
@@ -162,6 +204,15 @@ METHODS: dict[str, Method] = {
             _TWO_POLICIES,
             exponents=(9 / 10, 1 / 2, 1 / 2, 3 / 20, 1 / 20),
         ),
+        Method(
+            "single-loop-natural",
+            _natural_single_loop,
+            _TWO_POLICIES,
+            exponents=(9 / 10, 1 / 2, 1 / 2, 3 / 20, 1 / 20),
+        ),
+        Method("untuned", _untuned, {}),
+        Method("model-based", _model_based, {}),
+        Method("certainty-equivalence", _certainty_equivalence, _NO_POLICY, _UPPER_EXPONENT, _FIXED_TARGET),
         Method("partial-sgd", PartialSGD, _ONE_POLICY, _UPPER_EXPONENT, exponents=(9 / 10, 1 / 2, 1 / 2, 0.0, 1 / 20)),
         Method("finite-difference", FiniteDifference, _ONE_POLICY | {"radius": (0.1, 3.0)}, _TWO_LOOPS, _FIXED_TARGET),
         Method("nested-loop", NestedLoop, _TWO_POLICIES, _TWO_LOOPS, _FIXED_TARGET),

@@ -25,6 +25,7 @@ from bilevel_rl.problems import WorkedProblem
 from bilevel_rl.runs import compiler, lock
 from bilevel_rl.runs.compiled import Layout, Loop
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
+from bilevel_rl.runs.log_points import LogPoints
 from bilevel_rl.runs.run import run
 
 TUNING, FINAL = 0, 1
@@ -43,7 +44,8 @@ class Task:
         key: seed of the root key, and the numbers that are folded into it one after the other.
         num_seeds: seeds of the run.
         budget: environment transitions of each seed, all chains and inner loops included.
-        num_log_points: log points after the start.
+        num_log_points: log points after the start, evenly.
+        num_halvings: more of them before the first, after a half, a quarter, … of its transitions.
         evaluation_entropy_weight: τ at which Φ is measured.
     """
 
@@ -55,6 +57,7 @@ class Task:
     num_seeds: int
     budget: int
     num_log_points: int
+    num_halvings: int
     evaluation_entropy_weight: float
 
     def algorithm(self) -> Algorithm:
@@ -86,7 +89,9 @@ class Task:
     def description(self) -> dict[str, Any]:
         """What `config.json` of its folder holds: all that decides the results."""
         options = dataclasses.asdict(self.problem) | {"kind": type(self.problem).__name__}  # pyright: ignore
-        settings = {name: getattr(self, name) for name in ("key", "num_seeds", "budget", "num_log_points")}
+        settings = {
+            name: getattr(self, name) for name in ("key", "num_seeds", "budget", "num_log_points", "num_halvings")
+        }
         settings |= {"evaluation_entropy_weight": self.evaluation_entropy_weight}
         return {"experiment": "task", "problem": options, "parameters": dict(self.parameters), **settings}
 
@@ -130,7 +135,7 @@ def run_task(task: Task):
             _key(task.key),
             task.num_seeds,
             num_iterations,
-            log_every=math.ceil(num_iterations / task.num_log_points),
+            log_every=LogPoints(math.ceil(num_iterations / task.num_log_points), task.num_halvings),
             folder=folder,
             evaluation_entropy_weight=task.evaluation_entropy_weight,
             diagnostics="exact",

@@ -146,6 +146,7 @@ class Tuning(Study):
             num_seeds=1 if self.method.is_deterministic else config.num_seeds,
             budget=int(config.budget),
             num_log_points=1,
+            num_halvings=0,
             evaluation_entropy_weight=config.evaluation_entropy_weight,
         )
 

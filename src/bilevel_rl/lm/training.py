@@ -40,6 +40,7 @@ from bilevel_rl.lm.state import TrainerState
 from bilevel_rl.lm.steps import Steps
 from bilevel_rl.lm.tokens import Completions
 from bilevel_rl.runs.folder import Row, RunFolder
+from bilevel_rl.runs.log_points import LogPoints
 from bilevel_rl.runs.loop import follow
 from bilevel_rl.runs.run import RunResult, columns_of
 
@@ -151,7 +152,7 @@ class RLHFTrainer(TrainerState, abc.ABC):
         point, rows = follow(
             TrainerEngine(self),
             self.args.max_steps,
-            self.args.logging_steps,
+            LogPoints(self.args.logging_steps),
             folder=self.folder,
             checkpoint_every=self.args.checkpoint_every,
             progress=progress,

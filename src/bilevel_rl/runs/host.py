@@ -85,19 +85,19 @@ def run_host(
     remedy = "other methods run in tables, by run"
     checks.instance("algorithm", algorithm, SingleLoopActorCritic, remedy=remedy)
     checks.key(key)
-    check_run_arguments(1, num_iterations, log_every, NO_ENTROPY_WEIGHT)
+    log_points = check_run_arguments(1, num_iterations, log_every, NO_ENTROPY_WEIGHT)
     check_storage(folder, checkpoint_every, progress)
     check_start(algorithm.problem)
     loop = HostLoop(algorithm, key, envs)
     engine = HostEngine(
         loop,
         Meter(algorithm, NO_ENTROPY_WEIGHT, "sampled"),
-        lambda: identity_of(algorithm, key, log_every, loop.program()) | _described(envs),
+        lambda: identity_of(algorithm, key, log_points, loop.program()) | _described(envs),
     )
     point, rows = follow(
         engine,
         num_iterations,
-        log_every,
+        log_points,
         folder=RunFolder(folder) if isinstance(folder, Path | str) else folder,
         checkpoint_every=checkpoint_every,
         progress=progress,

@@ -20,6 +20,7 @@ from bilevel_rl.environments import FunctionalEnvironment, HostEnvironment
 from bilevel_rl.formulation import BilevelProblem, OccupancyCost, OccupancyFunctional, PolicyLoss, TrajectoryLoss
 from bilevel_rl.runs import fingerprint
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
+from bilevel_rl.runs.log_points import LogPoints
 
 NO_CHECKPOINT, REFUSED = -1, -2
 
@@ -33,13 +34,13 @@ Examples = tuple[PyTree, ...]
 """What a function is traced with: the shapes of its arguments."""
 
 
-def identity_of(algorithm: Algorithm, key: Array, log_every: int, program: str | None = None) -> dict[str, Any]:
+def identity_of(algorithm: Algorithm, key: Array, log_points: LogPoints, program: str | None = None) -> dict[str, Any]:
     """What must not change between the parts of an interrupted run, whatever runs it.
 
     Args:
         algorithm: what runs.
         key: root of its randomness.
-        log_every: iterations between two log points.
+        log_points: when the run is measured.
         program: digest of an iteration; by default that of `init`, `draw`, `step` and `recommend`, traced here.
     """
     numbers, digests = {}, {}
@@ -58,7 +59,8 @@ def identity_of(algorithm: Algorithm, key: Array, log_every: int, program: str |
         **{name: getattr(jax.config, name) for name in SETTINGS},
         "discount": algorithm.problem.environment.discount,
         "num_transitions_per_iteration": algorithm.num_transitions_per_iteration,
-        "log_every": log_every,
+        "log_every": log_points.every,
+        "num_halvings": log_points.num_halvings,
         "digests": digests | {PROGRAM: _program(algorithm, key) if program is None else program},
     }
 

@@ -23,6 +23,7 @@ from bilevel_rl.runs.divergence import Divergence
 from bilevel_rl.runs.folder import Row, RunFolder
 from bilevel_rl.runs.identity import find_checkpoint
 from bilevel_rl.runs.interruption import SIGNALS, Interrupted, abandoned_on_error, asked, heeded, saving
+from bilevel_rl.runs.log_points import LogPoints
 from bilevel_rl.runs.progress import Progress
 
 
@@ -227,7 +228,7 @@ class _Record:
 def follow(
     engine: Engine,
     num_iterations: int,
-    log_every: int,
+    log_points: LogPoints,
     *,
     folder: RunFolder | None,
     checkpoint_every: float,
@@ -238,7 +239,7 @@ def follow(
     Args:
         engine: what runs.
         num_iterations: iterations of every seed.
-        log_every: iterations between two log points.
+        log_points: when it is measured.
         folder: where rows and checkpoints are kept; None for nowhere.
         checkpoint_every: seconds between two checkpoints; 0 saves one at every log point.
         progress: show a progress bar.
@@ -270,7 +271,7 @@ def follow(
         point = record.begin(num_iterations)
         engine.begin(point)
         while not point.is_last(num_iterations):
-            last = min(point.num_iterations - point.num_iterations % log_every + log_every, num_iterations)
+            last = min(log_points.after(point.num_iterations), num_iterations)
             if engine.advances_in_place(point):
                 log(point)
                 advanced = engine.advance(point, last)()

@@ -19,6 +19,7 @@ from bilevel_rl.runs.divergence import Divergence, Health, locate
 from bilevel_rl.runs.folder import DamagedFileError, Row, RunFolder
 from bilevel_rl.runs.identity import identity_of
 from bilevel_rl.runs.interruption import Pieces
+from bilevel_rl.runs.log_points import LogPoints
 from bilevel_rl.runs.loop import Engine, Point, follow
 from bilevel_rl.runs.metrics import Diagnostics, Meter, are_exact
 from bilevel_rl.runs.start import check_algorithm, check_run_arguments, check_start, check_storage
@@ -59,7 +60,7 @@ def run(
     key: Array,
     num_seeds: int,
     num_iterations: int,
-    log_every: int = 1_000,
+    log_every: int | LogPoints = 1_000,
     *,
     folder: RunFolder | Path | str | None = None,
     checkpoint_every: float = 10.0,
@@ -79,7 +80,7 @@ def run(
         key: from `jax.random.key`; its implementation generates all random numbers.
         num_seeds: independent copies, run side by side.
         num_iterations: iterations of each.
-        log_every: iterations between two log points.
+        log_every: iterations between two log points, or `LogPoints`.
         folder: where to keep metrics and checkpoints; nothing is written by default. Processes share it.
         checkpoint_every: seconds between two checkpoints; 0 saves one at every log point.
         evaluation_entropy_weight: τ at which the `upper_objective` Φ_τ(x_k) is measured.
@@ -110,7 +111,7 @@ def run(
     """
     check_algorithm(algorithm)
     checks.key(key)
-    check_run_arguments(num_seeds, num_iterations, log_every, evaluation_entropy_weight)
+    log_points = check_run_arguments(num_seeds, num_iterations, log_every, evaluation_entropy_weight)
     check_storage(folder, checkpoint_every, progress)
     checks.one_of("diagnostics", diagnostics, get_args(Diagnostics))
     if seeds_per_group is not None:
@@ -121,7 +122,7 @@ def run(
         Loop(algorithm, key, Layout.plan(algorithm, num_seeds, seeds_per_group)),
         Meter(algorithm, evaluation_entropy_weight, diagnostics),
         lambda: {
-            **identity_of(algorithm, key, log_every),
+            **identity_of(algorithm, key, log_points),
             "evaluation_entropy_weight": evaluation_entropy_weight,
             "diagnostics": diagnostics,
         },
@@ -129,7 +130,7 @@ def run(
     point, rows = follow(
         engine,
         num_iterations,
-        log_every,
+        log_points,
         folder=RunFolder(folder) if isinstance(folder, Path | str) else folder,
         checkpoint_every=checkpoint_every,
         progress=progress,

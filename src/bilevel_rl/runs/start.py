@@ -16,18 +16,22 @@ from bilevel_rl.environments import TabularMDP
 from bilevel_rl.formulation import BilevelProblem, OccupancyCost
 from bilevel_rl.runs.bounds import Largest, exceeded
 from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.runs.log_points import LogPoints
 
 MAX_SEEDS = 2**20
 """More take hours to set up, and a metric row each at every log point."""
 
 
-def check_run_arguments(num_seeds: int, num_iterations: int, log_every: int, evaluation_entropy_weight: float):
-    """Raises `TypeError` or `ValueError` for numbers that `run` cannot work with."""
+def check_run_arguments(
+    num_seeds: int, num_iterations: int, log_every: int | LogPoints, evaluation_entropy_weight: float
+) -> LogPoints:
+    """When a run is measured. Raises `TypeError` or `ValueError` for numbers that `run` cannot work with."""
     checks.integer("num_seeds", num_seeds, at_least=1, at_most=MAX_SEEDS)
     checks.integer("num_iterations", num_iterations, at_least=1)
-    checks.integer("log_every", log_every, at_least=1)
+    log_points = log_every if isinstance(log_every, LogPoints) else LogPoints(log_every)
     remedy = "use 0.01 to be close to the unregularized objective"
     checks.number("evaluation_entropy_weight", evaluation_entropy_weight, above=0, remedy=remedy)
+    return log_points
 
 
 def check_storage(folder: RunFolder | Path | str | None, checkpoint_every: float, progress: bool):
