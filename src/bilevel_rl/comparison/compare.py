@@ -17,7 +17,7 @@ from bilevel_rl.comparison.search import check_search, choose
 from bilevel_rl.comparison.tables import write_tables
 from bilevel_rl.comparison.tasks import FINAL, TUNING, Task, seconds_of_loop
 from bilevel_rl.comparison.workers import run_tasks
-from bilevel_rl.problems import GoalPlacement, GoalPosition, WorkedProblem
+from bilevel_rl.problems import FrozenLake, GoalPlacement, GoalPosition, WorkedProblem
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.statistics import interquartile_mean
 from bilevel_rl.runs.study import Command, Sharing, Study
@@ -158,3 +158,12 @@ class CompareGoalPlacement(Comparison):
 
     name: ClassVar[str] = "compare-goal-placement"
     problem: GoalPlacement = field(default_factory=GoalPlacement)
+
+
+@dataclass(frozen=True)
+class CompareFrozenLake(Comparison):
+    """Compare methods on frozen-lake."""
+
+    name: ClassVar[str] = "compare-frozen-lake"
+    problem: FrozenLake = field(default_factory=FrozenLake)
+    comparison: ComparisonConfig = field(default_factory=lambda: ComparisonConfig(evaluation_entropy_weight=0.05))

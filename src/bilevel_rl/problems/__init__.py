@@ -7,6 +7,7 @@ from bilevel_rl.problems.control import (
     pendulum_design as pendulum_design,
 )
 from bilevel_rl.problems.four_rooms import four_rooms as four_rooms, four_rooms_value as four_rooms_value
+from bilevel_rl.problems.frozen_lake import FrozenLake as FrozenLake, frozen_lake as frozen_lake
 from bilevel_rl.problems.goal_placement import (
     GoalPlacement as GoalPlacement,
     goal_placement as goal_placement,
