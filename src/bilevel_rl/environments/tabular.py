@@ -1,5 +1,6 @@
 """Finite Markov decision processes with sparse successors, stepped through explicit uniforms."""
 
+import warnings
 from typing import Any
 
 import equinox as eqx
@@ -10,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Integer
 
 from bilevel_rl.checks.arrays import array_of, flags, numbers
 from bilevel_rl.environments._toy_text import ToyTextTable
+from bilevel_rl.environments.counts import TransitionCounts, Unseen, start_law
 from bilevel_rl.environments.environment import check_discount
 from bilevel_rl.environments.kernels import outcomes_of
 
@@ -35,7 +37,7 @@ class TabularMDP(eqx.Module):
     precision, an oracle reads them exactly.
 
     Terminal states are absorbing: nothing (reward, cost, entropy) accrues in them. Build one with `from_dense`,
-    `from_successors` or `from_gymnasium`; all three raise `ValueError` for tables that are not an MDP.
+    `from_successors`, `from_gymnasium` or `from_transitions`; all raise `ValueError` for what is not an MDP.
 
     Attributes:
         successors: state reached by the k-th outcome of (s, a), of shape (S, A or 1, K).
@@ -168,6 +170,72 @@ class TabularMDP(eqx.Module):
             discount=discount,
             terminal=table.terminal,
         )
+
+    @classmethod
+    def from_transitions(
+        cls,
+        states: npt.ArrayLike,
+        actions: npt.ArrayLike,
+        next_states: npt.ArrayLike,
+        *,
+        num_states: int,
+        num_actions: int,
+        discount: float,
+        initial: npt.ArrayLike | None = None,
+        terminal: npt.ArrayLike | None = None,
+        prior: float = 0.0,
+        unseen: Unseen = "stay",
+    ) -> "TabularMDP":
+        """From N observed transitions: how often each state followed a pair, as a share. No dense kernel is made.
+
+        `TransitionLog` also reads files and labels, ends of episodes and their starts, and lists what was not seen.
+
+        Args:
+            states: s, shape (N,), numbers from 0.
+            actions: a, shape (N,).
+            next_states: s', shape (N,).
+            num_states: S.
+            num_actions: A.
+            discount: γ.
+            initial: shape (S,), ρ; by default every state is as likely that is not terminal.
+            terminal: shape (S,), whether a state ends the episode; none by default.
+            prior: pseudo-counts of each pair, spread evenly over the states that were seen to follow its state under
+                any action; 0 for maximum likelihood.
+            unseen: what pairs do that were never tried. `"stay"`: they leave the state as it is; `"prior"`: each state
+                that was seen to follow is as likely; `"pessimistic"`: they lead to an additional last state, the trap,
+                which is never left, and where reward and cost have to be defined (`TransitionLog.with_trap`).
+
+        Raises:
+            TypeError: an argument is of another type.
+            ValueError: transitions are out of range (the message names the row) or of different length, `prior` is
+                negative, or as `from_successors`.
+
+        Warns:
+            UserWarning: pairs were never tried; the message counts them.
+
+        Example:
+            >>> import bilevel_rl as brl
+            >>> seen = {"states": [0, 0, 0, 1], "actions": [0, 0, 0, 0], "next_states": [1, 1, 0, 0]}
+            >>> mdp = brl.TabularMDP.from_transitions(**seen, num_states=2, num_actions=1, discount=0.9)
+            >>> mdp.successors[0, 0].tolist(), mdp.probabilities[0, 0].round(3).tolist()
+            ([0, 1], [0.333, 0.667])
+        """
+        counts = TransitionCounts.of(states, actions, next_states, num_states=num_states, num_actions=num_actions)
+        ends = np.zeros(counts.num_states, bool) if terminal is None else flags("terminal", terminal)
+        if ends.shape != (counts.num_states,):
+            raise ValueError(f"terminal must have shape ({counts.num_states},), got {ends.shape}")
+        missing = counts.unseen(ends)
+        if len(missing):
+            warnings.warn(
+                f"{len(missing):,} of {counts.num_states * counts.num_actions:,} pairs were never tried, the first is "
+                f"state {missing[0, 0]} with action {missing[0, 1]}; unseen={unseen!r} says what they do",
+                stacklevel=2,
+            )
+        law = counts.posterior(ends, prior=prior, unseen=unseen)
+        size = len(law.successors)
+        start = start_law(initial, None, ends, size)
+        ends = np.pad(ends, (0, size - len(ends)))
+        return cls.from_successors(law.successors, law.mean(), initial=start, discount=discount, terminal=ends)
 
     @property
     def num_states(self) -> int:
