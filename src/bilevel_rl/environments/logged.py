@@ -44,7 +44,8 @@ class TransitionLog:
         >>> print(log)
         4 transitions of 2 states and 2 actions; each pair was tried 0 to 2 times.
         1 of 4 pairs was never tried: (office, walk).
-        >>> log.mdp(discount=0.9).probabilities[log.state("home"), log.action("walk")].tolist()
+        >>> home, walk = log.state("home"), log.action("walk")
+        >>> log.mdp(discount=0.9).probabilities[home, walk, :2].tolist()
         [0.5, 0.5]
     """
 
