@@ -8,7 +8,7 @@ couriers want is not known, nor where orders carry them.
     what people did       3,000 choices of 60 couriers → how often each district followed each choice
     their wishes          r_w(s, a) = w · (fees, distance, shelter): the weights w under which soft-optimal couriers
                           would most likely have made these choices (maximum-entropy inverse reinforcement learning)
-    a better incentive    min over x ∈ [0, 3]^6 of E[x_s − worth_s], where a bonus is worth w_fees x_s to the couriers
+    a better incentive    min over x ∈ [0, 5]^6 of E[x_s − worth_s], where a bonus is worth w_fees x_s to the couriers
     an interval           of that cost, with dynamics and wishes drawn anew
 
 Exact command, half a minute on two cores, and what it prints:
@@ -38,13 +38,13 @@ FEES = np.array([1.1, 2.0, 0.8, 3.0, 1.0, 2.6])
 """Euros that a courier earns on average in half an hour of waiting there."""
 PLACES = np.array([[0.0, 3.0], [4.0, 0.0], [1.0, 5.0], [2.5, 2.0], [1.0, 1.0], [3.0, 1.0]])
 SHELTER = np.array([1.0, 0.0, 0.0, 0.0, 1.0, 1.0])
-WORTH = np.array([6.0, 1.0, 9.0, 1.0, 1.0, 1.0])
+WORTH = np.array([6.0, 1.0, 7.0, 1.0, 1.0, 1.0])
 """Euros that half an hour of a courier's time is worth to the platform."""
 DISTANCES = np.linalg.norm(PLACES[:, None] - PLACES, axis=-1)
 FEATURES = np.stack(np.broadcast_arrays(FEES, DISTANCES, SHELTER), axis=-1)
 """Of every choice (s, a): fees, kilometres and shelter."""
 WISHES = "a euro of fees", "a kilometre", "shelter"
-DISCOUNT, ENTROPY_WEIGHT, LARGEST_BONUS = 0.9, 1.0, 3.0
+DISCOUNT, ENTROPY_WEIGHT, LARGEST_BONUS = 0.9, 1.0, 5.0
 TRUE_WISHES = np.array([0.7, -0.5, 0.6])
 
 

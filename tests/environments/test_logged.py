@@ -240,16 +240,20 @@ def test_data_frames_and_parquet_files(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "options", "message"),
     [
-        ("state,action\n0,0\n", {}, "must have a column 'next_state', got 'state', 'action'"),
+        ("state,action\n0,0\n", {}, "must have the column 'next_state' that next_state names, got 'state', 'action'"),
         ("state,action,next_state\n0,0,1\n0,,1\n", {}, "column action .* got '' in line 3 of log.csv"),
         ("state,action,next_state\n0,0,1\n0,0,1.5\n", {}, "column next_state must hold either .* '1.5' in line 3"),
         ("state,action,next_state\n0,0,1\n0,0,1\nx,0,1\n", {}, "column state must hold either .* 'x' in line 4"),
         ("state,action,next_state\na,0,b\na,0,7\nb,0,a\n", {}, "column next_state must hold either .* '7' in line 3"),
         ("state,action,next_state\n0,0,1\n0,0\n", {}, "line 3 of log.csv has 2 cells, its header has 3"),
-        ("state,action,next_state\n", {}, "source must hold at least one row, got none"),
+        ("state,action,next_state\n", {}, "source must hold at least one row of state, .* got none"),
         ("state,action,next_state\n0,0,1\n0,0,3\n", {"all_states": 3}, "column next_state .* 0 to 2, got 3 in line 3"),
         ("state,action,next_state\n0,-1,1\n", {}, "column action must hold numbers from 0 .* got -1 in line 2"),
-        ("state,action,next_state\na,0,b\n", {"all_states": ["a"]}, "column next_state holds 'b' in line 2"),
+        (
+            "state,action,next_state\na,0,b\n",
+            {"all_states": ["a"]},
+            "holds 'b' in line 2 .* all_states does not list",
+        ),
         ("state,action,next_state\na,0,b\n", {"all_states": 2}, "all_states must be the labels"),
         ("state,action,next_state\na,0,b\n", {"all_states": ["a", "a"]}, "all_states must hold labels that differ"),
         ("state,action,next_state,end\n0,0,1,maybe\n", {"terminated": "end"}, "column end .* 'maybe' in line 2"),

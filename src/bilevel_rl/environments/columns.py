@@ -30,23 +30,24 @@ class Columns(NamedTuple):
         return f"{'line' if self.source else 'row'} {row + self.first_row}{self.source}"
 
 
-def columns_of(source: Any, names: Sequence[str]) -> Columns:
-    """The columns of these names.
+def columns_of(source: Any, names: Mapping[str, str]) -> Columns:
+    """Some columns by name.
 
     Args:
         source: a mapping or data frame of columns, or the path of a file that ends in .parquet, or else is a CSV file
             with a header.
-        names: which.
+        names: of the columns, by the argument that gives each.
 
     Raises:
-        TypeError: `source` is none of these.
-        ValueError: a column is missing, columns differ in length, there are no rows, or a line has other cells than the
-            header.
+        TypeError: `source` is none of these, or a column no array.
+        ValueError: there is no such file, a column is missing, columns differ in length, there are no rows, or a line
+            has other cells than the header.
         ImportError: a Parquet file is to be read without pandas.
-        OSError: there is no such file.
     """
     first_row, place = 0, ""
     if isinstance(source, str | Path):
+        if not Path(source).is_file():
+            raise ValueError(f"source must be a file, a data frame or a mapping of columns, got {str(source)!r}")
         place = f" of {Path(source).name}"
         is_parquet = Path(source).suffix == ".parquet"
         first_row, source = (1, _parquet(source)) if is_parquet else (2, _csv(Path(source)))
@@ -54,15 +55,19 @@ def columns_of(source: Any, names: Sequence[str]) -> Columns:
         raise TypeError(f"source must be a path, a data frame or a mapping of columns, got {checks.shown(source)}")
     held = list(source.columns if hasattr(source, "columns") else source)
     cells = {}
-    for name in names:
+    for argument, name in names.items():
         if name not in held:
-            raise ValueError(f"source must have a column {name!r}, got {', '.join(map(repr, held))}; name it")
-        cells[name] = np.asarray(source[name])
+            shown = ", ".join(map(repr, held))
+            raise ValueError(f"source must have the column {name!r} that {argument} names, got {shown}")
+        try:
+            cells[name] = np.asarray(source[name])
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"column {name} must be an array, got {checks.shown(source[name])}") from error
     lengths = {name: len(column) if column.ndim == 1 else column.shape for name, column in cells.items()}
     if len(set(lengths.values())) > 1 or any(column.ndim != 1 for column in cells.values()):
         raise ValueError(f"columns must hold one cell a row, all of them equally many, got {lengths}")
     if 0 in lengths.values():
-        raise ValueError("source must hold at least one row, got none")
+        raise ValueError(f"source must hold at least one row of {', '.join(lengths)}, got none")
     return Columns(cells, place, first_row)
 
 
@@ -112,7 +117,7 @@ def numbered(
             given twice.
     """
     if known is not None and not isinstance(known, int | np.integer):
-        return _labelled(columns, names, _labels(known, argument))
+        return _labelled(columns, names, _labels(known, argument), argument)
     read = [_numbers_or_text(columns, name) for name in names]
     if all(column.dtype.kind == "i" for column in read):
         largest = max(int(column.max()) for column in read)
@@ -127,9 +132,9 @@ def numbered(
                 )
         return read, count, None
     if known is not None:
-        raise ValueError(f"{argument} must be the labels where the log has words, got {known}")
+        raise ValueError(f"{argument} must be the labels where column {names[0]} has words, got {known}")
     found = np.unique(np.concatenate([column.astype(str) for column in read]))
-    return _labelled(columns, names, tuple(map(str, found)))
+    return _labelled(columns, names, tuple(map(str, found)), argument)
 
 
 def _labels(known: Any, argument: str) -> tuple[str, ...]:
@@ -141,7 +146,9 @@ def _labels(known: Any, argument: str) -> tuple[str, ...]:
     return labels
 
 
-def _labelled(columns: Columns, names: Sequence[str], labels: tuple[str, ...]) -> tuple[list, int, Labels]:
+def _labelled(
+    columns: Columns, names: Sequence[str], labels: tuple[str, ...], argument: str
+) -> tuple[list, int, Labels]:
     number_of = {label: number for number, label in enumerate(labels)}
     read = []
     for name in names:
@@ -151,7 +158,7 @@ def _labelled(columns: Columns, names: Sequence[str], labels: tuple[str, ...]) -
         if np.any(numbers < 0):
             row = int(np.argmax(numbers < 0))
             raise ValueError(
-                f"column {name} holds {str(column[row])!r} in {columns.place(row)}, which is none of the labels "
+                f"column {name} holds {str(column[row])!r} in {columns.place(row)}, which {argument} does not list: "
                 f"{checks.shown(list(labels))}"
             )
         read.append(numbers)

@@ -86,13 +86,13 @@ class TransitionLog:
         """
         given = {"states": states, "actions": actions, "next_states": next_states}
         given |= {} if terminated is None else {"terminated": terminated}
-        columns = columns_of(given, list(given))
+        columns = columns_of(given, {name: name for name in given})
         ends = None if terminated is None else "terminated"
         log = cls._of(columns, ("states", "actions", "next_states"), ends, all_states, all_actions)
         if starts is None:
             return log
         known = log.state_labels or log.counts.num_states
-        (began,), _, _ = numbered(columns_of({"starts": starts}, ["starts"]), ["starts"], known, "all_states")
+        (began,), _, _ = numbered(columns_of({"starts": starts}, {"starts": "starts"}), ["starts"], known, "all_states")
         return cls(log.counts, log.terminal, _tally(began, log), log.state_labels, log.action_labels)
 
     @classmethod
@@ -124,19 +124,15 @@ class TransitionLog:
 
         Raises:
             TypeError: as `from_arrays`, or `source` is something else.
-            ValueError: as `from_arrays`, or a column is missing.
+            ValueError: as `from_arrays`, or there is no such file or column.
             ImportError: a Parquet file is to be read without pandas.
-            OSError: there is no such file.
         """
-        names = state, action, next_state
-        also = [name for name in (terminated, episode) if name is not None]
-        for argument, name in zip(("state", "action", "next_state"), names, strict=True):
-            checks.instance(argument, name, str)
-        for argument, name in (("terminated", terminated), ("episode", episode)):
-            if name is not None:
-                checks.instance(argument, name, str)
-        columns = columns_of(source, [*names, *also])
-        log = cls._of(columns, names, terminated, all_states, all_actions)
+        given = {"state": state, "action": action, "next_state": next_state}
+        also = {"terminated": terminated, "episode": episode}
+        given |= {argument: name for argument, name in also.items() if name is not None}
+        names = {argument: checks.instance(argument, name, str) for argument, name in given.items()}
+        columns = columns_of(source, names)
+        log = cls._of(columns, (state, action, next_state), terminated, all_states, all_actions)
         if episode is None:
             return log
         _, firsts = np.unique(columns.cells[episode].astype(str), return_index=True)
@@ -210,6 +206,7 @@ class TransitionLog:
             TypeError: an argument is of another type.
             ValueError: `prior` is negative, `unseen` is unknown, or as `TabularMDP`.
         """
+        checks.number("discount", discount, at_least=0, below=1)
         law = self.posterior(prior=prior, unseen=unseen)
         num_states = len(law.successors)
         return TabularMDP.from_successors(

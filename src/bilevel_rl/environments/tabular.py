@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Integer
 
+from bilevel_rl import checks
 from bilevel_rl.checks.arrays import array_of, flags, numbers
 from bilevel_rl.environments._toy_text import ToyTextTable
 from bilevel_rl.environments.counts import TransitionCounts, Unseen, start_law
@@ -220,6 +221,7 @@ class TabularMDP(eqx.Module):
             >>> mdp.successors[0, 0].tolist(), mdp.probabilities[0, 0].round(3).tolist()
             ([0, 1], [0.333, 0.667])
         """
+        checks.number("discount", discount, at_least=0, below=1)
         counts = TransitionCounts.of(states, actions, next_states, num_states=num_states, num_actions=num_actions)
         ends = np.zeros(counts.num_states, bool) if terminal is None else flags("terminal", terminal)
         if ends.shape != (counts.num_states,):

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from bilevel_rl import checks
+from bilevel_rl.checks.functions import takes
 from bilevel_rl.environments import TabularMDP, TransitionLog
 from bilevel_rl.environments.counts import KernelPosterior
 from bilevel_rl.exact.objectives import hyper_objective
@@ -25,7 +26,6 @@ from bilevel_rl.exact.oracle import (
     check_feasible,
     check_finite,
     check_problem,
-    check_weights,
     in_double_precision,
 )
 from bilevel_rl.exact.solver import solve
@@ -66,8 +66,8 @@ class Confidence:
 
         Half way between two intervals. The quantiles of `samples` repeat the bias that estimates from few data have,
         instead of taking it away. The estimate less the quantiles of `errors` takes it away, and mirrors the law where
-        it is skewed. The mean of their ends covers better than either (docs/logged_data.md). The second interval ends
-        at the outermost value that any model or estimate had. Without errors there is the first alone.
+        it is skewed. The mean of their ends covers more evenly than either (docs/logged_data.md). With very short logs
+        it may reach beyond the values that Φ can take. Without errors there is the first alone.
 
         Raises:
             TypeError: `level` is no number.
@@ -77,10 +77,8 @@ class Confidence:
         ends = [(1 - level) / 2, (1 + level) / 2]
         low, high = np.quantile(self.samples, ends, axis=0)
         if self.errors is not None:
-            seen = np.concatenate([self.samples, self.samples + self.errors])
             smallest, largest = np.quantile(self.errors, ends, axis=0)
-            low = (low + np.maximum(self.estimate - largest, seen.min(0))) / 2
-            high = (high + np.minimum(self.estimate - smallest, seen.max(0))) / 2
+            low, high = (low + self.estimate - largest) / 2, (high + self.estimate - smallest) / 2
         return low, high
 
     def __str__(self) -> str:
@@ -139,7 +137,8 @@ def confidence(
 
     Example:
         >>> import jax.numpy as jnp, bilevel_rl as brl
-        >>> log = brl.TransitionLog.from_arrays([0, 0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 0, 0, 1], [1, 0, 0, 0, 1, 1, 0])
+        >>> states, actions, reached = [0, 0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 0, 0, 1], [1, 0, 0, 0, 1, 1, 0]
+        >>> log = brl.TransitionLog.from_arrays(states * 5, actions * 5, reached * 5)
         >>> problem = brl.BilevelProblem(
         ...     log.mdp(discount=0.9),
         ...     lambda x, s, a: x * (s == 1),
@@ -147,11 +146,13 @@ def confidence(
         ...     0.0,
         ... )
         >>> print(brl.exact.confidence(problem, log, 1.0, entropy_weight=0.1))
-        0.09093 (90 %: 0.06846 to 0.5179)
+        0.09093 (90 %: 0.0004085 to 0.2292)
     """
-    check_weights({"entropy_weight": entropy_weight})
+    checks.number("entropy_weight", entropy_weight, above=0)
     worlds = _Worlds(problem, log, num_models, method, seed, refit)
     x, weight = as_upper_variable(problem, x), np.float64(entropy_weight)
+    for leaf in jax.tree.leaves(x):
+        checks.finite("x", leaf)
     check_feasible(problem, x)
     if refit is None:
         objectives = _mapped(worlds, x, weight)
@@ -182,7 +183,8 @@ def optimum_confidence(
 
     Example:
         >>> import jax.numpy as jnp, bilevel_rl as brl
-        >>> log = brl.TransitionLog.from_arrays([0, 0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 0, 0, 1], [1, 0, 0, 0, 1, 1, 0])
+        >>> states, actions, reached = [0, 0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 0, 0, 1], [1, 0, 0, 0, 1, 1, 0]
+        >>> log = brl.TransitionLog.from_arrays(states * 5, actions * 5, reached * 5)
         >>> problem = brl.BilevelProblem(
         ...     log.mdp(discount=0.9),
         ...     lambda x, s, a: x * (s == 1),
@@ -258,7 +260,7 @@ class _Worlds:
         self.num_models = checks.integer("num_models", num_models, at_least=2)
         self.method = checks.one_of("method", method, get_args(Method))
         self.rng = np.random.default_rng(checks.integer("seed", seed, at_least=0))
-        self.refit = refit if refit is None else checks.function("refit", refit)
+        self.refit = refit if refit is None else takes("refit", refit, "problem", "visits")
         if problem.outcome_probabilities is not None:
             raise ValueError("problem must have dynamics that x leaves alone, got outcome_probabilities")
         mdp, counts = problem.mdp, log.counts
