@@ -19,7 +19,7 @@ import numpy as np
 
 import bilevel_rl as brl
 from bilevel_rl import exact
-from bilevel_rl.exact.confidence import Method
+from bilevel_rl.exact.worlds import Method
 
 LENGTHS = 3, 10, 40
 METHODS: dict[str, Method] = {"x_0": "dirichlet", "x̂": "dirichlet", "x_0, bootstrap": "bootstrap"}

@@ -7,26 +7,14 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, Integer
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from bilevel_rl import checks
-from bilevel_rl.checks.arrays import array_of, flags, numbers
+from bilevel_rl.checks.arrays import flags, numbers
 from bilevel_rl.environments._toy_text import ToyTextTable
 from bilevel_rl.environments.counts import TransitionCounts, Unseen, start_law
 from bilevel_rl.environments.environment import check_discount
-from bilevel_rl.environments.kernels import outcomes_of
-
-
-def _cumulative(probabilities: np.ndarray) -> np.ndarray:
-    """Cumulative sums along the last axis that are exactly 1 from the last possible outcome on.
-
-    Without the exact 1, rounding would let a uniform close to 1 select an outcome of probability zero.
-    """
-    cumulative = np.cumsum(probabilities, axis=-1)
-    is_possible = probabilities > 0
-    outcomes_left = np.flip(np.cumsum(np.flip(is_possible, axis=-1), axis=-1), axis=-1)
-    from_last_possible = outcomes_left - is_possible == 0
-    return np.where(from_last_possible, 1.0, cumulative)
+from bilevel_rl.environments.kernels import check_distribution, cumulative_of, outcomes_of, states_of
 
 
 class TabularMDP(eqx.Module):
@@ -73,7 +61,7 @@ class TabularMDP(eqx.Module):
         terminal: npt.ArrayLike | None = None,
     ):
         self.probabilities = numbers("probabilities", probabilities)
-        self.successors = _states(successors)
+        self.successors = states_of(successors)
         self.initial = numbers("initial", initial)
         num_states = len(self.initial) if self.initial.ndim else 0
         self.terminal = np.zeros(num_states, bool) if terminal is None else flags("terminal", terminal)
@@ -82,10 +70,10 @@ class TabularMDP(eqx.Module):
         self.successors = self.successors.astype(np.int32)
         self.probabilities = self.probabilities / self.probabilities.sum(-1, keepdims=True)
         self.initial = self.initial / self.initial.sum()
-        self.cumulative_probabilities = _cumulative(self.probabilities)
+        self.cumulative_probabilities = cumulative_of(self.probabilities)
         self.start_states = np.flatnonzero(self.initial).astype(np.int32)
         chances = self.initial[self.start_states]
-        self.cumulative_start = None if np.ptp(chances) <= 1e-12 * chances.max() else _cumulative(chances)
+        self.cumulative_start = None if np.ptp(chances) <= 1e-12 * chances.max() else cumulative_of(chances)
 
     @classmethod
     def from_successors(
@@ -111,7 +99,7 @@ class TabularMDP(eqx.Module):
             ValueError: shapes disagree, an array is empty or holds something else, an index is out of range, a
                 distribution is negative or does not sum to 1, or `discount` lies outside [0, 1).
         """
-        successors, probabilities = _states(successors), numbers("probabilities", probabilities)
+        successors, probabilities = states_of(successors), numbers("probabilities", probabilities)
         if terminal is not None and (terminal := flags("terminal", terminal)).shape == successors.shape[:1]:
             ends = np.flatnonzero(terminal)
             if successors.ndim == 3:
@@ -309,26 +297,8 @@ class TabularMDP(eqx.Module):
             raise ValueError(
                 f"successors must lie in 0..{num_states - 1}, got {self.successors.min()}..{self.successors.max()}"
             )
-        _check_distribution("initial", self.initial)
-        _check_distribution("probabilities", self.probabilities)
-
-
-def _states(table: npt.ArrayLike) -> Integer[np.ndarray, "..."]:
-    """A copy of the successors, not yet narrowed: states beyond 32 bits would wrap around into the range."""
-    states = array_of("successors", table)
-    if not np.issubdtype(states.dtype, np.integer):
-        raise ValueError(f"successors must hold integers, got {states.dtype}; convert the states to int")
-    return states.copy()
-
-
-def _check_distribution(name: str, table: np.ndarray):
-    if not np.all(np.isfinite(table)) or table.min() < 0:
-        raise ValueError(f"{name} must be finite and non-negative, got a lowest entry of {table.min()}")
-    sums = table.sum(-1)
-    worst = np.unravel_index(np.argmax(np.abs(sums - 1)), sums.shape)
-    if abs(sums[worst] - 1) > 1e-6:
-        where = f" at {tuple(map(int, worst))}" if worst else ""
-        raise ValueError(f"{name} must sum to 1 along the last axis, got {sums[worst]}{where}; normalize the table")
+        check_distribution("initial", self.initial)
+        check_distribution("probabilities", self.probabilities)
 
 
 def _entries(table: ArrayLike, state: ArrayLike, action: ArrayLike, outcome: ArrayLike | slice) -> Array:

@@ -1,14 +1,12 @@
 """What a log can say about the leader's cost: Φ(x), the optimum and the regret of x over models that the log allows.
 
-A log leaves the kernel P uncertain. Given the counts, each row has a Dirichlet law, or is drawn anew by a bootstrap.
-Each model that is drawn has a Φ of its own, with the follower's answer to it; their quantiles are the interval.
-Which law gives intervals that cover the true Φ is measured in docs/logged_data.md.
+A log leaves the kernel P uncertain. Models are drawn that it allows; each has a Φ of its own, with the follower's
+answer to it; and of each model Φ is estimated again from a log drawn from it. Where the true Φ lies is read from both:
+how far apart the models are, and how far estimates miss. What intervals cover is measured in docs/logged_data.md.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import equinox as eqx
 import jax
@@ -17,30 +15,19 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from bilevel_rl import checks
-from bilevel_rl.checks.functions import takes
-from bilevel_rl.environments import TabularMDP, TransitionLog
-from bilevel_rl.environments.counts import KernelPosterior
+from bilevel_rl.environments import TransitionLog
 from bilevel_rl.exact.objectives import hyper_objective
 from bilevel_rl.exact.oracle import (
     as_upper_variable,
     check_feasible,
     check_finite,
-    check_problem,
     in_double_precision,
 )
 from bilevel_rl.exact.solver import solve
+from bilevel_rl.exact.worlds import Method, Refit, Worlds
 from bilevel_rl.formulation import BilevelProblem
 
-Method = Literal["dirichlet", "bootstrap"]
-"""Law of the models: the posterior of the kernel under the prior that fits the log best
-(`TransitionCounts.fitted_prior`), or the shares of as many transitions of each pair, drawn anew from its counts."""
-
-World = tuple[Float[np.ndarray, "S A K"], Float[np.ndarray, "S A"]]
 Quantity = np.float64 | Float[np.ndarray, "..."]
-
-Refit = Callable[[BilevelProblem, Float[np.ndarray, "S A"]], BilevelProblem]
-"""What else comes from the log is fitted anew: the problem under a model, and how often each pair was tried in the log
-that is drawn with it -> the problem."""
 
 BLOCK = 2**21
 """Entries of the kernels that are handed to a compiled program at once: 16 MB."""
@@ -149,7 +136,7 @@ def confidence(
         0.09093 (90 %: 0.0004085 to 0.2292)
     """
     checks.number("entropy_weight", entropy_weight, above=0)
-    worlds = _Worlds(problem, log, num_models, method, seed, refit)
+    worlds = Worlds(problem, log, num_models, method, seed, refit)
     x, weight = as_upper_variable(problem, x), np.float64(entropy_weight)
     for leaf in jax.tree.leaves(x):
         checks.finite("x", leaf)
@@ -202,7 +189,7 @@ def optimum_confidence(
         numbers = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(best.x)])
         return numbers, best.objective, here - best.objective
 
-    worlds = _Worlds(problem, log, num_models, method, seed, refit)
+    worlds = Worlds(problem, log, num_models, method, seed, refit)
     first, *drawn = worlds
     models = drawn if method == "bootstrap" else drawn[0::2]
     estimates, samples = (
@@ -230,7 +217,7 @@ def _objectives(
     return jax.lax.map(objective, kernels)
 
 
-def _mapped(worlds: "_Worlds", x: PyTree, entropy_weight: np.float64) -> np.ndarray:
+def _mapped(worlds: Worlds, x: PyTree, entropy_weight: np.float64) -> np.ndarray:
     """Φ under every kernel, in blocks of one shape."""
     problem, kernels = worlds.problem, (kernel for kernel, _ in worlds)
     size, objectives = min(len(worlds), max(1, BLOCK // problem.mdp.probabilities.size)), []
@@ -238,79 +225,3 @@ def _mapped(worlds: "_Worlds", x: PyTree, entropy_weight: np.float64) -> np.ndar
         filled = np.stack(block + [block[-1]] * (size - len(block)))
         objectives.append(in_double_precision(_objectives, problem, filled, x, entropy_weight)[: len(block)])
     return np.concatenate(objectives)
-
-
-class _Worlds:
-    """Kernels and counts n(s, a): of the log's own estimate, and then of each model and of a log drawn from it in turn.
-
-    All are of one shape, so that they share a compiled program. A bootstrap has no logs drawn from its models.
-    """
-
-    def __init__(
-        self,
-        problem: BilevelProblem,
-        log: TransitionLog,
-        num_models: int,
-        method: Method,
-        seed: int,
-        refit: Refit | None,
-    ):
-        check_problem(problem)
-        checks.instance("log", log, TransitionLog)
-        self.num_models = checks.integer("num_models", num_models, at_least=2)
-        self.method = checks.one_of("method", method, get_args(Method))
-        self.rng = np.random.default_rng(checks.integer("seed", seed, at_least=0))
-        self.refit = refit if refit is None else takes("refit", refit, "problem", "visits")
-        if problem.outcome_probabilities is not None:
-            raise ValueError("problem must have dynamics that x leaves alone, got outcome_probabilities")
-        mdp, counts = problem.mdp, log.counts
-        if mdp.num_actions != counts.num_actions or mdp.num_states not in (log.trap, log.trap + 1):
-            raise ValueError(
-                f"log must have the states and actions of the problem, {mdp.num_states} and {mdp.num_actions}, got "
-                f"{counts.num_states} and {counts.num_actions}; read it with all_states and all_actions"
-            )
-        has_trap = mdp.num_states == log.trap + 1
-        unseen = "pessimistic" if has_trap else "prior"
-        laws = (log.posterior(prior=prior, unseen=unseen) for prior in (0.0, log.counts.fitted_prior()))
-        self.likeliest, self.posterior = (_padded(law) for law in laws)
-        self.visits = log.visits()
-        self.tries = np.pad(self.visits, ((0, int(has_trap)), (0, 0))).astype(int)
-        model = TabularMDP(self.likeliest.successors, self.likeliest.mean(), mdp.initial, mdp.discount, mdp.terminal)
-        self.problem = eqx.tree_at(lambda solved: solved.environment, problem, model)
-
-    def __len__(self) -> int:
-        return 1 + self.num_models * (1 if self.method == "bootstrap" else 2)
-
-    def __iter__(self) -> Iterator[World]:
-        size, rng = int(self.visits.sum()), self.rng
-        yield self.likeliest.mean(), self.visits
-        for _ in range(self.num_models):
-            if self.method == "bootstrap":
-                yield self._estimate(self.likeliest.mean()), self._choices(self.visits, size)
-            else:
-                kernel, visits = self.posterior.draw(rng), rng.standard_gamma(self.visits)
-                yield kernel, visits
-                yield self._estimate(kernel), self._choices(visits, size)
-
-    def under(self, kernel: Float[np.ndarray, "S A K"], visits: Float[np.ndarray, "S A"]) -> BilevelProblem:
-        """The problem in one of these worlds."""
-        mdp = self.problem.mdp
-        model = TabularMDP(mdp.successors, kernel, mdp.initial, mdp.discount, mdp.terminal)
-        problem = eqx.tree_at(lambda solved: solved.environment, self.problem, model)
-        if self.refit is None:
-            return problem
-        return checks.instance("refit's answer", self.refit(problem, visits), BilevelProblem)
-
-    def _estimate(self, kernel: Float[np.ndarray, "S A K"]) -> Float[np.ndarray, "S A K"]:
-        """The shares of as many transitions of each pair as the log has; without any, what the log's estimate says."""
-        shares = self.rng.multinomial(self.tries, kernel) / np.maximum(self.tries, 1)[..., None]
-        return np.where(self.tries[..., None] > 0, shares, self.likeliest.mean())
-
-    def _choices(self, visits: Float[np.ndarray, "S A"], size: int) -> Float[np.ndarray, "S A"]:
-        drawn = self.rng.multinomial(size, np.ravel(visits / visits.sum()))
-        return drawn.reshape(visits.shape).astype(float)
-
-
-def _padded(law: KernelPosterior) -> KernelPosterior:
-    """With a power of two of successors, so that logs of one problem often share their programs, too."""
-    return law.padded(2 ** int(np.ceil(np.log2(law.successors.shape[-1]))))
