@@ -11,9 +11,24 @@ couriers want is not known, nor where orders carry them.
     a better incentive    min over x ∈ [0, 5]^6 of E[x_s − worth_s], where a bonus is worth w_fees x_s to the couriers
     an interval           of that cost, with dynamics and wishes drawn anew
 
-Exact command, half a minute on two cores, and what it prints:
+Exact command, 21 s of processor time, and what it prints:
 
     .venv/bin/python examples/logged_data.py --figure couriers.png
+
+    3,000 transitions of 6 states and 6 actions; each pair was tried 1 to 707 times.
+    Every pair was tried.
+
+                       fitted     true
+    a euro of fees       0.67     0.70
+    a kilometre         -0.50    -0.50
+    shelter              0.60     0.60
+
+    bonuses: campus 2.63, hill 4.36
+
+    cost per half hour   by the log (90 % interval)      true
+    no bonus              -1.46 (-1.51 to -1.43)          -1.49
+    best bonus            -1.99 (-2.10 to -1.67)          -1.95
+    best, if all known                                     -1.96
 
 Weights are in units of the couriers' entropy weight τ = 1, the noise of their choices. Since the log is simulated
 (`write_log`), the truth is known, and printed beside what the log says.
@@ -222,11 +237,10 @@ def draw(found: Findings, path: Path):
     left.set(title="a better incentive", ylabel="bonus in euros per half hour")
     left.tick_params(axis="x", rotation=30)
     for (name, cost), color in zip(found.costs.items(), ("#999999", "#4c9f70"), strict=True):
-        right.hist(cost.samples, bins=20, color=color, alpha=0.7, label=name)
+        right.hist(cost.samples, bins=12, color=color, alpha=0.7, label=name)
+        right.axvspan(*map(float, cost.interval()), color=color, alpha=0.2)
         right.axvline(found.true_costs[name], color=color, linestyle="--")
-    right.set(
-        title="what it costs, by models that the log allows (dashed: true)", xlabel="euros per half hour", yticks=[]
-    )
+    right.set(title="its cost: models, interval, truth (dashed)", xlabel="euros per half hour", yticks=[])
     right.legend()
     canvas.savefig(path, dpi=150)
 

@@ -224,10 +224,10 @@ class TransitionLog:
     def with_trap(self, function: Callable, worst: Callable = jnp.min) -> Callable:
         """A reward or cost of the log's states that is also defined in the trap, and as bad there as anywhere.
 
-        There it is `worst` of all pairs at the same x. So with the reward's minimum the trap is worth (min r_x + τ log A)
-        / (1−γ) to the follower, whatever r_x is, and under no kernel is a state worth less in which the episode goes on
-        for ever, since the even policy is worth that. An end is worth 0, which is less where min r_x > −τ log A: there
-        take `worst=lambda table: jnp.min(table) - entropy_weight * jnp.log(num_actions)`.
+        There it is `worst` of all pairs at the same x. So with the reward's minimum the trap is worth
+        (min r_x + τ log A) / (1−γ) to the follower, whatever r_x is, and under no kernel is a state worth less in which
+        the episode goes on for ever, since the even policy is worth that. An end is worth 0, which is less where
+        min r_x > −τ log A: there take `worst=lambda table: jnp.min(table) - entropy_weight * jnp.log(num_actions)`.
 
         Args:
             function: r_x(s, a) or c_x(s, a), a plain JAX function (x, state, action) -> scalar.
