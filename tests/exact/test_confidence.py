@@ -156,6 +156,9 @@ def test_a_log_that_does_not_fit_is_refused():
     )
     with pytest.raises(ValueError, match="problem must have dynamics that x leaves alone"):
         brl.exact.confidence(driven, log, 1.0, entropy_weight=0.1)
+    ended = brl.TransitionLog.from_arrays([0, 0], [0, 0], [0, 1], terminated=[False, True])
+    with pytest.raises(ValueError, match=r"the same states that they end an episode as the problem, \[\], got \[1\]"):
+        brl.exact.confidence(two_state_problem(log), ended, 1.0, entropy_weight=0.1)
     with pytest.raises(ValueError, match="num_models must be at least 2, got 1"):
         phi(log, num_models=1)
     with pytest.raises(ValueError, match="entropy_weight must be finite and positive"):

@@ -88,7 +88,7 @@ def _csv(path: Path) -> dict[str, list[str]]:
 
 def _parquet(path: str | Path) -> Any:
     try:
-        import pandas
+        import pandas  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(
             f"{path} needs pandas and pyarrow: pip install 'bilevel-rl[data]', or save it as CSV"

@@ -38,7 +38,8 @@ class Confidence:
     """A quantity that a log leaves uncertain.
 
     Attributes:
-        estimate: its value under the kernel of maximum likelihood.
+        estimate: its value under the kernel of maximum likelihood, where pairs that were never tried lead to each
+            candidate alike, or to the trap if there is one.
         samples: its value under each model drawn, shape (num_models, …).
         errors: by how much it is missed if it is estimated from a log as long as this one that is drawn from the model,
             shape (num_models, …); None where no logs were drawn.

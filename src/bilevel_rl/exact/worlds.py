@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from bilevel_rl import checks
 from bilevel_rl.checks.functions import takes
@@ -53,6 +53,11 @@ class Worlds:
                 f"log must have the states and actions of the problem, {mdp.num_states} and {mdp.num_actions}, got "
                 f"{counts.num_states} and {counts.num_actions}; read it with all_states and all_actions"
             )
+        if not np.array_equal(mdp.terminal[: log.trap], log.terminal):
+            raise ValueError(
+                f"log must say of the same states that they end an episode as the problem, {_ends(mdp.terminal)}, got "
+                f"{_ends(log.terminal)}; read it with terminated"
+            )
         has_trap = mdp.num_states == log.trap + 1
         unseen = "pessimistic" if has_trap else "prior"
         laws = (log.posterior(prior=prior, unseen=unseen) for prior in (0.0, log.counts.fitted_prior()))
@@ -93,6 +98,10 @@ class Worlds:
     def _choices(self, visits: Float[np.ndarray, "S A"], size: int) -> Float[np.ndarray, "S A"]:
         drawn = self.rng.multinomial(size, np.ravel(visits / visits.sum()))
         return drawn.reshape(visits.shape).astype(float)
+
+
+def _ends(terminal: Bool[np.ndarray, " states"]) -> str:
+    return checks.shown(np.flatnonzero(terminal).tolist())
 
 
 def _padded(law: KernelPosterior) -> KernelPosterior:
