@@ -91,7 +91,7 @@ def tolls() -> Case:
         initial_x=np.full(3, 0.1),
         project=brl.projections.Box(0.0, 1.0),
     )
-    return Case(problem, 0.2, exact.lower_policy(problem, problem.initial_x, entropy_weight=0.5))
+    return Case(problem, 0.2, np.asarray(exact.lower_policy(problem, problem.initial_x, entropy_weight=0.5)))
 
 
 def shared_goal() -> Case:
@@ -150,7 +150,7 @@ def measured(case: Case, log: brl.TransitionLog, num_models: int, seed: int) -> 
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--file", type=Path, default=Path("confidence_coverage.jsonl"))
     parser.add_argument("--problems", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--lengths", nargs="+", type=int, default=list(LENGTHS))

@@ -98,6 +98,7 @@ def test_the_optimum_and_the_regret_of_every_model():
     assert found.regret.estimate == pytest.approx((0.25 + time_spent(0.3)) ** 2 / 2)
 
 
+@pytest.mark.slow
 def test_what_else_comes_from_the_log_is_fitted_to_drawn_counts():
     log = brl.TransitionLog.from_arrays([0] * 30 + [1] * 10, [0] * 20 + [1] * 10 + [0] * 10, [0, 1] * 20)
     problem = brl.BilevelProblem(

@@ -53,7 +53,7 @@ def columns_of(source: Any, names: Mapping[str, str]) -> Columns:
         first_row, source = (1, _parquet(source)) if is_parquet else (2, _csv(Path(source)))
     elif not isinstance(source, Mapping) and not hasattr(source, "columns"):
         raise TypeError(f"source must be a path, a data frame or a mapping of columns, got {checks.shown(source)}")
-    held = list(source.columns if hasattr(source, "columns") else source)
+    held = list(getattr(source, "columns", source))
     cells = {}
     for argument, name in names.items():
         if name not in held:

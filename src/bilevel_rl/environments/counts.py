@@ -100,7 +100,8 @@ class TransitionCounts:
             lengths = ", ".join(str(len(column)) for column in columns)
             raise ValueError(f"states, actions and next_states must be equally many, got {lengths}")
         triples, counts = np.unique(np.stack(columns, axis=1), axis=0, return_counts=True)
-        return cls(*triples.T, counts.astype(np.float64), S, A)
+        s, a, reached = triples.T
+        return cls(s, a, reached, counts.astype(np.float64), S, A)
 
     def visits(self) -> Float[np.ndarray, "S A"]:
         """n(s, a)."""
@@ -184,7 +185,8 @@ class TransitionCounts:
             return 0.5 * log_prior**2 - float(rows.sum() + of_triples.sum())
 
         low, high = np.log(PRIOR_RANGE)
-        return float(np.exp(minimize_scalar(misfit, bounds=(low, high), method="bounded").x))
+        best = minimize_scalar(misfit, bounds=(low, high), method="bounded").x  # pyright: ignore[reportAttributeAccessIssue]
+        return float(np.exp(best))
 
     def _candidates(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Distinct (s, s') in order: s of each, s' of each, which of them a triple has, and how many a state has."""
