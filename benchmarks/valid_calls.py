@@ -276,6 +276,42 @@ def of_runs() -> list[Call]:
     ]  # fmt: skip
 
 
+def of_logs() -> list[Call]:
+    seen = {"states": [0, 0, 1, 2], "actions": [0, 1, 0, 1], "next_states": [1, 2, 0, 0]}
+    columns = {"state": [0, 0, 1], "action": [0, 1, 0], "next_state": [1, 2, 0], "end": [0, 1, 0], "trip": [0, 0, 1]}
+    of_columns = {name: name for name in ("state", "action", "next_state")} | {"terminated": "end", "episode": "trip"}
+    sizes = {"all_states": 3, "all_actions": 2}
+
+    def labels(value: Any) -> bool:
+        """A list of labels is right where it holds the log's, which no garbage does."""
+        return value is None or count(3, 2**20)(value)
+
+    def of_log(**options: Any) -> Any:
+        return brl.TransitionLog.from_arrays(**seen, **sizes).mdp(**options)
+
+    log = brl.TransitionLog.from_arrays(**seen, **sizes)
+    logged = brl.BilevelProblem(log.mdp(discount=0.9), reward, brl.OccupancyCost(cost), np.zeros(2))
+    of_models = {"problem": logged, "log": log, "x": np.zeros(2), "entropy_weight": 0.1, "num_models": 2, "seed": 0,
+                 "method": "dirichlet", "refit": lambda problem, visits: problem}  # fmt: skip
+    accepts = {"entropy_weight": POSITIVE, "num_models": count(2, 100), "seed": count(0), "refit": optional(nothing)}
+    none = optional(nothing)
+    return [
+        Call("TabularMDP.from_transitions", brl.TabularMDP.from_transitions,
+             {**seen, "num_states": 3, "num_actions": 2, "discount": 0.9, "initial": [1, 0, 0],
+              "terminal": [False] * 3, "prior": 0.5, "unseen": "stay"},
+             {"num_states": count(3, 2**16), "num_actions": count(2, 2**16), "discount": SHARE, "initial": none,
+              "terminal": none, "prior": NOT_NEGATIVE}),
+        Call("TransitionLog.from_arrays", brl.TransitionLog.from_arrays,
+             {**seen, "terminated": [0, 0, 0, 0], "starts": [0, 0], **sizes},
+             {"terminated": none, "starts": none, "all_states": labels, "all_actions": labels}),
+        Call("TransitionLog.read", brl.TransitionLog.read, {"source": columns, **of_columns, **sizes},
+             {"terminated": none, "episode": none, "all_states": labels, "all_actions": labels}),
+        Call("TransitionLog.mdp", of_log, {"discount": 0.9, "initial": [1, 0, 0], "prior": 0.5, "unseen": "prior"},
+             {"discount": SHARE, "initial": none, "prior": NOT_NEGATIVE}),
+        Call("confidence", brl.exact.confidence, of_models, accepts),
+    ]  # fmt: skip
+
+
 def all_calls() -> list[Call]:
     """Every call; that it works is part of the test."""
-    return [*of_formulation(), *of_algorithms(), *of_problems(), *of_runs()]
+    return [*of_logs(), *of_formulation(), *of_algorithms(), *of_problems(), *of_runs()]

@@ -28,6 +28,7 @@ from bilevel_rl.environments import (  # noqa: E402
     FunctionalEnvironment as FunctionalEnvironment,
     HostEnvironment as HostEnvironment,
     TabularMDP as TabularMDP,
+    TransitionLog as TransitionLog,
 )
 from bilevel_rl.formulation import (  # noqa: E402
     BilevelProblem as BilevelProblem,

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 
-from bilevel_rl.checks.arrays import numbers
+from bilevel_rl.checks.arrays import array_of, numbers
 
 Outcomes = tuple[Int[np.ndarray, "S A K"], Float[np.ndarray, "S A K"]]
 """Successors and their probabilities, padded with probability 0."""
@@ -67,3 +68,34 @@ def _of_matrices(matrices: list) -> Outcomes:
         k = np.arange(len(chances)) - entries.indptr[state]
         successors[state, action, k], probabilities[state, action, k] = entries.indices, chances
     return successors, probabilities
+
+
+def states_of(table: npt.ArrayLike) -> Integer[np.ndarray, "..."]:
+    """A copy of the successors, not yet narrowed: states beyond 32 bits would wrap around into the range."""
+    states = array_of("successors", table)
+    if not np.issubdtype(states.dtype, np.integer):
+        raise ValueError(f"successors must hold integers, got {states.dtype}; convert the states to int")
+    return states.copy()
+
+
+def check_distribution(name: str, table: np.ndarray):
+    """Raises `ValueError` unless the last axis holds distributions."""
+    if not np.all(np.isfinite(table)) or table.min() < 0:
+        raise ValueError(f"{name} must be finite and non-negative, got a lowest entry of {table.min()}")
+    sums = table.sum(-1)
+    worst = np.unravel_index(np.argmax(np.abs(sums - 1)), sums.shape)
+    if abs(sums[worst] - 1) > 1e-6:
+        where = f" at {tuple(map(int, worst))}" if worst else ""
+        raise ValueError(f"{name} must sum to 1 along the last axis, got {sums[worst]}{where}; normalize the table")
+
+
+def cumulative_of(probabilities: np.ndarray) -> np.ndarray:
+    """Cumulative sums along the last axis that are exactly 1 from the last possible outcome on.
+
+    Without the exact 1, rounding would let a uniform close to 1 select an outcome of probability zero.
+    """
+    cumulative = np.cumsum(probabilities, axis=-1)
+    is_possible = probabilities > 0
+    outcomes_left = np.flip(np.cumsum(np.flip(is_possible, axis=-1), axis=-1), axis=-1)
+    from_last_possible = outcomes_left - is_possible == 0
+    return np.where(from_last_possible, 1.0, cumulative)

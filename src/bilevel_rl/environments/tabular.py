@@ -1,29 +1,20 @@
 """Finite Markov decision processes with sparse successors, stepped through explicit uniforms."""
 
+import warnings
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, Integer
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from bilevel_rl.checks.arrays import array_of, flags, numbers
+from bilevel_rl import checks
+from bilevel_rl.checks.arrays import flags, numbers
 from bilevel_rl.environments._toy_text import ToyTextTable
+from bilevel_rl.environments.counts import TransitionCounts, Unseen, start_law
 from bilevel_rl.environments.environment import check_discount
-from bilevel_rl.environments.kernels import outcomes_of
-
-
-def _cumulative(probabilities: np.ndarray) -> np.ndarray:
-    """Cumulative sums along the last axis that are exactly 1 from the last possible outcome on.
-
-    Without the exact 1, rounding would let a uniform close to 1 select an outcome of probability zero.
-    """
-    cumulative = np.cumsum(probabilities, axis=-1)
-    is_possible = probabilities > 0
-    outcomes_left = np.flip(np.cumsum(np.flip(is_possible, axis=-1), axis=-1), axis=-1)
-    from_last_possible = outcomes_left - is_possible == 0
-    return np.where(from_last_possible, 1.0, cumulative)
+from bilevel_rl.environments.kernels import check_distribution, cumulative_of, outcomes_of, states_of
 
 
 class TabularMDP(eqx.Module):
@@ -35,7 +26,7 @@ class TabularMDP(eqx.Module):
     precision, an oracle reads them exactly.
 
     Terminal states are absorbing: nothing (reward, cost, entropy) accrues in them. Build one with `from_dense`,
-    `from_successors` or `from_gymnasium`; all three raise `ValueError` for tables that are not an MDP.
+    `from_successors`, `from_gymnasium` or `from_transitions`; all raise `ValueError` for what is not an MDP.
 
     Attributes:
         successors: state reached by the k-th outcome of (s, a), of shape (S, A or 1, K).
@@ -70,7 +61,7 @@ class TabularMDP(eqx.Module):
         terminal: npt.ArrayLike | None = None,
     ):
         self.probabilities = numbers("probabilities", probabilities)
-        self.successors = _states(successors)
+        self.successors = states_of(successors)
         self.initial = numbers("initial", initial)
         num_states = len(self.initial) if self.initial.ndim else 0
         self.terminal = np.zeros(num_states, bool) if terminal is None else flags("terminal", terminal)
@@ -79,10 +70,10 @@ class TabularMDP(eqx.Module):
         self.successors = self.successors.astype(np.int32)
         self.probabilities = self.probabilities / self.probabilities.sum(-1, keepdims=True)
         self.initial = self.initial / self.initial.sum()
-        self.cumulative_probabilities = _cumulative(self.probabilities)
+        self.cumulative_probabilities = cumulative_of(self.probabilities)
         self.start_states = np.flatnonzero(self.initial).astype(np.int32)
         chances = self.initial[self.start_states]
-        self.cumulative_start = None if np.ptp(chances) <= 1e-12 * chances.max() else _cumulative(chances)
+        self.cumulative_start = None if np.ptp(chances) <= 1e-12 * chances.max() else cumulative_of(chances)
 
     @classmethod
     def from_successors(
@@ -108,7 +99,7 @@ class TabularMDP(eqx.Module):
             ValueError: shapes disagree, an array is empty or holds something else, an index is out of range, a
                 distribution is negative or does not sum to 1, or `discount` lies outside [0, 1).
         """
-        successors, probabilities = _states(successors), numbers("probabilities", probabilities)
+        successors, probabilities = states_of(successors), numbers("probabilities", probabilities)
         if terminal is not None and (terminal := flags("terminal", terminal)).shape == successors.shape[:1]:
             ends = np.flatnonzero(terminal)
             if successors.ndim == 3:
@@ -168,6 +159,73 @@ class TabularMDP(eqx.Module):
             discount=discount,
             terminal=table.terminal,
         )
+
+    @classmethod
+    def from_transitions(
+        cls,
+        states: npt.ArrayLike,
+        actions: npt.ArrayLike,
+        next_states: npt.ArrayLike,
+        *,
+        num_states: int,
+        num_actions: int,
+        discount: float,
+        initial: npt.ArrayLike | None = None,
+        terminal: npt.ArrayLike | None = None,
+        prior: float = 0.0,
+        unseen: Unseen = "stay",
+    ) -> "TabularMDP":
+        """From N observed transitions: how often each state followed a pair, as a share. No dense kernel is made.
+
+        `TransitionLog` also reads files and labels, ends of episodes and their starts, and lists what was not seen.
+
+        Args:
+            states: s, shape (N,), numbers from 0.
+            actions: a, shape (N,).
+            next_states: s', shape (N,).
+            num_states: S.
+            num_actions: A.
+            discount: γ.
+            initial: shape (S,), ρ; by default every state is as likely that is not terminal.
+            terminal: shape (S,), whether a state ends the episode; none by default.
+            prior: pseudo-counts of each pair, spread evenly over the states that were seen to follow its state under
+                any action; 0 for maximum likelihood.
+            unseen: what pairs do that were never tried. `"stay"`: they leave the state as it is; `"prior"`: each state
+                that was seen to follow is as likely; `"pessimistic"`: they lead to an additional last state, the trap,
+                which is never left, and where reward and cost have to be defined (`TransitionLog.with_trap`).
+
+        Raises:
+            TypeError: an argument is of another type.
+            ValueError: transitions are out of range (the message names the row) or of different length, `prior` is
+                negative, or as `from_successors`.
+
+        Warns:
+            UserWarning: pairs were never tried; the message counts them.
+
+        Example:
+            >>> import bilevel_rl as brl
+            >>> seen = {"states": [0, 0, 0, 1], "actions": [0, 0, 0, 0], "next_states": [1, 1, 0, 0]}
+            >>> mdp = brl.TabularMDP.from_transitions(**seen, num_states=2, num_actions=1, discount=0.9)
+            >>> mdp.successors[0, 0].tolist(), mdp.probabilities[0, 0].round(3).tolist()
+            ([0, 1], [0.333, 0.667])
+        """
+        checks.number("discount", discount, at_least=0, below=1)
+        counts = TransitionCounts.of(states, actions, next_states, num_states=num_states, num_actions=num_actions)
+        ends = np.zeros(counts.num_states, bool) if terminal is None else flags("terminal", terminal)
+        if ends.shape != (counts.num_states,):
+            raise ValueError(f"terminal must have shape ({counts.num_states},), got {ends.shape}")
+        missing = counts.unseen(ends)
+        if len(missing):
+            warnings.warn(
+                f"{len(missing):,} of {counts.num_states * counts.num_actions:,} pairs were never tried, the first is "
+                f"state {missing[0, 0]} with action {missing[0, 1]}; unseen={unseen!r} says what they do",
+                stacklevel=2,
+            )
+        law = counts.posterior(ends, prior=prior, unseen=unseen)
+        size = len(law.successors)
+        start = start_law(initial, None, ends, size)
+        ends = np.pad(ends, (0, size - len(ends)))
+        return cls.from_successors(law.successors, law.mean(), initial=start, discount=discount, terminal=ends)
 
     @property
     def num_states(self) -> int:
@@ -239,26 +297,8 @@ class TabularMDP(eqx.Module):
             raise ValueError(
                 f"successors must lie in 0..{num_states - 1}, got {self.successors.min()}..{self.successors.max()}"
             )
-        _check_distribution("initial", self.initial)
-        _check_distribution("probabilities", self.probabilities)
-
-
-def _states(table: npt.ArrayLike) -> Integer[np.ndarray, "..."]:
-    """A copy of the successors, not yet narrowed: states beyond 32 bits would wrap around into the range."""
-    states = array_of("successors", table)
-    if not np.issubdtype(states.dtype, np.integer):
-        raise ValueError(f"successors must hold integers, got {states.dtype}; convert the states to int")
-    return states.copy()
-
-
-def _check_distribution(name: str, table: np.ndarray):
-    if not np.all(np.isfinite(table)) or table.min() < 0:
-        raise ValueError(f"{name} must be finite and non-negative, got a lowest entry of {table.min()}")
-    sums = table.sum(-1)
-    worst = np.unravel_index(np.argmax(np.abs(sums - 1)), sums.shape)
-    if abs(sums[worst] - 1) > 1e-6:
-        where = f" at {tuple(map(int, worst))}" if worst else ""
-        raise ValueError(f"{name} must sum to 1 along the last axis, got {sums[worst]}{where}; normalize the table")
+        check_distribution("initial", self.initial)
+        check_distribution("probabilities", self.probabilities)
 
 
 def _entries(table: ArrayLike, state: ArrayLike, action: ArrayLike, outcome: ArrayLike | slice) -> Array:

@@ -1,6 +1,12 @@
 """Oracles on a known model: what every stochastic quantity of this library is checked against."""
 
 from bilevel_rl.exact.batch import hyper_gradients as hyper_gradients, hyper_objectives as hyper_objectives
+from bilevel_rl.exact.confidence import (
+    Confidence as Confidence,
+    OptimumConfidence as OptimumConfidence,
+    confidence as confidence,
+    optimum_confidence as optimum_confidence,
+)
 from bilevel_rl.exact.coupling import CoupledChains as CoupledChains, upper_variance as upper_variance
 from bilevel_rl.exact.evaluation import occupancy as occupancy
 from bilevel_rl.exact.objectives import (
