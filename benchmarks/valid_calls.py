@@ -26,11 +26,13 @@ from benchmarks.malformed import (
     numbers_of,
     optional,
 )
+from bilevel_rl.algorithms import CertaintyEquivalence
 from bilevel_rl.algorithms.step_sizes import PowerDecay
 from bilevel_rl.comparison.compare import ComparisonConfig
 from bilevel_rl.comparison.methods import METHODS
 from bilevel_rl.comparison.tune import TuningConfig
 from bilevel_rl.formulation import ProblemScales
+from bilevel_rl.runs.log_points import LogPoints
 from bilevel_rl.studies.config import RunConfig, ScheduleConfig
 
 
@@ -143,6 +145,13 @@ def of_formulation() -> list[Call]:
     return calls
 
 
+BUILT_OTHERWISE = (
+    *("single-loop", "single-loop-coupled", "single-loop-natural", "untuned", "model-based", "certainty-equivalence"),
+    *("exact", "hpgd", "hpgd-planned"),
+)
+"""Methods whose classes have calls of their own."""
+
+
 def of_algorithms() -> list[Call]:
     solved, steps = problem(), brl.StepSizes.decaying(actor=0.5, critic=1.0)
     optimizer = optax.sgd(1.0)
@@ -162,6 +171,17 @@ def of_algorithms() -> list[Call]:
         Call("SingleLoopActorCritic", brl.SingleLoopActorCritic,
              {"problem": solved, "step_sizes": steps, "followers": brl.Followers(4), "upper_steps": brl.UpperSteps(),
               "expects_actions": False}, {"expects_actions": flag}),
+        Call("ModelBased", brl.ModelBased,
+             {"problem": solved, "step_sizes": steps, "num_chains": 4, "num_steps": 2, "max_sweeps": 3, "num_tries": 5.0,
+              "upper_steps": brl.UpperSteps()},
+             {"num_chains": COUNT, "num_steps": COUNT, "max_sweeps": COUNT, "num_tries": NOT_NEGATIVE}),
+        Call("ModelBased.untuned", brl.ModelBased.untuned,
+             {"problem": solved, "num_chains": 4, "scales": ProblemScales(1.0, 1.0, 1.0)},
+             {"num_chains": COUNT, "scales": none}),
+        Call("CertaintyEquivalence", CertaintyEquivalence,
+             {"problem": solved, "step_sizes": steps, "num_chains": 4, "num_steps": 2, "num_planning_steps": 3},
+             {"num_chains": COUNT, "num_steps": COUNT, "num_planning_steps": COUNT}),
+        Call("LogPoints", LogPoints, {"every": 10, "num_halvings": 2}, {"every": COUNT, "num_halvings": count(0, 30)}),
         Call("ExactDescent", brl.ExactDescent, {"problem": solved, "step_sizes": steps, "optimizer": optimizer},
              {"step_sizes": none}),
         Call("NeuralActorCritic.mlp", brl.NeuralActorCritic.mlp,
@@ -171,7 +191,7 @@ def of_algorithms() -> list[Call]:
              {"observe": none, "width": COUNT, "depth": count(0), "shared": flag, "normalizes": flag}),
     ]  # fmt: skip
     for name, method in METHODS.items():
-        if name not in ("single-loop", "exact", "hpgd", "hpgd-planned"):
+        if name not in BUILT_OTHERWISE:
             arguments = {"problem": solved, "step_sizes": steps, "num_chains": 4}
             arguments |= {"num_inner_steps": 2} if "num_inner_steps" in method.choices else {}
             arguments |= {"radius": 0.5} if "radius" in method.ranges else {}
@@ -196,6 +216,10 @@ def of_problems() -> list[Call]:
     return [
         Call("Grid", p.Grid, {**grid, "hazards": ()},
              {**of_grid, "size": count(2, 46_340), "hazards": of_grid["walls"]}),
+        Call("frozen_lake", p.frozen_lake,
+             {"discount": 0.9, "goal_value": 50.0, "largest_bonus": 0.5, "entropy_weight": 0.05},
+             {"discount": between(0, 1 - 1e-9), "goal_value": POSITIVE, "largest_bonus": POSITIVE,
+              "entropy_weight": optional(POSITIVE)}),
         Call("goal_position", p.goal_position,
              {**grid, "target": (2, 0), "initial_x": (0, 2), "home": (0, 0), "width": 2.0, "installation_cost": 0.1},
              {**of_grid, "width": POSITIVE, "installation_cost": NOT_NEGATIVE}),

@@ -137,6 +137,11 @@ def _single_loop(problem: BilevelProblem, step_sizes: StepSizes, num_chains: int
     return SingleLoopActorCritic(problem, step_sizes, Followers(num_chains, coupled=False))
 
 
+def _coupled_single_loop(problem: BilevelProblem, step_sizes: StepSizes, num_chains: int) -> SingleLoopActorCritic:
+    """As the library has it by default."""
+    return SingleLoopActorCritic(problem, step_sizes, Followers(num_chains))
+
+
 def _natural_single_loop(problem: BilevelProblem, step_sizes: StepSizes, num_chains: int) -> SingleLoopActorCritic:
     """Coupled chains, natural actors, and ∇_x r as means over actions. A natural step is |A| times as long."""
     step = replace(step_sizes.actor, initial=step_sizes.actor.initial / problem.mdp.num_actions)
@@ -187,6 +192,9 @@ _TWO_POLICIES = _ranges("upper", "actor", "critic", "penalty", "entropy")
 _ONE_POLICY = _ranges("upper", "actor", "critic", "entropy")
 _NO_POLICY = _ranges("upper", "entropy")
 
+_DECAYING = (9 / 10, 1 / 2, 1 / 2, 3 / 20, 1 / 20)
+"""The paper's exponents."""
+
 _FIXED_TARGET = (0.9, 0.0, 0.0, 0.0, 0.0)
 """Exponents of methods that solve one regularized problem, with fixed w and τ; that of ζ is tuned."""
 
@@ -198,18 +206,9 @@ _CLIPPING = {"max_global_norm": (0.03, 30.0)}
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method(
-            "single-loop",
-            _single_loop,
-            _TWO_POLICIES,
-            exponents=(9 / 10, 1 / 2, 1 / 2, 3 / 20, 1 / 20),
-        ),
-        Method(
-            "single-loop-natural",
-            _natural_single_loop,
-            _TWO_POLICIES,
-            exponents=(9 / 10, 1 / 2, 1 / 2, 3 / 20, 1 / 20),
-        ),
+        Method("single-loop", _single_loop, _TWO_POLICIES, exponents=_DECAYING),
+        Method("single-loop-coupled", _coupled_single_loop, _TWO_POLICIES, exponents=_DECAYING),
+        Method("single-loop-natural", _natural_single_loop, _TWO_POLICIES, exponents=_DECAYING),
         Method("untuned", _untuned, {}),
         Method("model-based", _model_based, {}),
         Method("certainty-equivalence", _certainty_equivalence, _NO_POLICY, _UPPER_EXPONENT, _FIXED_TARGET),

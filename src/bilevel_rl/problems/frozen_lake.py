@@ -28,7 +28,7 @@ class FrozenLake:
         discount: γ.
         goal_value: an arrival's worth, in units of the follower's reward.
         largest_bonus: of a square.
-        entropy_weight: λ, what the follower gains from entropy.
+        entropy_weight: λ, what the follower gains from entropy; None for a follower that values none.
 
     Raises:
         TypeError: an argument is of another type.
@@ -44,7 +44,7 @@ class FrozenLake:
     discount: float = 0.95
     goal_value: float = 50.0
     largest_bonus: float = 0.5
-    entropy_weight: float = 0.05
+    entropy_weight: float | None = 0.05
 
     def problem(self) -> BilevelProblem:
         """What is solved."""
