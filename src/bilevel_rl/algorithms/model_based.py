@@ -58,7 +58,7 @@ UNCHANGED = 1e-2
 """Sweeps go on until they change differences of V by less than this share of τ, and occupancies by this share of all
 mass. No policy depends on more than differences."""
 
-UPPER_DISTANCE = 30.0
+UPPER_DISTANCE = 45.0
 PENALTY_OVER_ENTROPY = 10.0
 ENTROPY_SHARE = 0.1
 EXPONENTS = (9 / 10, 0.0, 0.0, 1 / 2, 1 / 2)
@@ -133,11 +133,11 @@ class ModelBased(SampledAlgorithm):
         >>> algorithm = brl.ModelBased.untuned(problem)
         >>> result = brl.run(algorithm, jax.random.key(0), 1, 100, log_every=100, progress=False)
         >>> result.x.round().tolist(), 100 * algorithm.num_transitions_per_iteration
-        ([[3.0, 1.0]], 6400)
+        ([[3.0, 1.0]], 3200)
     """
 
     step_sizes: StepSizes = eqx.field(default_factory=StepSizes.fixed_target)
-    num_steps: int = eqx.field(static=True, default=4, kw_only=True)
+    num_steps: int = eqx.field(static=True, default=2, kw_only=True)
     max_sweeps: int = eqx.field(static=True, default=32, kw_only=True)
     num_tries: float = eqx.field(static=True, default=5.0, kw_only=True)
     upper_steps: UpperSteps = eqx.field(default_factory=lambda: UpperSteps(ADAM, averaging=3.0), kw_only=True)
@@ -161,7 +161,7 @@ class ModelBased(SampledAlgorithm):
         """With steps that are worked out from the problem's scales R, C and X, so that nothing is left to tune.
 
         They hold for k_0 = S A / ((1−γ) T B) iterations and then fade: τ_0 = R / 10 and w_0 = 10 τ_0 / C as k^{−1/2},
-        ζ_0 = 30 X / k_0 as k^{−0.9}. A follower with an entropy weight λ of its own keeps τ = λ.
+        ζ_0 = 45 X / k_0 as k^{−0.9}. A follower with an entropy weight λ of its own keeps τ = λ.
 
         Args:
             problem: what is solved.
@@ -175,7 +175,7 @@ class ModelBased(SampledAlgorithm):
         checks.instance("problem", problem, BilevelProblem)
         checks.integer("num_chains", num_chains, at_least=1)
         scales = measure_scales(problem) if scales is None else checks.instance("scales", scales, ProblemScales)
-        mdp, num_steps = problem.mdp, 4
+        mdp, num_steps = problem.mdp, 2
         held = mdp.num_states * mdp.num_actions / ((1 - mdp.discount) * num_steps * num_chains)
         τ = ENTROPY_SHARE * scales.reward if problem.entropy_weight is None else problem.entropy_weight
         step_sizes = StepSizes.decaying(
