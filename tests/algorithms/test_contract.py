@@ -11,6 +11,7 @@ import pytest
 
 from bilevel_rl import ExactDescent, Followers, PowerDecay, SingleLoopActorCritic, StepSizes, run
 from bilevel_rl.algorithms import (
+    BCHG,
     HPGD,
     PBRL,
     BellmanPBRL,
@@ -44,8 +45,20 @@ ALGORITHMS = {
         problem, num_chains=4, num_inner_steps=3, num_rollout_steps=5, estimator="tables"
     ),
     "sobirl": lambda problem: SoBiRL(problem, StepSizes.constant_entropy(upper=0.5), num_chains=4),
+    "bchg": lambda problem: BCHG(problem, StepSizes.constant_entropy(upper=0.5), num_chains=4, num_steps=2),
+    "bchg_planned": lambda problem: BCHG(problem, num_chains=4, is_planned=True, max_global_norm=0.1),
 }
-WITH_ONE_POLICY = "partial_sgd", "finite_difference", "exact", "hpgd", "planned_hpgd", "hpgd_tables", "sobirl"
+WITH_ONE_POLICY = (
+    "partial_sgd",
+    "finite_difference",
+    "exact",
+    "hpgd",
+    "planned_hpgd",
+    "hpgd_tables",
+    "sobirl",
+    "bchg",
+    "bchg_planned",
+)
 BOUND = 0.5
 
 
