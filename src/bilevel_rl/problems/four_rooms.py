@@ -28,7 +28,7 @@ from bilevel_rl.environments import TabularMDP
 from bilevel_rl.exact.objectives import hyper_objective
 from bilevel_rl.formulation.problem import BilevelProblem
 from bilevel_rl.formulation.upper_objectives import OccupancyCost
-from bilevel_rl.problems.grid import Cell
+from bilevel_rl.problems.grid import Cell, Grid
 
 ROOMS: tuple[str, ...] = (
     "#############",
@@ -137,14 +137,10 @@ def penalties(x: Float[ArrayLike, " 105"], budget: float = 0.2) -> Float[Array, 
 
 
 def _checked_goals(goals: tuple[Cell, ...]) -> tuple[Cell, ...]:
-    checks.instance("goals", goals, tuple, list)
-    cells = tuple(tuple(goal) if isinstance(goal, tuple | list) else goal for goal in goals)
-    is_free = bool(cells) and all(cell in FREE_CELLS for cell in cells)
-    if not is_free or len(set(cells)) < len(cells):
-        raise ValueError(
-            f"goals must be different free cells (row, column), for instance ((1, 9),), got {checks.shown(goals)}"
-        )
-    return tuple((int(row), int(column)) for row, column in cells)
+    Grid(size=len(ROOMS)).check_cells("goals", goals)
+    if not goals or len(set(goals)) < len(goals) or not set(goals) <= set(FREE_CELLS):
+        raise ValueError(f"goals must be different free cells, for instance ((1, 9),), got {checks.shown(goals)}")
+    return goals
 
 
 def _environment(is_goal: np.ndarray, num_contexts: int, slip: float, discount: float) -> TabularMDP:
