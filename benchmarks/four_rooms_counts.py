@@ -29,11 +29,11 @@ def counted(mdp: TabularMDP, num_transitions: int, seed: int) -> Int[np.ndarray,
     """How often each transition was seen."""
     rng = np.random.default_rng(seed)
     cumulative = np.cumsum(kernel(mdp), axis=-1)
-    counts = np.zeros(cumulative.shape, int)
-    tried, starts = np.zeros(counts.shape[:2]), np.flatnonzero(mdp.initial)
+    counts, tried = np.zeros(cumulative.shape, int), np.zeros((mdp.num_states, mdp.num_actions))
+    starts = np.flatnonzero(mdp.initial)
     s = rng.choice(starts, NUM_CHAINS)
     for _ in range(num_transitions // NUM_CHAINS):
-        a = np.argmin(tried[s] + rng.random((NUM_CHAINS, tried.shape[1])), axis=1)
+        a = np.argmin(tried[s] + rng.random((NUM_CHAINS, mdp.num_actions)), axis=1)
         next_s = np.sum(rng.random((NUM_CHAINS, 1)) >= cumulative[s, a][:, :-1], axis=1)
         np.add.at(tried, (s, a), 1)
         np.add.at(counts, (s, a, next_s), 1)

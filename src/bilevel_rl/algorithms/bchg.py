@@ -113,7 +113,9 @@ class BCHG(SampledAlgorithm):
         start, environment = super().init(key), self.problem.mdp
         traces = jnp.zeros(self.num_chains)
         cost_action_values = jnp.zeros((environment.num_states, environment.num_actions))
-        return BCHGState(*start, traces, cost_action_values)
+        return BCHGState(
+            start.num_iterations, start.x, start.parameters, start.chain_states, traces, cost_action_values
+        )
 
     def draw(self, key: Array, num_iterations: int) -> Float[Array, "iterations T 4 1 B"]:
         """Uniforms for every transition's action, outcome, restart and start."""
