@@ -64,7 +64,7 @@ ARGUMENTS = {
         *("--evaluation-entropy-weight", "0.01", *FEW),
     ],
     "rates": [*FEW[:-1], "20", "--num-inner-steps", "20"],
-    "four-rooms": ["--entropy-weights", "0.005", "--betas", "3", "2", "--transfer-rounds", "1", *FEW],
+    "four-rooms": ["--entropy-weights", "0.005", "--betas", "3", "2", "--transfer-rounds", "0", *FEW],
     "ablations": ["--study", "little-entropy", *FEW],
 }
 OPTIONS = {
@@ -75,7 +75,7 @@ OPTIONS = {
     "wind-design": {"size": 3, "goal": [0, 2], "target": [2, 0], "walls": []},
     "preferences": {"size": 2, "num_steps": 2, "num_offline": 30},
     "rates": {"entropy_weight": 0.1, "num_inner_steps": 20},
-    "four-rooms": {"entropy_weights": [0.005], "betas": [3.0, 2.0], "transfer_rounds": 1, "first_step": 0.2},
+    "four-rooms": {"entropy_weights": [0.005], "betas": [3.0, 2.0], "transfer_rounds": 0, "first_step": 0.2},
     "ablations": {"study": "little-entropy"},
 }
 FIGURES = {
