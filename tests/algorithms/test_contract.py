@@ -46,7 +46,9 @@ ALGORITHMS = {
     ),
     "sobirl": lambda problem: SoBiRL(problem, StepSizes.constant_entropy(upper=0.5), num_chains=4),
     "bchg": lambda problem: BCHG(problem, StepSizes.constant_entropy(upper=0.5), num_chains=4, num_steps=2),
-    "bchg_planned": lambda problem: BCHG(problem, num_chains=4, is_planned=True, max_global_norm=0.1),
+    "bchg_planned": lambda problem: BCHG(
+        problem, StepSizes.constant_entropy(upper=2.0), num_chains=4, num_steps=2, is_planned=True
+    ),
 }
 WITH_ONE_POLICY = (
     "partial_sgd",
