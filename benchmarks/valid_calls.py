@@ -177,12 +177,17 @@ def of_algorithms() -> list[Call]:
             arguments |= {"radius": 0.5} if "radius" in method.ranges else {}
             accepts = {"num_chains": COUNT, "num_inner_steps": COUNT, "radius": leaf(zero=False)}
             calls.append(Call(name, method.algorithm, arguments, accepts))
-    from bilevel_rl.algorithms import HPGD
+    from bilevel_rl.algorithms import BCHG, HPGD
 
     hpgd = {"problem": solved, "num_chains": 4, "num_inner_steps": 2, "num_rollout_steps": 3, "estimator": "rollouts",
             "max_global_norm": 1.0}  # fmt: skip
     calls.append(
         Call("HPGD", HPGD, hpgd, {"num_chains": COUNT, "num_inner_steps": COUNT, "num_rollout_steps": COUNT,
+                                  "max_global_norm": leaf(zero=False, infinite=True)})
+    )  # fmt: skip
+    bchg = {"problem": solved, "num_chains": 4, "num_steps": 3, "is_planned": True, "max_global_norm": 1.0}
+    calls.append(
+        Call("BCHG", BCHG, bchg, {"num_chains": COUNT, "num_steps": COUNT, "is_planned": flag,
                                   "max_global_norm": leaf(zero=False, infinite=True)})
     )  # fmt: skip
     return calls
