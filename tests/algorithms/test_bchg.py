@@ -79,7 +79,7 @@ def mean_gradient(problem, policy, Q_c, *, weight=1 / ENTROPY_WEIGHT, centring=1
     return np.einsum("sa,sad->d", d, c_gradient) + price + weight * np.einsum("sa,sad->d", d * A_c, Q_gradient)
 
 
-def sampled_steps(problem, policy, Q_c, sizes, num_samples=16, num_chains=8_000):
+def sampled_steps(problem, policy, Q_c, sizes, num_samples=32, num_chains=8_000):
     """Moves of x and of Q_c in one iteration, of chains that have walked for long with these tables."""
     problem = dataclasses.replace(problem, reward_bound=np.inf)
     walking = BCHG(problem, StepSizes.fixed_target(upper=0.0, actor=0.0, critic=0.0), num_chains, num_steps=BURN_IN)
