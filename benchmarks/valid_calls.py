@@ -197,12 +197,17 @@ def of_algorithms() -> list[Call]:
             arguments |= {"radius": 0.5} if "radius" in method.ranges else {}
             accepts = {"num_chains": COUNT, "num_inner_steps": COUNT, "radius": leaf(zero=False)}
             calls.append(Call(name, method.algorithm, arguments, accepts))
-    from bilevel_rl.algorithms import HPGD
+    from bilevel_rl.algorithms import BCHG, HPGD
 
     hpgd = {"problem": solved, "num_chains": 4, "num_inner_steps": 2, "num_rollout_steps": 3, "estimator": "rollouts",
             "max_global_norm": 1.0}  # fmt: skip
     calls.append(
         Call("HPGD", HPGD, hpgd, {"num_chains": COUNT, "num_inner_steps": COUNT, "num_rollout_steps": COUNT,
+                                  "max_global_norm": leaf(zero=False, infinite=True)})
+    )  # fmt: skip
+    bchg = {"problem": solved, "num_chains": 4, "num_steps": 3, "is_planned": True, "max_global_norm": 1.0}
+    calls.append(
+        Call("BCHG", BCHG, bchg, {"num_chains": COUNT, "num_steps": COUNT, "is_planned": flag,
                                   "max_global_norm": leaf(zero=False, infinite=True)})
     )  # fmt: skip
     return calls
@@ -234,7 +239,8 @@ def of_problems() -> list[Call]:
         Call("shared_goal", p.shared_goal,
              {"size": 3, "homes": ((0, 0), (2, 1)), "slips": (0.1, 0.2), "attachments": (0.1, 0.2),
               "weights": (0.5, 0.5), "target": (2, 2), "width": 2.0, "initial_x": (1, 1)}, {"width": POSITIVE}),
-        Call("four_rooms", p.four_rooms, {"entropy_weight": 0.1, "beta": 1.0, "budget": 0.2, "slip": 0.4},
+        Call("four_rooms", p.four_rooms,
+             {"entropy_weight": 0.1, "beta": 1.0, "budget": 0.2, "slip": 0.4, "goals": ((1, 9),)},
              {"entropy_weight": POSITIVE, "beta": NOT_NEGATIVE, "budget": POSITIVE, "slip": between(0, 1)}),
         Call("mountain_car_shaping", p.mountain_car_shaping,
              {"num_positions": 2, "num_velocities": 2, "initial_spread": 0.1, "price": 0.1, "leader": "energy"},

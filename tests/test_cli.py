@@ -64,7 +64,7 @@ ARGUMENTS = {
         *("--evaluation-entropy-weight", "0.01", *FEW),
     ],
     "rates": [*FEW[:-1], "20", "--num-inner-steps", "20"],
-    "four-rooms": ["--entropy-weights", "0.005", "--betas", "3", "2", "--anneal-from", "1", "1.5", *FEW],
+    "four-rooms": ["--entropy-weights", "0.005", "--betas", "3", "2", "--transfer-rounds", "0", *FEW],
     "ablations": ["--study", "little-entropy", *FEW],
 }
 OPTIONS = {
@@ -75,7 +75,7 @@ OPTIONS = {
     "wind-design": {"size": 3, "goal": [0, 2], "target": [2, 0], "walls": []},
     "preferences": {"size": 2, "num_steps": 2, "num_offline": 30},
     "rates": {"entropy_weight": 0.1, "num_inner_steps": 20},
-    "four-rooms": {"entropy_weights": [0.005], "betas": [3.0, 2.0], "anneal_from": [1.0, 1.5], "first_step": 6.0},
+    "four-rooms": {"entropy_weights": [0.005], "betas": [3.0, 2.0], "transfer_rounds": 0, "first_step": 0.2},
     "ablations": {"study": "little-entropy"},
 }
 FIGURES = {
@@ -112,7 +112,7 @@ LOG_EVERY = {name: 20 if name == "rates" else 25 for name in ARGUMENTS}
 LOG_POINTS = {
     "entropy-schedules": {"constant": (0, 25, 40), "decaying": (0, 25, 40)},
     "coupling": {"independent": (0, 25, 40), "coupled": (0, 25, 40)},
-    "four-rooms": {f"lambda-0.005-beta-{beta}/from-{start}": (0, 25, 40) for beta in (3, 2) for start in (1, 1.5)},
+    "four-rooms": {f"lambda-0.005-beta-{beta}": (0, 25, 40) for beta in (3, 2)},
     "ablations": {f"τ-{weight}": (0, 25, 40) for weight in (0.3, 0.1, 0.03, 0.01, 0.003)},
     "rates": {name: (0, 1, 2) if name == "nested-loop" else (0, 20, 40) for name in RATES},
 }
@@ -435,7 +435,8 @@ BAD_OPTIONS = [
     ),
     ("four-rooms", ["--betas", "-1"], "beta must be finite and not negative, got -1.0"),
     ("four-rooms", ["--betas"], "betas must hold at least one number, got none"),
-    ("four-rooms", ["--anneal-from", "1", "0"], "anneal_from must be finite and positive, got 0.0"),
+    ("four-rooms", ["--anneal-from", "0"], "anneal_from must be finite and positive, got 0.0"),
+    ("four-rooms", ["--transfer-rounds", "-1"], "transfer_rounds must be at least 0, got -1"),
     ("four-rooms", ["--annealing-share", "1.5"], "annealing_share must lie in (0, 1], got 1.5"),
     ("four-rooms", ["--first-step", "inf"], "first_step must be finite and positive, got inf"),
     ("four-rooms", ["--last-step", "0"], "last_step must be finite and positive, got 0.0"),
@@ -700,23 +701,24 @@ def test_every_setting_of_four_rooms_is_annealed_alike():
     assert len(config.each_setting()) == 9
     assert set(config.each_setting()) == set(four_rooms.PUBLISHED)
     for setting in config.each_setting():
-        sizes = config.algorithm_of(problems.four_rooms(*setting), 3.0).step_sizes
-        ratios = [float(sizes(k).entropy) / setting.entropy_weight for k in (0, 5, 10)]
-        assert ratios == pytest.approx([3, 1, 1], rel=1e-5)
-        assert [float(sizes(k).upper) for k in (0, 10)] == pytest.approx([6, 0.18], rel=1e-5)
+        sizes = config.algorithm_of(problems.four_rooms(*setting)).step_sizes
+        λ = setting.entropy_weight
+        assert [float(sizes(k).entropy) for k in (0, 5, 10)] == pytest.approx([0.01, λ, λ], rel=1e-5)
+        assert [float(sizes(k).upper) for k in (0, 10)] == pytest.approx([0.2, 0.05], rel=1e-5)
 
 
-def test_the_table_of_four_rooms_takes_each_seeds_best_start(tmp_path):
+def test_the_table_of_four_rooms_has_what_transfers_add(tmp_path):
     folder = RunFolder(tmp_path)
     study = FourRooms(entropy_weights=(0.003,), betas=(1.0, 2.0))
-    values = np.array([[[1.0, 1.2, 0.5], [0.9, 1.3, 0.8]], [[0.2, 0.2, 0.2], [0.1, 0.1, 0.1]]])
-    folder.write_arrays("four_rooms", values=values, penalties=np.ones((2, 104)), visits=np.ones((2, 104)))
+    values = {"values": [[1.0, 1.3, 0.8], [0.2, 0.2, 0.2]], "descended": [[0.7, 0.8, 0.6], [0.1, 0.1, 0.1]]}
+    arrays = {name: np.array(entries) for name, entries in values.items()}
+    folder.write_arrays("four_rooms", **arrays, penalties=np.ones((2, 104)), visits=np.ones((2, 104)))
 
     rows = study.table(folder).splitlines()[2:]
 
     assert rows == [
-        "| 0.003 | 1 | 1.033 ± 0.145 | 1.300 | 0.95 ± 0.002 | 1.00 | 0.91 ± 0.048 |",
-        "| 0.003 | 2 | 0.200 ± 0.000 | 0.200 | – | – | – |",
+        "| 0.003 | 1 | 1.033 ± 0.145 | 1.300 | 0.700 ± 0.058 | 0.95 ± 0.002 | 1.00 | 0.91 ± 0.048 |",
+        "| 0.003 | 2 | 0.200 ± 0.000 | 0.200 | 0.100 ± 0.000 | – | – | – |",
     ]
     assert study.summarize(folder).startswith("mean F is at least the best published mean in 1 of 1 cells")
 
@@ -732,7 +734,7 @@ def test_the_table_of_four_rooms_takes_each_seeds_best_start(tmp_path):
         ),
         GoalPlacementStudy(walls=(), hazards=((0, 1),)),
         EntropySchedules(entropy_exponent=0.15),
-        FourRooms(betas=(2.0,), anneal_from=(1.0, 4.0)),
+        FourRooms(betas=(2.0,), anneal_from=0.02),
         Ablations(RunConfig(num_seeds=3), "penalty"),
         *(kind() for kind in EXPERIMENTS.values()),
     ],

@@ -11,6 +11,7 @@ import pytest
 
 from bilevel_rl import ExactDescent, Followers, PowerDecay, SingleLoopActorCritic, StepSizes, run
 from bilevel_rl.algorithms import (
+    BCHG,
     HPGD,
     PBRL,
     BellmanPBRL,
@@ -52,10 +53,16 @@ ALGORITHMS = {
         problem, StepSizes.constant_entropy(upper=0.3), num_chains=4, num_steps=2, num_planning_steps=3
     ),
     "sobirl": lambda problem: SoBiRL(problem, StepSizes.constant_entropy(upper=0.5), num_chains=4),
+    "bchg": lambda problem: BCHG(problem, StepSizes.constant_entropy(upper=0.5), num_chains=4, num_steps=2),
+    "bchg_planned": lambda problem: BCHG(
+        problem, StepSizes.constant_entropy(upper=2.0), num_chains=4, num_steps=2, is_planned=True
+    ),
 }
 WITH_ONE_POLICY = (
     *("partial_sgd", "finite_difference", "exact", "hpgd", "planned_hpgd", "hpgd_tables", "sobirl"),
     "certainty_equivalence",
+    "bchg",
+    "bchg_planned",
 )
 BOUND = 0.5
 

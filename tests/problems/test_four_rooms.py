@@ -7,6 +7,7 @@ import pytest
 from bilevel_rl.exact import hyper_gradient, hyper_objective, upper_value
 from bilevel_rl.problems import four_rooms
 from bilevel_rl.problems.four_rooms import FREE_CELLS, four_rooms_value, penalties
+from bilevel_rl.problems.four_rooms_transfers import improved_by_transfers
 from dense_reference import kernel
 
 NUM_CELLS, END = 104, 208
@@ -121,6 +122,31 @@ def test_what_a_strolling_follower_is_worth_by_summing_over_time(problem, chance
     assert upper_value(problem, x, np.full((END + 1, 4), 0.25)) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
+def test_with_one_goal_there_is_one_context_and_two_goals_are_worth_the_mean_of_each_alone():
+    alone = [four_rooms(entropy_weight=0.005, beta=3.0, goals=(goal,)) for goal in ((1, 9), (11, 11))]
+    x = np.random.default_rng(3).normal(size=105)
+    assert [p.environment.num_states for p in alone] == [NUM_CELLS + 1] * 2
+    assert np.flatnonzero(alone[1].environment.initial).tolist() == [state(0, 4, 1)]
+    values = [four_rooms_value(p, x) for p in alone]
+    both = four_rooms_value(four_rooms(entropy_weight=0.005, beta=3.0), x)
+    assert abs(values[0] - values[1]) > 1e-3
+    assert np.mean(values) == pytest.approx(both, rel=1e-9)
+
+
+@pytest.mark.slow
+def test_transfers_close_the_next_door():
+    # A door closed one cell too far is a local optimum, where F is 1.34. Transfers find the door itself.
+    problem = four_rooms(entropy_weight=0.005, beta=1.0)
+    shares = np.full(105, 0.1 / 105)
+    shares[[FREE_CELLS.index(cell) for cell in ((3, 5), (10, 7))]] += 0.6, 0.3
+    before, improved = (
+        four_rooms_value(problem, improved_by_transfers(problem, np.log(shares), max_rounds=n)) for n in (0, 1)
+    )
+    assert before < 1.35
+    assert 1.46 < improved < 1.5
+
+
 def test_the_value_is_unnormalized_maximized_and_at_the_problems_own_entropy_weight(problem):
     x = np.random.default_rng(1).normal(size=105)
     own = -hyper_objective(problem, x, entropy_weight=0.005) / (1 - 0.99)
@@ -153,6 +179,9 @@ def test_seeds_start_close_to_even_penalties(problem):
         ({"budget": 0.0}, r"^budget must be finite and positive, got 0\.0"),
         ({"slip": 1.2}, r"^slip must lie in \[0, 1\], got 1\.2"),
         ({"discount": 1.0}, r"^discount must lie in \[0, 1\), got 1\.0"),
+        ({"goals": ()}, r"^goals must be different free cells"),
+        ({"goals": ((1, 9), (1, 9))}, r"^goals must be different free cells"),
+        ({"goals": ((6, 6),)}, r"^goals must be different free cells, .*got \(\(6, 6\),\)"),
     ],
 )
 def test_impossible_problems_are_refused(arguments, message):

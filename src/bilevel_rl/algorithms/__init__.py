@@ -1,6 +1,7 @@
 """How it is solved: one file per method."""
 
 from bilevel_rl.algorithms.algorithm import Algorithm as Algorithm
+from bilevel_rl.algorithms.bchg import BCHG as BCHG
 from bilevel_rl.algorithms.certainty_equivalence import CertaintyEquivalence as CertaintyEquivalence
 from bilevel_rl.algorithms.exact_descent import (
     ExactDescent as ExactDescent,

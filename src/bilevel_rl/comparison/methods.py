@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from bilevel_rl.algorithms import (
+    BCHG,
     HPGD,
     PBRL,
     Algorithm,
@@ -226,6 +227,7 @@ METHODS: dict[str, Method] = {
             _FIXED_TARGET,
         ),
         Method("sobirl", SoBiRL, _ONE_POLICY, _UPPER_EXPONENT, _FIXED_TARGET),
+        Method("bchg", BCHG, _ONE_POLICY, _UPPER_EXPONENT, _FIXED_TARGET),
         Method("exact", _exact, _NO_POLICY, _UPPER_EXPONENT, _FIXED_TARGET, is_deterministic=True),
     )
 }

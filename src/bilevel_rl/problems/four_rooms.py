@@ -28,7 +28,7 @@ from bilevel_rl.environments import TabularMDP
 from bilevel_rl.exact.objectives import hyper_objective
 from bilevel_rl.formulation.problem import BilevelProblem
 from bilevel_rl.formulation.upper_objectives import OccupancyCost
-from bilevel_rl.problems.grid import Cell
+from bilevel_rl.problems.grid import Cell, Grid
 
 ROOMS: tuple[str, ...] = (
     "#############",
@@ -50,7 +50,7 @@ ROOMS: tuple[str, ...] = (
 FREE_CELLS: tuple[Cell, ...] = tuple(
     (row, column) for row, line in enumerate(ROOMS) for column, sign in enumerate(line) if sign != "#"
 )
-"""(row, col) of the free cells; state s = context · 104 + cell is a place in this list, and state 208 the end."""
+"""(row, col) of the free cells; state s = context · 104 + cell is a place in this list, and the last state the end."""
 
 MOVES: tuple[Cell, ...] = ((-1, 0), (0, 1), (1, 0), (0, -1))
 """Row and column steps of the actions up, right, down, left."""
@@ -69,10 +69,11 @@ def four_rooms(
     budget: float = 0.2,
     slip: float = 0.44,
     discount: float = 0.99,
+    goals: tuple[Cell, ...] = GOALS,
 ) -> BilevelProblem:
     """x ∈ R^105 are logits of a penalty: `p(s) = −budget · softmax(x)_s` in the 104 free cells, the rest unused budget.
 
-    The follower walks from (4, 1) to one of two goals, drawn evenly; the draw is a *context* that it knows and the
+    The follower walks from (4, 1) to one of the goals, drawn evenly; the draw is a *context* that it knows and the
     leader does not control. It earns 1 in its goal, where the episode ends, and p(s) in any other cell, and weighs its
     entropy with `entropy_weight` (kept as `BilevelProblem.entropy_weight`: here it is the follower's, not a method's to
     choose). The leader earns 1 for every visit to (8, 4), far from both ways, and pays `beta · ‖p‖₁` when the follower
@@ -84,11 +85,12 @@ def four_rooms(
         budget: all penalties together, per step.
         slip: probability that one of the other three moves happens, evenly, instead of the chosen one.
         discount: γ of both levels.
+        goals: different free cells; the benchmark's two by default.
 
     Raises:
         TypeError: an argument is of another type.
-        ValueError: `entropy_weight` or `budget` is not positive, `beta` is negative, `slip` is not a probability, or
-            `discount` lies outside [0, 1).
+        ValueError: `entropy_weight` or `budget` is not positive, `beta` is negative, `slip` is not a probability,
+            `discount` lies outside [0, 1), or `goals` are none, the same twice, or not free.
 
     Example:
         >>> import bilevel_rl as brl
@@ -102,10 +104,11 @@ def four_rooms(
     checks.number("beta", beta, at_least=0)
     checks.number("budget", budget, above=0)
     checks.number("slip", slip, at_least=0, at_most=1)
-    num_cells, num_contexts = len(FREE_CELLS), len(GOALS)
+    goals = _checked_goals(goals)
+    num_cells, num_contexts = len(FREE_CELLS), len(goals)
     num_states = num_contexts * num_cells + 1
     context, cell = np.divmod(np.arange(num_states), num_cells)
-    is_goal = (cell == np.array([FREE_CELLS.index(goal) for goal in GOALS])[context % num_contexts]) & (
+    is_goal = (cell == np.array([FREE_CELLS.index(goal) for goal in goals])[context % num_contexts]) & (
         context < num_contexts
     )
     is_target = cell == FREE_CELLS.index(TARGET)
@@ -114,7 +117,7 @@ def four_rooms(
         return beta * jnp.sum(penalties(x, budget))
 
     return BilevelProblem(
-        environment=_environment(is_goal, slip, discount),
+        environment=_environment(is_goal, num_contexts, slip, discount),
         reward=lambda x, s, a: jnp.where(jnp.asarray(is_goal)[s], 1.0, -penalties(x, budget)[jnp.asarray(cell)[s]]),
         upper=OccupancyCost(
             cost=lambda x, s, a: jnp.where(jnp.asarray(is_goal)[s], price(x), -1.0 * jnp.asarray(is_target)[s]),
@@ -133,18 +136,25 @@ def penalties(x: Float[ArrayLike, " 105"], budget: float = 0.2) -> Float[Array, 
     return budget * jnp.exp(jax.nn.log_softmax(jnp.asarray(x)))[:-1]
 
 
-def _environment(is_goal: np.ndarray, slip: float, discount: float) -> TabularMDP:
-    """Two copies of the rooms, one a context, and the end, which either goal leads to."""
+def _checked_goals(goals: tuple[Cell, ...]) -> tuple[Cell, ...]:
+    Grid(size=len(ROOMS)).check_cells("goals", goals)
+    if not goals or len(set(goals)) < len(goals) or not set(goals) <= set(FREE_CELLS):
+        raise ValueError(f"goals must be different free cells, for instance ((1, 9),), got {checks.shown(goals)}")
+    return goals
+
+
+def _environment(is_goal: np.ndarray, num_contexts: int, slip: float, discount: float) -> TabularMDP:
+    """A copy of the rooms for every context, and the end, which each goal leads to."""
     number = {cell: i for i, cell in enumerate(FREE_CELLS)}
     reached = np.array(
         [[number.get((row + down, column + right), i) for down, right in MOVES] for (row, column), i in number.items()]
     )
     end = len(is_goal) - 1
     successors = np.concatenate(
-        [*(context * len(number) + reached for context in range(len(GOALS))), np.full((1, 4), end)]
+        [*(context * len(number) + reached for context in range(num_contexts)), np.full((1, 4), end)]
     )
     successors[is_goal] = end
-    starts = [context * len(number) + number[START] for context in range(len(GOALS))]
+    starts = [context * len(number) + number[START] for context in range(num_contexts)]
     return TabularMDP.from_successors(
         successors[:, None, :],
         [(1 - slip - slip / 3) * np.eye(4) + slip / 3],

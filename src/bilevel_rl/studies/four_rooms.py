@@ -1,32 +1,29 @@
-"""Four Rooms: exact descent with an annealed entropy weight, in the nine settings of a published benchmark."""
+"""Four Rooms: exact descent with an annealed entropy weight, then transfers, in nine settings of a benchmark."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from bilevel_rl import checks, exact, figures
+from bilevel_rl import checks, exact
 from bilevel_rl.algorithms import Algorithm, ExactDescent
 from bilevel_rl.algorithms.step_sizes import GeometricDecay, StepSizes
 from bilevel_rl.figures.grids import prepare_grid
 from bilevel_rl.figures.style import COLOURS, Style, save_figure
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.problems import four_rooms
-from bilevel_rl.problems.four_rooms import FREE_CELLS, GOALS, ROOMS, START, TARGET, penalties
+from bilevel_rl.problems.four_rooms import FREE_CELLS, GOALS, ROOMS, START, TARGET, four_rooms_value, penalties
+from bilevel_rl.problems.four_rooms_transfers import improved_by_transfers
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.studies.config import RunConfig
 from bilevel_rl.studies.experiment import Experiment, Finished
-
-UNIT_STEPS = optax.chain(optax.normalize_by_update_norm(eps=1e-20), optax.scale(-1.0))
-"""Against the gradient, with the length of the step size. The offset keeps a gradient of 0 from becoming NaN."""
 
 METHODS = ("HPGD", "AMD", "Zero-Order")
 PUBLISHED: dict[tuple[float, float], tuple[tuple[float, float | None], ...]] = {
@@ -65,7 +62,7 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class FourRooms(Experiment):
-    """Lead a follower astray in four rooms: exact descent beside published results (about 4 min)."""
+    """Lead a follower astray in four rooms: exact descent and transfers beside published results (about 6 min)."""
 
     name: ClassVar[str] = "four-rooms"
     results: ClassVar[str] = "four_rooms"
@@ -75,68 +72,59 @@ class FourRooms(Experiment):
     """the follower's entropy weights λ; each is its own evaluation entropy weight, whatever the option of that name"""
     betas: tuple[float, ...] = (1.0, 3.0, 5.0)
     """prices β of the penalties; every λ is combined with every β"""
-    anneal_from: tuple[float, ...] = (1.0, 1.2, 1.5, 3.0)
-    """entropy weights to anneal from, in multiples of λ; a seed runs once from each and keeps its best end"""
+    anneal_from: float = 0.01
+    """entropy weight that descent begins with, the same for every λ"""
     annealing_share: float = 0.8
     """share of the iterations after which λ is reached"""
-    first_step: float = 6.0
-    """length of the first step of x"""
-    last_step: float = 0.18
-    """length of the last step of x; the lengths fall geometrically"""
+    first_step: float = 0.2
+    """first step size of Adam"""
+    last_step: float = 0.05
+    """last step size of Adam; they fall geometrically"""
+    transfer_rounds: int = 10
+    """how often all transfers of penalties are measured after descent, at most; 0 for descent alone"""
 
     def each_setting(self) -> list[Setting]:
         """Every pair (λ, β)."""
         return [Setting(weight, beta) for weight in self.entropy_weights for beta in self.betas]
 
     def algorithms(self) -> dict[str, ExactDescent]:
-        """Exact descent for every setting from every start; building it checks every option."""
-        for name in ("entropy_weights", "betas", "anneal_from"):
+        """Exact descent for every setting; building it checks every option."""
+        for name in ("entropy_weights", "betas"):
             if not len(checks.instance(name, getattr(self, name), tuple, list)):
                 raise ValueError(f"{name} must hold at least one number, got none")
-        for start in self.anneal_from:
-            checks.number("anneal_from", start, above=0)
-        for name in ("first_step", "last_step"):
+        for name in ("anneal_from", "first_step", "last_step"):
             checks.number(name, getattr(self, name), above=0)
         checks.number("annealing_share", self.annealing_share, above=0, at_most=1)
-        problems = {setting: four_rooms(*setting) for setting in self.each_setting()}
-        return {
-            _subfolder(setting, start): self.algorithm_of(problem, start)
-            for setting, problem in problems.items()
-            for start in self.anneal_from
-        }
+        checks.integer("transfer_rounds", self.transfer_rounds, at_least=0)
+        return {setting.name: self.algorithm_of(four_rooms(*setting)) for setting in self.each_setting()}
 
-    def algorithm_of(self, problem: BilevelProblem, start: float) -> ExactDescent:
-        """Exact descent on one setting's problem, annealed from `start` times λ."""
-        weight, num_iterations = float(problem.entropy_weight or np.nan), self.run.num_iterations
+    def algorithm_of(self, problem: BilevelProblem) -> ExactDescent:
+        """Exact descent on one setting's problem."""
+        num_iterations, weight = self.run.num_iterations, float(problem.entropy_weight or np.nan)
         step_sizes = dataclasses.replace(
             StepSizes.constant_entropy(),
             upper=GeometricDecay(self.first_step, self.last_step, num_iterations),
-            entropy=GeometricDecay(start * weight, weight, self.annealing_share * num_iterations),
+            entropy=GeometricDecay(self.anneal_from, weight, self.annealing_share * num_iterations),
         )
-        return ExactDescent(problem, step_sizes, UNIT_STEPS)
+        return ExactDescent(problem, step_sizes)
 
     def settings(self, algorithm: Algorithm) -> RunConfig:
         """Φ is measured at the follower's own entropy weight."""
         return dataclasses.replace(self.run, evaluation_entropy_weight=algorithm.problem.entropy_weight)
 
     def measure(self, finished: Mapping[str, Finished]) -> dict[str, np.ndarray]:
-        """F of all ends; penalties and visits at the best end of every setting."""
-        arrays: dict[str, list[np.ndarray]] = {"values": [], "penalties": [], "visits": []}
+        """F of all ends, before and after transfers; penalties and visits at the best end of every setting."""
+        arrays: dict[str, list[np.ndarray]] = {"descended": [], "values": [], "penalties": [], "visits": []}
         for setting in self.each_setting():
-            runs = [finished[_subfolder(setting, start)] for start in self.anneal_from]
-            problem = runs[0].algorithm.problem
-            objectives = np.array([figures.final_values(run.folder, "upper_objective") for run in runs])
-            values = -objectives / (1 - problem.environment.discount)
-            best_start, best_seed = np.unravel_index(np.argmax(values), np.shape(values))
-            x = np.asarray(runs[best_start].result.x, np.float64)[best_seed]
+            run = finished[setting.name]
+            problem, ends = run.algorithm.problem, np.asarray(run.result.x)
+            improved = [improved_by_transfers(problem, x, max_rounds=self.transfer_rounds) for x in ends]
+            best = improved[int(np.argmax(values := _values(problem, improved)))]
+            arrays["descended"].append(_values(problem, ends))
             arrays["values"].append(values)
-            arrays["penalties"].append(np.asarray(penalties(x)))
-            arrays["visits"].append(_visits(problem, x, setting.entropy_weight))
+            arrays["penalties"].append(np.asarray(penalties(best)))
+            arrays["visits"].append(_visits(problem, best, setting.entropy_weight))
         return {name: np.stack(entries) for name, entries in arrays.items()}
-
-    def best_values(self, folder: RunFolder) -> Float[np.ndarray, "settings seeds"]:
-        """F of every seed, at the best of its starts."""
-        return folder.read_arrays(self.results)["values"].max(axis=1)
 
     def plot(self, folder: RunFolder):
         """Draws the figures of a run folder, and writes its table."""
@@ -147,15 +135,16 @@ class FourRooms(Experiment):
     def table(self, folder: RunFolder) -> str:
         """F of every setting, with the published values beside it, in Markdown."""
         lines = [
-            "| λ | β | Exact, annealed | best seed | " + " | ".join(METHODS) + " |",
-            "|---|---|---|---|" + "---|" * len(METHODS),
+            "| λ | β | Exact, transfers | best seed | without transfers | " + " | ".join(METHODS) + " |",
+            "|---|---|---|---|---|" + "---|" * len(METHODS),
         ]
-        for setting, values in zip(self.each_setting(), self.best_values(folder), strict=True):
+        data = folder.read_arrays(self.results)
+        for setting, values, descended in zip(self.each_setting(), data["values"], data["descended"], strict=True):
             published = ["–"] * len(METHODS)
             if setting in PUBLISHED:
                 published = [f"{mean:.2f}" + (f" ± {error:.3f}" if error else "") for mean, error in PUBLISHED[setting]]
-            mean, error = mean_and_error(values)
-            entries = [f"{mean:.3f} ± {error:.3f}", f"{values.max():.3f}", *published]
+            ours = [f"{mean:.3f} ± {error:.3f}" for mean, error in map(mean_and_error, (values, descended))]
+            entries = [ours[0], f"{values.max():.3f}", ours[1], *published]
             lines.append(f"| {setting.entropy_weight:g} | {setting.beta:g} | " + " | ".join(entries) + " |")
         return "\n".join(lines) + "\n"
 
@@ -163,7 +152,7 @@ class FourRooms(Experiment):
         """One line about the outcome."""
         better = [
             mean_and_error(of_seeds)[0] >= max(mean for mean, _ in PUBLISHED[setting])
-            for setting, of_seeds in zip(self.each_setting(), self.best_values(folder), strict=True)
+            for setting, of_seeds in zip(self.each_setting(), folder.read_arrays(self.results)["values"], strict=True)
             if setting in PUBLISHED
         ]
         return f"mean F is at least the best published mean in {sum(better)} of {len(better)} cells; table.md has them"
@@ -189,7 +178,7 @@ class FourRooms(Experiment):
 
     def _draw_values(self, folder: RunFolder):
         """Mean F of every setting with its standard error, ours and published, and our single seeds."""
-        values, settings = self.best_values(folder), self.each_setting()
+        values, settings = folder.read_arrays(self.results)["values"], self.each_setting()
 
         def draw(style: Style) -> Figure:
             figure = Figure(figsize=(11, 4.2))
@@ -202,7 +191,7 @@ class FourRooms(Experiment):
                     colour = style.accent if k == 0 else COLOURS[k - 1]
                     place = i - 0.25 + width * k
                     axes.errorbar(place, mean, error, fmt="os^D"[k], capsize=3, color=colour, markersize=5)
-            for k, label in enumerate(("Exact, annealed (ours)", *METHODS)):
+            for k, label in enumerate(("Exact, transfers (ours)", *METHODS)):
                 axes.plot([], [], "os^D"[k], color=style.accent if k == 0 else COLOURS[k - 1], label=label)
             axes.set_xticks(np.arange(len(settings)), [setting.label.replace(", ", "\n") for setting in settings])
             axes.set(ylabel="F: the leader's return")
@@ -214,14 +203,15 @@ class FourRooms(Experiment):
         save_figure(folder, "comparison", draw)
 
 
-def _subfolder(setting: Setting, start: float) -> str:
-    return f"{setting.name}/from-{start:g}"
-
-
 def mean_and_error(values: Float[np.ndarray, " seeds"]) -> tuple[float, float]:
     """Mean over the seeds and its standard error; 0 for a single seed."""
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
     return float(values.mean()), float(error)
+
+
+def _values(problem: BilevelProblem, ends: Iterable[Float[np.ndarray, " 105"]]) -> Float[np.ndarray, " seeds"]:
+    """F, in double precision."""
+    return np.array([four_rooms_value(problem, np.asarray(x, np.float64)) for x in ends])
 
 
 def _visits(problem: BilevelProblem, x: Float[np.ndarray, " 105"], entropy_weight: float) -> Float[np.ndarray, " 104"]:
