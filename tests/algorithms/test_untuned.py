@@ -183,7 +183,24 @@ def test_the_scale_of_x_is_at_most_a_quarter_of_its_room(project, expected):
         for options in ({}, {"project": project})
     )
     assert free.x > 0.1
-    assert bounded == free._replace(x=pytest.approx(expected or free.x, rel=1e-5))
+    assert bounded.x == pytest.approx(expected or free.x, rel=1e-5)
+    assert bounded.cost == free.cost
+
+
+@pytest.mark.parametrize(("unit", "width"), [(1.0, 0.02), (8.0, 0.02), (1.0, 9.0)])
+def test_where_x_can_change_little_about_rewards_that_counts_and_not_the_largest(unit, width):
+    """A bonus of at most `width` beside a fall that costs 6, so D = |v| / 6."""
+    problem = BilevelProblem(
+        brl.TabularMDP.from_dense(np.ones((1, 2, 1)), initial=[1.0], discount=0.5),
+        lambda x, s, a: unit * (x - 6.0 * (a == 1)),
+        OccupancyCost(lambda x, s, a: 1.0 * a, cost_bound=1.0),
+        initial_x=0.0,
+        project=brl.projections.Box(0.0, width),
+        reward_bound=6.0 * unit,
+    )
+    v = np.random.default_rng(0).normal(size=32)
+    spread = np.mean(v**2) ** 0.5
+    assert measure_scales(problem).reward == pytest.approx(unit * min(2 * spread * width, 6.0), rel=1e-4)
 
 
 @pytest.mark.slow

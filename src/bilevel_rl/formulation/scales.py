@@ -23,11 +23,16 @@ SHARE_OF_WIDTH = 1 / 4
 """X is at most this share of the feasible set's width."""
 
 
+FELT_WIDTHS = 2.0
+"""R is at most what rewards change by when x moves this many widths of its feasible set, at the slope of x_0."""
+
+
 class ProblemScales(NamedTuple):
     """The units of a problem. Multiplying all rewards, costs or x by a constant multiplies the entry alone.
 
     Attributes:
-        reward: R, in units of the follower's reward.
+        reward: R, in units of the follower's reward: the size of rewards, or of what x can change about them where that
+            is less.
         cost: C, in units of the leader's cost.
         x: X, how far every entry of x can move before rewards and dynamics respond to it in another way, or x
             comes to the ends of its feasible set.
@@ -39,17 +44,18 @@ class ProblemScales(NamedTuple):
 
 
 def measure_scales(problem: BilevelProblem) -> ProblemScales:
-    """R and C are the problem's bounds, or where it has none the largest |r| and |c| at `initial_x`.
+    """R_0 and C are the problem's bounds, or where it has none the largest |r| and |c| at `initial_x`.
 
-    X comes from how the tables r_x / R and P_x bend at `initial_x` along normal directions v ~ N(0, I):
+    X comes from how the tables r_x / R_0 and P_x bend at `initial_x` along normal directions v ~ N(0, I):
 
-        X = D / (K + D²),     D² = E ‖∂_v (r/R, P)‖²,     K² = E ‖∂²_v (r/R, P)‖²,
+        X = D / (K + D²),     D² = E ‖∂_v (r/R_0, P)‖²,     K² = E ‖∂²_v (r/R_0, P)‖²,
 
     means over directions and over pairs of state and action. Where the tables bend, D / K is the distance after which
     their slopes are others: 1 for logits, some widths for a bump. Where they are straight, 1 / D is the distance after
-    which a reward has changed by R. Where `project` leaves x less room than that, X is a quarter of the room along
-    these directions. Entries of x are taken to have one unit. Models beyond 4,096 pairs are measured on
-    as many of them, always the same ones.
+    which a reward has changed by R_0. Where `project` leaves x less room than that, X is a quarter of the room along
+    these directions, and R = R_0 · min(1, 2 D · width): a bonus of a hundredth beside a fall that costs 1 is felt by a
+    follower whose entropy weight is as small. Entries of x are taken to have one unit. Models beyond 4,096 pairs are
+    measured on as many of them, always the same ones.
 
     Raises:
         TypeError: `problem` is something else.
@@ -74,8 +80,9 @@ def measure_scales(problem: BilevelProblem) -> ProblemScales:
             f"initial_x must be a point where rewards or dynamics change with x, got a mean slope of {slope}; start "
             "elsewhere, or pass scales=ProblemScales(reward, cost, x) with the distance that x has to go"
         )
-    distance = slope / (bend + slope**2)
-    return ProblemScales(reward, cost, min(distance, SHARE_OF_WIDTH * _width(problem, directions)))
+    distance, width = slope / (bend + slope**2), _width(problem, directions)
+    felt = min(1.0, FELT_WIDTHS * slope * width)
+    return ProblemScales(reward * felt, cost, min(distance, SHARE_OF_WIDTH * width))
 
 
 def _width(problem: BilevelProblem, directions: Float[np.ndarray, "directions d"]) -> float:
