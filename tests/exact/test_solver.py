@@ -90,8 +90,7 @@ def test_a_sequence_of_entropy_weights_ends_at_the_last():
     assert solution.residual <= 1e-7
     first = solve(problem, entropy_weight=0.1)
     second = solve(problem, entropy_weight=0.05, starts=[first.x])
-    # The second weight goes on from the follower's values at the first, so equal up to rounding.
-    np.testing.assert_allclose(solution.x, second.x, rtol=0, atol=1e-8)
+    np.testing.assert_array_equal(solution.x, second.x)
     assert solution.num_iterations == first.num_iterations + second.num_iterations
 
 
@@ -217,8 +216,6 @@ def test_progress_tells_where_descent_is_and_is_silent_unless_asked(capsys, monk
     assert first.startswith("start 1 of 2, entropy weight 0.2: 0 iterations, Φ = 19672.2")
     measured = f"Φ = {solution.objective:.6g}, residual {solution.residual:.2g}"
     assert last == f"start 2 of 2, entropy weight 0.1: 4 iterations, {measured}"
-    with pytest.raises(TypeError, match="progress must be"):
-        solve(problem, progress="yes")
 
 
 def test_impossible_arguments_are_refused():

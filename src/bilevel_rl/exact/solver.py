@@ -108,10 +108,9 @@ def solve(
         x = _start(problem, start, number)
         x = _moved(problem, x, gradient=jax.tree.map(np.zeros_like, x), step=0.0)
         solution = Solution(x, np.inf, np.inf, num_iterations=0, status="iteration limit")
-        values = np.zeros(problem.mdp.num_states)
         for weight in weights:
             lines.begin(number, weight)
-            solution, values = _descend(problem, solution, values, weight, max_iterations, tolerance, lines)
+            solution = _descend(problem, solution, weight, max_iterations, tolerance, lines)
         solutions.append(solution)
     return min(solutions, key=lambda solution: solution.objective)
 
@@ -151,22 +150,20 @@ def _of_response(
 def _descend(
     problem: BilevelProblem,
     start: Solution,
-    values: Float[np.ndarray, " S"],
     entropy_weight: float,
     max_iterations: int,
     tolerance: float,
     lines: "_Lines",
-) -> tuple[Solution, Float[np.ndarray, " S"]]:
-    """Where descent ends at one entropy weight, and the follower's values there."""
-    point = _measured(problem, start.x, entropy_weight, values)
+) -> Solution:
+    point = _measured(problem, start.x, entropy_weight, np.zeros(problem.mdp.num_states))
     check_finite("hyper_gradient", point.gradient)
     # The first step moves x by 1 at most. Steps are in units of x² over those of Φ.
     unit = max(abs(point.objective), _norm(point.gradient)) or 1.0
     step, smallest, largest = 1.0 / unit, *(limit / unit for limit in STEP_RANGE)
     num_iterations, u = start.num_iterations, min(unit, 1.0)
 
-    def ended(status: Status) -> tuple[Solution, Float[np.ndarray, " S"]]:
-        return Solution(point.x, point.objective, residual, num_iterations, status), point.values
+    def ended(status: Status) -> Solution:
+        return Solution(point.x, point.objective, residual, num_iterations, status)
 
     while (residual := _residual(problem, point, 1.0 / u)) > tolerance:
         lines.tell(num_iterations, point.objective, residual)
