@@ -203,6 +203,12 @@ def test_where_x_can_change_little_about_rewards_that_counts_and_not_the_largest
     assert measure_scales(problem).reward == pytest.approx(unit * min(2 * spread * width, 6.0), rel=1e-4)
 
 
+def test_rewards_that_are_0_at_the_start_are_measured_where_x_can_go():
+    problem = flat(reward=lambda x, s, a: -3.0 * x * (a == 1), project=brl.projections.Box(-1.0, 2.0))
+    # Twice the width at the slope of x_0 is more than that.
+    assert measure_scales(problem).reward == pytest.approx(6.0, rel=1e-5)
+
+
 def with_objective(upper, discount=0.5, **options):
     """Two states and two actions that lead nowhere else; x is the reward of the second action."""
     environment = brl.TabularMDP.from_dense(np.eye(2)[:, None].repeat(2, 1), initial=[0.5, 0.5], discount=discount)

@@ -62,6 +62,8 @@ class ProblemScales(NamedTuple):
 def measure_scales(problem: BilevelProblem) -> ProblemScales:
     """R_0 and C are the problem's bounds, or where it has none the largest |r| and |c| at `initial_x`.
 
+    Where all rewards are 0 there, R_0 is the largest |r| at the ends of the feasible set, in some directions.
+
     C of other objectives than an `OccupancyCost` is how far the costs per step that stand for f (docs/method.md,
     section 6) are apart, where all pairs are visited equally often and the policy is uniform, without the dynamics:
 
@@ -98,9 +100,12 @@ def measure_scales(problem: BilevelProblem) -> ProblemScales:
     checks.instance("problem", problem, BilevelProblem)
     states, actions = some_pairs(problem)
     x = jax.tree.map(jnp.asarray, problem.initial_x)
-    reward = _scale("reward_bound", problem.reward_bound, problem.rewards(x, states, actions))
     cost = _cost_scale(problem.upper, problem, x)
     directions = np.random.default_rng(0).normal(size=(NUM_DIRECTIONS, ravel_pytree(x)[0].size))
+    rewards = problem.rewards(x, states, actions)
+    if not np.isfinite(problem.reward_bound) and not np.any(rewards) and np.isfinite(_width(problem, directions)):
+        rewards = jax.lax.map(lambda x: problem.rewards(x, states, actions), _ends(problem, directions))
+    reward = _scale("reward_bound", problem.reward_bound, rewards)
     arrays = (jnp.asarray(array) for array in (states, actions, reward, directions))
     slope, bend = (float(value) for value in _bends(problem, *arrays))
     if not (0 < slope < float("inf") and bend < float("inf")):
@@ -155,16 +160,16 @@ def _largest(values: Array) -> float:
     return float(jnp.max(jnp.abs(values)))
 
 
+def _ends(problem: BilevelProblem, directions: Float[np.ndarray, "directions d"]) -> PyTree:
+    """The feasible points furthest from `initial_x` in these directions; leading axis of every leaf: the directions."""
+    x, unravel = ravel_pytree(jax.tree.map(jnp.asarray, problem.initial_x))
+    return jax.vmap(lambda offset: problem.project(unravel(x + offset)))(FAR * jnp.asarray(directions, float))
+
+
 def _width(problem: BilevelProblem, directions: Float[np.ndarray, "directions d"]) -> float:
     """Width of the feasible set per entry of x, the root mean square over directions; infinite where it has no end."""
-    x, unravel = ravel_pytree(jax.tree.map(jnp.asarray, problem.initial_x))
-
-    def end(offset: Array) -> Array:
-        return ravel_pytree(problem.project(unravel(x + offset)))[0]
-
-    far = FAR * jnp.asarray(directions, float)
-    ends = jax.vmap(end)(far) - jax.vmap(end)(-far)
-    width = float(jnp.sqrt(jnp.mean(ends**2)))
+    between = jax.tree.map(jnp.subtract, _ends(problem, directions), _ends(problem, -directions))
+    width = float(jnp.sqrt(jnp.mean(jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(between)]) ** 2)))
     return width if width < FAR else float("inf")
 
 
