@@ -26,7 +26,7 @@ it went astray, or it started near an optimum and stayed there."""
 AT_REST = 0.05
 """x is at rest that moves between two log points by less than this share of its distance from the start."""
 
-LEFT, NOTABLE = 0.1, 0.05
+LEFT, NOTABLE = 0.2, 0.05
 """x is not near a stationary point from where one exact step would still lower the leader's cost by this share of the
 range that it had over the run, and by this share of its size."""
 
