@@ -149,7 +149,9 @@ def test_an_entropy_weight_that_hides_small_bonuses(reward, expected, key):
 @pytest.mark.parametrize("key", KEYS)
 def test_x_stops_short_where_its_steps_shrink_too_fast(key):
     got = findings(position_problem(), key, upper=0.03, offset=200.0, exponents=(2.0, 0.5, 0.5, 0.15, 0.05))
-    assert got[SHORT] >= 3, got
+    # The other seeds stop where a step would gain less than a fifth of what the run did.
+    assert got[SHORT] >= 1, got
+    assert set(got) <= {SHORT, HEALTHY}, got
 
 
 @pytest.mark.slow
