@@ -183,7 +183,81 @@ def test_the_scale_of_x_is_at_most_a_quarter_of_its_room(project, expected):
         for options in ({}, {"project": project})
     )
     assert free.x > 0.1
-    assert bounded == free._replace(x=pytest.approx(expected or free.x, rel=1e-5))
+    assert bounded.x == pytest.approx(expected or free.x, rel=1e-5)
+    assert bounded.cost == free.cost
+
+
+@pytest.mark.parametrize(("unit", "width"), [(1.0, 0.02), (8.0, 0.02), (1.0, 9.0)])
+def test_where_x_can_change_little_about_rewards_that_counts_and_not_the_largest(unit, width):
+    """A bonus of at most `width` beside a fall that costs 6, so D = |v| / 6."""
+    problem = BilevelProblem(
+        brl.TabularMDP.from_dense(np.ones((1, 2, 1)), initial=[1.0], discount=0.5),
+        lambda x, s, a: unit * (x - 6.0 * (a == 1)),
+        OccupancyCost(lambda x, s, a: 1.0 * a, cost_bound=1.0),
+        initial_x=0.0,
+        project=brl.projections.Box(0.0, width),
+        reward_bound=6.0 * unit,
+    )
+    v = np.random.default_rng(0).normal(size=32)
+    spread = np.mean(v**2) ** 0.5
+    assert measure_scales(problem).reward == pytest.approx(unit * min(2 * spread * width, 6.0), rel=1e-4)
+
+
+def test_rewards_that_are_0_at_the_start_are_measured_where_x_can_go():
+    problem = flat(reward=lambda x, s, a: -3.0 * x * (a == 1), project=brl.projections.Box(-1.0, 2.0))
+    # Twice the width at the slope of x_0 is more than that.
+    assert measure_scales(problem).reward == pytest.approx(6.0, rel=1e-5)
+
+
+def with_objective(upper, discount=0.5, **options):
+    """Two states and two actions that lead nowhere else; x is the reward of the second action."""
+    environment = brl.TabularMDP.from_dense(np.eye(2)[:, None].repeat(2, 1), initial=[0.5, 0.5], discount=discount)
+    return BilevelProblem(environment, lambda x, s, a: x * (a == 1), upper, 0.0, reward_bound=4.0, **options)
+
+
+def chosen_second(x, states, actions):
+    return 5.0 * (actions[0, 0] == 1)
+
+
+@pytest.mark.parametrize(
+    ("upper", "expected"),
+    [
+        (brl.OccupancyFunctional(lambda x, d: 3.0 * d[0, 1] - d[1, 0] + 7.0), 3.0 - 0.5),
+        (brl.PolicyLoss([0, 0, 1], [1, 1, 0]), 1.0),
+        (brl.PolicyLoss([0, 1], [1, 0], lambda x, log_policy, s, a: -(2.0 + s) * log_policy[a]), 3.0),
+        (brl.TrajectoryLoss(chosen_second, num_steps=3), 2.5 * 6),
+    ],
+)
+def test_objectives_that_are_no_cost_per_step_have_a_scale_of_cost(upper, expected):
+    # Half of the random trajectories choose the second action, up to what 1,024 of them are off.
+    rel = 0.1 if isinstance(upper, brl.TrajectoryLoss) else 1e-5
+    problem = with_objective(upper)
+    assert measure_scales(problem).cost == pytest.approx(expected, rel=rel)
+    assert float(brl.untuned(problem).step_sizes.penalty.initial) > 0
+
+
+def test_an_objective_that_nothing_can_be_read_off_asks_for_its_scale():
+    with pytest.raises(ValueError, match="upper must depend on the policy at initial_x, got slopes of at most 0"):
+        brl.untuned(with_objective(brl.PolicyLoss([0], [1], lambda x, log_policy, s, a: x)))
+
+
+@pytest.mark.parametrize(("entropy_weight", "τ"), [(0.2, 0.2), (None, 0.4)])
+def test_where_visits_are_compared_x_moves_by_what_changes_decisions(entropy_weight, τ):
+    upper = brl.OccupancyFunctional(lambda x, d: d[0, 1] ** 2)
+    scales = measure_scales(with_objective(upper, discount=0.9, entropy_weight=entropy_weight))
+    v = np.random.default_rng(0).normal(size=32)
+    slope = (np.mean(v**2) / 2) ** 0.5  # of the reward, over pairs of which one in two has it
+    assert scales.x == pytest.approx(3 * τ * (1 - 0.9) / slope, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_reward_learning_is_solved():
+    problem = brl.problems.target_visitation(np.arange(16.0) ** 2, size=4)
+    optimum = brl.exact.solve(problem, entropy_weight=0.1, tolerance=1e-4).objective
+    algorithm = brl.untuned(problem)
+    result = brl.run(algorithm, jax.random.key(0), 2, 60_000, 60_000, evaluation_entropy_weight=0.1, progress=False)
+    gaps = result.metrics["upper_objective"].reshape(-1, 2) - optimum
+    assert np.all(gaps[-1] < 0.05 * gaps[0])
 
 
 @pytest.mark.slow

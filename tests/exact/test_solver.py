@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import bilevel_rl.exact.solver as solver
 from bilevel_rl import BilevelProblem, OccupancyCost, TabularMDP
 from bilevel_rl.exact import OracleError, hyper_gradient, hyper_objective, solve
 from bilevel_rl.problems import goal_position
@@ -67,7 +68,10 @@ def test_the_optimum_of_a_small_goal_position_is_that_of_a_scan():
     best = np.unravel_index(np.argmin(scan), scan.shape)
     np.testing.assert_allclose(solution.x, ticks[list(best)], atol=0.125)
     assert scan.min() - 1e-3 < solution.objective <= scan.min()
-    assert solution.objective == hyper_objective(problem, solution.x, entropy_weight=0.1)
+    # Sought from other values, so equal up to rounding.
+    assert solution.objective == pytest.approx(
+        float(hyper_objective(problem, solution.x, entropy_weight=0.1)), rel=1e-12
+    )
     gradient = hyper_gradient(problem, solution.x, entropy_weight=0.1)
     assert np.linalg.norm(problem.project(solution.x - gradient) - solution.x) < 2e-7  # the projection is in single
     assert solution.residual <= 1e-7
@@ -80,7 +84,9 @@ def test_a_sequence_of_entropy_weights_ends_at_the_last():
 
     solution = solve(problem, entropy_weight=(0.1, 0.05))
 
-    assert solution.objective == hyper_objective(problem, solution.x, entropy_weight=0.05)
+    assert solution.objective == pytest.approx(
+        float(hyper_objective(problem, solution.x, entropy_weight=0.05)), rel=1e-12
+    )
     assert solution.residual <= 1e-7
     first = solve(problem, entropy_weight=0.1)
     second = solve(problem, entropy_weight=0.05, starts=[first.x])
@@ -195,6 +201,21 @@ def test_the_status_is_that_of_the_last_entropy_weight_and_of_the_best_start():
     for starts in ([near, far], [far, near]):
         assert solve(problem, entropy_weight=0.1, starts=starts, max_iterations=0).status == "converged"
     assert solve(problem, entropy_weight=0.1, starts=[far], max_iterations=0).status == "iteration limit"
+
+
+def test_progress_tells_where_descent_is_and_is_silent_unless_asked(capsys, monkeypatch):
+    monkeypatch.setattr(solver, "SECONDS_BETWEEN_LINES", 0.0)
+    problem = valley(curvature=(1.0, 400.0))
+    starts = [{"a": np.array(9.0), "b": np.array([5.0])}] * 2
+    solve(problem, entropy_weight=(0.2, 0.1), starts=starts, max_iterations=2)
+    assert capsys.readouterr() == ("", "")
+    solution = solve(problem, entropy_weight=(0.2, 0.1), starts=starts, max_iterations=2, progress=True)
+    out, lines = capsys.readouterr()
+    assert out == ""
+    first, *_, last = lines.splitlines()
+    assert first.startswith("start 1 of 2, entropy weight 0.2: 0 iterations, Φ = 19672.2")
+    measured = f"Φ = {solution.objective:.6g}, residual {solution.residual:.2g}"
+    assert last == f"start 2 of 2, entropy weight 0.1: 4 iterations, {measured}"
 
 
 def test_impossible_arguments_are_refused():

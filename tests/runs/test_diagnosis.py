@@ -7,10 +7,24 @@ from collections import Counter
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel_rl import Followers, SingleLoopActorCritic, StepSizes, problems, run
+from bilevel_rl import (
+    BilevelProblem,
+    Followers,
+    OccupancyCost,
+    SingleLoopActorCritic,
+    StepSizes,
+    TabularMDP,
+    problems,
+    projections,
+    run,
+    untuned,
+)
+from bilevel_rl.environments import gymnasium_reward
+from bilevel_rl.formulation import measure_scales
 from bilevel_rl.problems.grid import Grid
 from bilevel_rl.runs.diagnosis import (
     FEWEST_LOG_POINTS,
@@ -27,7 +41,7 @@ from garnets import random_problem
 pytestmark = pytest.mark.filterwarnings("ignore:step sizes violate", "ignore:critic=.* exceeds")
 
 NUM_SEEDS = 4
-COLLAPSED, NOISY, UNEXPLORED, OUTRUN, FROZEN = (signature.name for signature in SIGNATURES)
+COLLAPSED, NOISY, UNEXPLORED, OUTRUN, FROZEN, BLURRED, SHORT = (signature.name for signature in SIGNATURES)
 
 
 # Runs.
@@ -106,6 +120,40 @@ def test_x_freezes_where_the_entropy_weight_decays_too_fast(exponent, offset, ke
     assert got[FROZEN] >= 3, got
 
 
+@functools.cache
+def cliff_problem():
+    """Bonuses of at most a tenth, to lure the follower from the edge: a step costs 0.01, and a fall 1."""
+    falls = gymnasium_reward("CliffWalking-v1", is_slippery=True) / 100
+    environment = TabularMDP.from_gymnasium("CliffWalking-v1", is_slippery=True, discount=0.95)
+    return BilevelProblem(
+        environment,
+        lambda x, s, a: jnp.asarray(falls, float)[s, a] + x[s],
+        OccupancyCost(lambda x, s, a: x[s] + 1.0 * (s // 12 == 2), cost_bound=1.1),
+        initial_x=np.zeros(environment.num_states),
+        project=projections.Box(0.0, 0.1),
+        reward_bound=1.1,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize(("reward", "expected"), [(1.1, BLURRED), (None, HEALTHY)])
+def test_an_entropy_weight_that_hides_small_bonuses(reward, expected, key):
+    problem = cliff_problem()
+    scales = measure_scales(problem)
+    scales = scales if reward is None else scales._replace(reward=reward)
+    assert findings_of(untuned(problem, scales=scales), key, 80_000)[expected] >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", KEYS)
+def test_x_stops_short_where_its_steps_shrink_too_fast(key):
+    got = findings(position_problem(), key, upper=0.03, offset=200.0, exponents=(2.0, 0.5, 0.5, 0.15, 0.05))
+    # The other seeds stop where a step would gain less than a fifth of what the run did.
+    assert got[SHORT] >= 1, got
+    assert set(got) <= {SHORT, HEALTHY}, got
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("offset", [500.0, 200.0])
 def test_with_the_papers_exponents_the_same_runs_are_healthy(offset):
@@ -169,6 +217,7 @@ def course(**changed):
         "seed": 3,
         "is_sampled": 0,
         "entropy_weight": [0.1, 0.09, 0.08, 0.07],
+        "evaluation_entropy_weight": 0.01,
         "upper_objective": [1.0, 0.5, 0.3, 0.2],
         "hyper_gradient_norm": [1.0, 0.4, 0.2, 0.1],
         "hyper_gradient_norm_at_first_entropy": [1.0, 0.4, 0.2, 0.11],
@@ -178,6 +227,8 @@ def course(**changed):
         "optimal_entropy": 1.0,
         "missed_occupancy": [0.3, 0.1, 0.0, 0.0],
         "upper_noise": 2.0,
+        "descent_left": [0.5, 0.3, 0.1, 0.02],
+        "descent_seen": [0.5, 0.3, 0.1, 0.02],
         "x_distance": [0.0, 2.0, 3.0, 4.0],
         "x_movement": [1.0, 0.5, 0.2, 0.1],
     } | changed
@@ -216,6 +267,10 @@ BROKEN = [
         },
         ("100 times", "0.5%", "40%"),
     ),
+    ("τ too large", {"descent_left": 0.4, "descent_seen": 0.08}, ("50% of its range", "0.07", "sees 20%")),
+    ("τ too large", {"descent_left": 0.4, "descent_seen": -0.1}, ("sees 0%",)),
+    ("x stopped short", {"descent_left": 0.4, "descent_seen": 0.3}, ("at rest", "50% of its range")),
+    ("unfinished", {"descent_left": 0.4, "descent_seen": 0.3, "x_movement": 0.3}, ("still moves", "50%")),
     ("unfinished", {"lower_residual": [0.9, 0.6, 0.4, 0.2]}, ("22.2%",)),
     ("healthy", {}, ("from 1 to 0.2", "3.2%")),
     # One condition short of a failure.
@@ -230,6 +285,14 @@ BROKEN = [
         {"lower_mean_entropy": [1.6, 0.1, 0.1, 0.04], "optimal_entropy": 0.1, "lower_residual": 0.3},
         (),
     ),  # both certain
+    ("healthy", {"descent_left": 0.07, "descent_seen": 0.0}, ()),  # little beside the range of Φ
+    (
+        "healthy",  # little beside the size of Φ, which has hardly moved
+        {"upper_objective": [1.0, 0.98, 0.97, 0.98], "descent_left": 0.04, "descent_seen": 0.0},
+        (),
+    ),
+    # The leader sees nothing of it since the run's τ is smaller than the one that counts.
+    ("x stopped short", {"descent_left": 0.4, "descent_seen": 0.0, "evaluation_entropy_weight": 0.08}, ()),
     ("healthy", {"upper_noise": 10.0}, ()),  # noisy, but x settles
     ("healthy", {"missed_occupancy": 0.5}, ()),  # though without loss
     ("healthy", {"x_movement": 1.0, "upper_objective": [1.0, 0.9, 0.95, 0.9]}, ()),  # Φ hardly depends on x
@@ -256,8 +319,11 @@ def test_each_rule_and_its_numbers(name, changed, numbers, tmp_path):
 @pytest.mark.parametrize(("name", "changed", "_"), BROKEN)
 def test_rules_do_not_depend_on_units(unit, name, changed, _, tmp_path):
     powers = {
-        "reward": {"lower_residual": 1, "lower_mean_reward": 1, "entropy_weight": 1},
+        "reward": dict.fromkeys(
+            ("lower_residual", "lower_mean_reward", "entropy_weight", "evaluation_entropy_weight"), 1
+        ),
         "cost": dict.fromkeys(("upper_objective", "hyper_gradient_norm", "upper_noise"), 1)
+        | dict.fromkeys(("descent_left", "descent_seen"), 1)
         | {"hyper_gradient_norm_at_first_entropy": 1},
         "x": {"x_distance": 1, "x_movement": 1, "hyper_gradient_norm": -1, "upper_noise": -1}
         | {"hyper_gradient_norm_at_first_entropy": -1},
@@ -270,7 +336,7 @@ def test_what_cannot_be_judged_is_not(tmp_path):
     sampled = finding_of(tmp_path / "sampled", [row | {"is_sampled": 1} for row in course()])
     assert sampled.name == NOT_JUDGED
     assert "only divergence" in sampled.evidence
-    old = [{name: value for name, value in row.items() if name != "x_movement"} for row in course()]
+    old = [{name: value for name, value in row.items() if name != "descent_left"} for row in course()]
     assert finding_of(tmp_path / "old", old).name == NOT_JUDGED
     short = finding_of(tmp_path / "short", course()[: FEWEST_LOG_POINTS - 1])
     assert short.name == NOT_JUDGED

@@ -42,6 +42,7 @@ COLUMNS = [
     "critic_step",
     "penalty",
     "entropy_weight",
+    "evaluation_entropy_weight",
     "is_sampled",
     "upper_objective",
     "regularized_objective",
@@ -53,6 +54,8 @@ COLUMNS = [
     "missed_occupancy",
     "hyper_gradient_norm_at_first_entropy",
     "upper_noise",
+    "descent_left",
+    "descent_seen",
     "x_distance",
     "x0",
     "x1",
@@ -67,7 +70,7 @@ COLUMNS = [
     "x_movement",
 ]
 INFO_COLUMNS = COLUMNS[-11:-2]
-EXACT_COLUMNS = COLUMNS[9:19]
+EXACT_COLUMNS = COLUMNS[10:22]
 
 
 def assert_same_bits(left, right):

@@ -27,8 +27,8 @@ from bilevel_rl.algorithms.single_loop import SingleLoopActorCritic
 from bilevel_rl.algorithms.step_sizes import ScheduleWarning, StepSizes
 from bilevel_rl.algorithms.upper_steps import UpperSteps
 from bilevel_rl.formulation import BilevelProblem, ProblemScales, measure_scales
+from bilevel_rl.formulation.scales import ENTROPY_SHARE
 
-ENTROPY_SHARE = 0.1
 PENALTY_OVER_ENTROPY = 4.0
 CRITIC_STEP_PER_VISIT = 1 / 4
 ACTOR_STEP_PER_VISIT = 1 / 160

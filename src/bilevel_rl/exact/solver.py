@@ -1,19 +1,34 @@
 """The reference optimum of a bi-level problem with a known model: projected descent on exact hyper-gradients."""
 
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
 
-from bilevel_rl.exact.objectives import hyper_gradient, hyper_objective
-from bilevel_rl.exact.oracle import as_upper_variable, check_problem, check_weights, in_double_precision, project
+from bilevel_rl import checks
+from bilevel_rl.exact.objectives import implicit_gradient
+from bilevel_rl.exact.oracle import (
+    as_upper_variable,
+    check_finite,
+    check_problem,
+    check_weights,
+    in_double_precision,
+    project,
+)
+from bilevel_rl.exact.soft_mdp import soft_optimal
+from bilevel_rl.exact.tables import reward_table
 from bilevel_rl.formulation import BilevelProblem
 
 SUFFICIENT_DECREASE = 1e-4
 STEP_RANGE = (1e-12, 1e12)
+SECONDS_BETWEEN_LINES = 2.0
+"""At least so many between two lines about the progress."""
 
 Status = Literal["converged", "line search failed", "iteration limit"]
 """How a descent ended: the residual is within the tolerance, or as close to it as rounding lets Φ_τ descend; no step of
@@ -46,6 +61,7 @@ def solve(
     starts: Sequence[PyTree] | np.ndarray | None = None,
     max_iterations: int = 500,
     tolerance: float = 1e-7,
+    progress: bool = False,
 ) -> Solution:
     """Minimizes Φ_τ by projected descent on (IG): Barzilai–Borwein steps, Armijo backtracking, several starts.
 
@@ -58,11 +74,13 @@ def solve(
         max_iterations: accepted steps per start and entropy weight.
         tolerance: residual at which a point counts as stationary. It is relative to u, the larger of |Φ_τ| and ‖∇Φ_τ‖
             where descent starts, so that x does not depend on the unit of the leader's cost; where u > 1, u = 1.
+        progress: tell on standard error every few seconds how far it is.
 
     Returns:
         The solution with the lowest objective over all starts; its `status` says whether it is stationary.
 
     Raises:
+        TypeError: `progress` is not true or false.
         ValueError: an empty sequence, a weight that is not positive, a start of the wrong structure, a negative
             number of iterations or a tolerance that is not positive.
         OracleError: an oracle does not converge.
@@ -84,13 +102,15 @@ def solve(
         raise ValueError(f"max_iterations must be a whole number, at least 0, got {max_iterations!r}; 500 is usual")
     if not isinstance(tolerance, int | float | np.number) or not 0 < tolerance < float("inf"):
         raise ValueError(f"tolerance must be finite and positive, got {tolerance!r}; 1e-7 is usual")
+    lines = _Lines(checks.flag("progress", progress), len(starts))
     solutions = []
     for number, start in enumerate(starts):
         x = _start(problem, start, number)
         x = _moved(problem, x, gradient=jax.tree.map(np.zeros_like, x), step=0.0)
         solution = Solution(x, np.inf, np.inf, num_iterations=0, status="iteration limit")
         for weight in weights:
-            solution = _descend(problem, solution, weight, max_iterations, tolerance)
+            lines.begin(number, weight)
+            solution = _descend(problem, solution, weight, max_iterations, tolerance, lines)
         solutions.append(solution)
     return min(solutions, key=lambda solution: solution.objective)
 
@@ -102,42 +122,93 @@ def _start(problem: BilevelProblem, start: PyTree, number: int) -> PyTree:
         raise ValueError(f"{error}; starts is a list of values of x, [x] for a single one") from error
 
 
+class _Point(NamedTuple):
+    """Φ_τ and ∇Φ_τ at an x, and the follower's optimal soft values, from which those of the next x are sought."""
+
+    x: PyTree
+    objective: float
+    gradient: PyTree
+    values: Float[np.ndarray, " S"]
+
+
+def _measured(problem: BilevelProblem, x: PyTree, entropy_weight: float, values: Float[np.ndarray, " S"]) -> _Point:
+    weight = np.asarray(entropy_weight, np.float64)
+    objective, gradient, values = in_double_precision(_of_response, problem, x, weight, values)
+    check_finite("hyper_objective", objective)
+    return _Point(x, float(objective), gradient, values)
+
+
+@eqx.filter_jit
+def _of_response(
+    problem: BilevelProblem, x: PyTree, entropy_weight: Array, start_values: Float[Array, " S"]
+) -> tuple[Array, PyTree, Float[Array, " S"]]:
+    reward = reward_table(problem, x)
+    answer = soft_optimal(problem.environment_at(x), reward, entropy_weight, start_values=start_values)
+    return *implicit_gradient(problem, x, answer.log_policy, entropy_weight), answer.values
+
+
 def _descend(
-    problem: BilevelProblem, start: Solution, entropy_weight: float, max_iterations: int, tolerance: float
+    problem: BilevelProblem,
+    start: Solution,
+    entropy_weight: float,
+    max_iterations: int,
+    tolerance: float,
+    lines: "_Lines",
 ) -> Solution:
-    x = start.x
-    objective = float(hyper_objective(problem, x, entropy_weight=entropy_weight))
-    gradient = hyper_gradient(problem, x, entropy_weight=entropy_weight)
+    point = _measured(problem, start.x, entropy_weight, np.zeros(problem.mdp.num_states))
+    check_finite("hyper_gradient", point.gradient)
     # The first step moves x by 1 at most. Steps are in units of x² over those of Φ.
-    unit = max(abs(objective), _norm(gradient)) or 1.0
+    unit = max(abs(point.objective), _norm(point.gradient)) or 1.0
     step, smallest, largest = 1.0 / unit, *(limit / unit for limit in STEP_RANGE)
     num_iterations, u = start.num_iterations, min(unit, 1.0)
-    while (residual := _norm(_minus(_moved(problem, x, gradient, 1.0 / u), x))) > tolerance:
+
+    def ended(status: Status) -> Solution:
+        return Solution(point.x, point.objective, residual, num_iterations, status)
+
+    while (residual := _residual(problem, point, 1.0 / u)) > tolerance:
+        lines.tell(num_iterations, point.objective, residual)
         if num_iterations == start.num_iterations + max_iterations:
-            return Solution(x, objective, residual, num_iterations, "iteration limit")
+            return ended("iteration limit")
         while True:
-            new_x = _moved(problem, x, gradient, step)
-            move = _minus(new_x, x)
-            new_objective = float(hyper_objective(problem, new_x, entropy_weight=entropy_weight))
-            if new_objective == objective and _is_small(problem, x, gradient, 1.0 / unit, tolerance):
-                return Solution(x, objective, residual, num_iterations, "converged")
-            if new_objective <= objective - SUFFICIENT_DECREASE / step * _norm(move) ** 2:
+            new_x = _moved(problem, point.x, point.gradient, step)
+            move = _minus(new_x, point.x)
+            new = _measured(problem, new_x, entropy_weight, point.values)
+            # Where rounding keeps Φ from descending, a step that hardly moves x is as stationary as x can get.
+            if new.objective == point.objective and _residual(problem, point, 1.0 / unit) <= tolerance:
+                return ended("converged")
+            if new.objective <= point.objective - SUFFICIENT_DECREASE / step * _norm(move) ** 2:
                 break
             step /= 2
             if step < smallest:
-                is_rounding = _is_small(problem, x, gradient, 1.0 / unit, tolerance)
-                status = "converged" if is_rounding else "line search failed"
-                return Solution(x, objective, residual, num_iterations, status)
-        new_gradient = hyper_gradient(problem, new_x, entropy_weight=entropy_weight)
-        curvature = _dot(move, _minus(new_gradient, gradient))
+                is_rounding = _residual(problem, point, 1.0 / unit) <= tolerance
+                return ended("converged" if is_rounding else "line search failed")
+        check_finite("hyper_gradient", new.gradient)
+        curvature = _dot(move, _minus(new.gradient, point.gradient))
         step = float(np.clip(_norm(move) ** 2 / curvature if curvature > 0 else 4 * step, smallest, largest))
-        x, objective, gradient, num_iterations = new_x, new_objective, new_gradient, num_iterations + 1
-    return Solution(x, objective, residual, num_iterations, "converged")
+        point, num_iterations = new, num_iterations + 1
+    return ended("converged")
 
 
-def _is_small(problem: BilevelProblem, x: PyTree, gradient: PyTree, step: float, tolerance: float) -> bool:
-    """Whether a step hardly moves x: where rounding keeps Φ from descending, that is as stationary as x can get."""
-    return _norm(_minus(_moved(problem, x, gradient, step), x)) <= tolerance
+def _residual(problem: BilevelProblem, point: _Point, step: float) -> float:
+    """‖Π_X(x − step ∇Φ_τ(x)) − x‖."""
+    return _norm(_minus(_moved(problem, point.x, point.gradient, step), point.x))
+
+
+class _Lines:
+    """What `progress` writes to standard error."""
+
+    def __init__(self, is_shown: bool, num_starts: int):
+        self._is_shown, self._num_starts, self._last, self._stage = is_shown, num_starts, -np.inf, ""
+
+    def begin(self, number: int, entropy_weight: float):
+        self._stage = f"start {number + 1} of {self._num_starts}, entropy weight {entropy_weight:g}"
+
+    def tell(self, num_iterations: int, objective: float, residual: float):
+        now = time.monotonic()
+        if self._is_shown and now >= self._last + SECONDS_BETWEEN_LINES:
+            self._last = now
+            text = f"{self._stage}: {num_iterations} iterations, Φ = {objective:.6g}, residual {residual:.2g}"
+            print(text, file=sys.stderr, flush=True)
 
 
 def _moved(problem: BilevelProblem, x: PyTree, gradient: PyTree, step: float) -> PyTree:

@@ -9,15 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 
+from bilevel_rl.runs.course import LAGS, Course, share
 from bilevel_rl.runs.folder import Row, RunFolder, RunFolderError
 
 FEWEST_LOG_POINTS = 12
 """Rules compare the last quarter of a run with the one before; fewer log points say nothing."""
-
-LAGS, STOPPED_LEARNING = 0.1, 0.8
-"""A follower lags that misses this share of its return, and this share of what it missed a quarter of the run ago."""
 
 COLLAPSED, TOO_CERTAIN = 0.5, 0.05
 """A policy has collapsed that has less than this share of the best answer's entropy in the same states, and lies below
@@ -29,19 +26,12 @@ TOO_RANDOM = 0.15
 MISSED = 0.2
 """States are unexplored where the best answer spends this share of its time, and the follower hardly any."""
 
-WANDERS = 1.2
-"""x wanders that goes further in the second half of a run than it ever got from its start."""
-
-WORSE = 0.2
-"""The leader is worse off than at the start by this share of the range that its cost had over the run."""
-
-FELT = 0.2
-"""Where the leader's cost varied by less than this share of its size, x has not gone far: it is too early to say that
-it went astray, or it started near an optimum and stayed there."""
-
-FLAT, STILL_STEEP, AT_REST = 0.05, 0.2, 0.05
+FLAT, STILL_STEEP = 0.05, 0.2
 """Frozen: below this share of the slope that the first τ shows, while that one is this share of its largest, and x at
-rest: it moves between two log points by less than this share of its distance from the start."""
+rest."""
+
+BLURRED = 0.25
+"""τ is too large where the follower at τ_k would show the leader less than this share of what a step gains."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +46,7 @@ class Signature:
 
     name: str
     remedy: str
-    sign: Callable[["Course"], str | None]
+    sign: Callable[[Course], str | None]
 
 
 @dataclass(frozen=True)
@@ -76,103 +66,10 @@ class Finding:
     remedy: str
 
 
-class Course:
-    """The metric rows of one seed.
-
-    Args:
-        rows: in the order of the iterations.
-    """
-
-    def __init__(self, rows: Sequence[Row]):
-        self._columns = {name: np.array([row[name] for row in rows], float) for name in rows[0]}
-        self.num_points = len(rows)
-
-    def __getitem__(self, column: str) -> Float[np.ndarray, " points"]:
-        """A column; `KeyError` where the run does not have it."""
-        return self._columns[column]
-
-    def late(self, column: str) -> float:
-        """Median over the last quarter of the run."""
-        return float(np.nanmedian(self[column][3 * self.num_points // 4 :]))
-
-    def before(self, column: str) -> float:
-        """Median over the quarter before the last."""
-        return float(np.nanmedian(self[column][self.num_points // 2 : 3 * self.num_points // 4]))
-
-    @property
-    def entropy_of_uniform(self) -> float:
-        """log |A|: the policy's entropy in the first iteration."""
-        return float(self["lower_mean_entropy"][0])
-
-    @property
-    def missed_return(self) -> float:
-        """Share of its return that the follower misses, in the last quarter.
-
-        The return counts as no smaller than what was missed at the worst moment: it may be about 0.
-        """
-        missed = self.late("lower_residual")
-        return_ = max(missed + abs(self.late("lower_mean_reward")), np.nanmax(self["lower_residual"]))
-        return _share(missed, return_)
-
-    @property
-    def lags(self) -> bool:
-        """Whether the follower misses much of its return, and no longer catches up."""
-        has_stopped = self.late("lower_residual") > STOPPED_LEARNING * self.before("lower_residual")
-        return bool(self.missed_return > LAGS and has_stopped)
-
-    @property
-    def noise(self) -> float:
-        """Noise of an iteration of (U), as a multiple of the steepest slope that Φ showed; 0 for methods without (U).
-
-        That of the start or the median, since it may vanish where x ran to.
-        """
-        if "upper_noise" not in self._columns:
-            return 0.0
-        pairs = self["num_transitions"][-1] / self["num_iterations"][-1] / 2
-        noise = max(self["upper_noise"][0], np.nanmedian(self["upper_noise"]))
-        return _share(noise / np.sqrt(pairs), np.nanmax(self["hyper_gradient_norm"]))
-
-    @property
-    def wandering(self) -> float:
-        """Length of x's path in the second half of the run, as a multiple of its largest distance from the start."""
-        return _share(self["x_movement"][self.num_points // 2 :].sum(), self["x_distance"].max())
-
-    @property
-    def loss(self) -> float:
-        """How far the leader's cost ended above its start, as a share of the range that it had over the run."""
-        return _share(self.late("upper_objective") - self["upper_objective"][0], self._range_of_cost)
-
-    @property
-    def _range_of_cost(self) -> float:
-        return float(np.nanmax(self["upper_objective"]) - np.nanmin(self["upper_objective"]))
-
-    @property
-    def runs_away(self) -> bool:
-        """Whether x went astray: up and down without an end, or to where the leader pays more than at the start."""
-        return self.is_felt and (self.wandering > WANDERS or (self.loss > WORSE and self.is_at_rest))
-
-    @property
-    def is_at_rest(self) -> bool:
-        """Whether x has come to rest; until then it may still turn round."""
-        return _share(self.late("x_movement"), self["x_distance"].max()) < AT_REST
-
-    @property
-    def is_felt(self) -> bool:
-        """Whether x has gone far enough for the leader's cost to change."""
-        return bool(self._range_of_cost > FELT * np.nanmax(np.abs(self["upper_objective"])))
-
-    @property
-    def stray(self) -> str:
-        """Evidence of `runs_away`."""
-        if self.wandering > WANDERS:
-            return f"in the second half x went {self.wandering:.1f} times as far as it ever got from its start"
-        return f"the leader's cost ended above its start, by {self.loss:.0%} of its range"
-
-
 def collapsed(run: Course) -> str | None:
     """The softmax saturated on an over-valued action: less random than τ asks for, and wrong."""
     own, best = run.late("lower_mean_entropy"), run.late("optimal_entropy")
-    gap = _share(best - own, run.entropy_of_uniform)
+    gap = share(best - own, run.entropy_of_uniform)
     if not (run.lags and own < COLLAPSED * best and gap > TOO_CERTAIN):
         return None
     return (
@@ -203,7 +100,7 @@ def outrun(run: Course) -> str | None:
     """x moves faster than the follower can answer, and not because of noise."""
     if run.runs_away and run.noise <= 1:
         return f"{run.stray}, though the noise of its steps is only {run.noise:.2f} times the steepest slope of Φ"
-    gap = _share(run.late("lower_mean_entropy") - run.late("optimal_entropy"), run.entropy_of_uniform)
+    gap = share(run.late("lower_mean_entropy") - run.late("optimal_entropy"), run.entropy_of_uniform)
     if not (run.is_felt and run.is_at_rest and run.lags and gap > TOO_RANDOM):
         return None
     return (
@@ -215,14 +112,33 @@ def outrun(run: Course) -> str | None:
 def frozen(run: Course) -> str | None:
     """Φ_τ has become flat before x reached an optimum."""
     slope, first = run.late("hyper_gradient_norm"), run.late("hyper_gradient_norm_at_first_entropy")
-    share = _share(first, np.nanmax(run["hyper_gradient_norm_at_first_entropy"]))
-    if not (slope < FLAT * first and share > STILL_STEEP and run.is_at_rest):
+    remaining = share(first, np.nanmax(run["hyper_gradient_norm_at_first_entropy"]))
+    if not (slope < FLAT * first and remaining > STILL_STEEP and run.is_at_rest):
         return None
     fall = run["entropy_weight"][0] / run["entropy_weight"][-1]
     return (
         f"with τ {fall:.3g} times smaller the slope of Φ is {slope / first:.1%} of what the first τ shows at the same "
-        f"x, which is still {share:.0%} of its largest"
+        f"x, which is still {remaining:.0%} of its largest"
     )
+
+
+def blurred(run: Course) -> str | None:
+    """At the τ of the run the follower acts at random over differences that x could make."""
+    τ, evaluated = run["entropy_weight"][-1], run["evaluation_entropy_weight"][-1]
+    seen = share(run.late("descent_seen"), run.late("descent_left"))
+    if run.is_near_stationary or not (seen < BLURRED and τ > evaluated):
+        return None
+    return (
+        f"one exact step at τ = {evaluated:.3g} would lower Φ by {run.left:.0%} of its range over the run; at τ = "
+        f"{τ:.3g}, that of the run, the leader sees {max(seen, 0.0):.0%} of that"
+    )
+
+
+def short(run: Course) -> str | None:
+    """x came to rest before it was anywhere near a stationary point."""
+    if run.is_near_stationary or not run.is_at_rest:
+        return None
+    return f"x is at rest, and one exact step would lower Φ by {run.left:.0%} of its range over the run"
 
 
 SIGNATURES = (
@@ -243,6 +159,13 @@ SIGNATURES = (
     Signature(
         "x frozen (τ decays too fast)", "let τ decay more slowly, or start from a larger `entropy_weight`", frozen
     ),
+    Signature(
+        "τ too large for these rewards (x makes no difference)",
+        "lower `entropy_weight`, for `untuned` by scales=ProblemScales(reward, cost, x) with a smaller reward, or let "
+        "τ decay faster",
+        blurred,
+    ),
+    Signature("x stopped short (not near a stationary point)", "raise `upper`, or let it decay more slowly", short),
 )
 """In the order in which they are looked for: each seed gets the first that it shows."""
 
@@ -293,7 +216,7 @@ def _of_divergence(entry: dict) -> Finding:
 
 
 def _of_rows(rows: Sequence[Row]) -> Finding:
-    if rows[0].get("is_sampled") or "x_movement" not in rows[0]:  # Earlier versions did not write all columns.
+    if rows[0].get("is_sampled") or "descent_left" not in rows[0]:  # Earlier versions did not write all columns.
         evidence = "only divergence can be told: all other rules need exact columns (`--diagnostics exact`)"
         return Finding(NOT_JUDGED, (), evidence, "")
     if len(rows) < FEWEST_LOG_POINTS:
@@ -307,11 +230,9 @@ def _of_rows(rows: Sequence[Row]) -> Finding:
         f"Φ from {course['upper_objective'][0]:.4g} to {course['upper_objective'][-1]:.4g}, the follower misses "
         f"{course.missed_return:.1%} of its return"
     )
+    if not course.is_near_stationary:
+        evidence = f"x still moves, and one exact step would lower Φ by {course.left:.0%} of its range over the run"
+        return Finding(UNFINISHED, (), evidence, "run longer, or raise `upper`")
     if course.missed_return > LAGS:
         return Finding(UNFINISHED, (), evidence, "run longer")
     return Finding(HEALTHY, (), evidence, "")
-
-
-def _share(part: float, whole: float) -> float:
-    """part / whole; 0 where the whole is, because nothing ever moved."""
-    return float(part / whole) if whole > 0 else 0.0

@@ -4,7 +4,6 @@ Models that a dense solve can hold are measured exactly at every log point. Larg
 that the algorithm takes anyway, since an exact Φ would take longer than the run between two log points.
 """
 
-import math
 import warnings
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -19,10 +18,11 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 from bilevel_rl.algorithms import Algorithm
 from bilevel_rl.algorithms.step_sizes import StepSizeValues
 from bilevel_rl.environments import TabularMDP
+from bilevel_rl.exact.descent_left import descent_left
 from bilevel_rl.exact.evaluation import DENSE_LIMIT, occupancy, start_mean
 from bilevel_rl.exact.objectives import implicit_gradient
 from bilevel_rl.exact.oracle import in_double_precision
-from bilevel_rl.exact.soft_mdp import entropy, soft_optimal, soft_values
+from bilevel_rl.exact.soft_mdp import SoftSolution, entropy, soft_optimal, soft_values
 from bilevel_rl.exact.tables import linear_cost, reward_table
 from bilevel_rl.exact.upper_noise import upper_noise
 from bilevel_rl.formulation import BilevelProblem
@@ -46,6 +46,8 @@ class Measurement(NamedTuple):
         missed_occupancy: share of the best answer's time in states that π_θ visits `RARELY` as often, or less.
         hyper_gradient_norm_at_first_entropy: ‖∇Φ_{τ_0}(x_k)‖, the slope that the first entropy weight would show.
         upper_noise: root of the variance of (U)'s direction, from one pair of samples under π_θ and π_θᴸ.
+        descent_left: what the best exact step from x_k, no longer than x has come from its start, lowers Φ_{τ_eval} by.
+        descent_seen: what the same step lowers Φ_{τ_k} by; negative where it raises it.
     """
 
     upper_objective: Float[Array, "*seeds"]
@@ -58,6 +60,8 @@ class Measurement(NamedTuple):
     missed_occupancy: Float[Array, "*seeds"]
     hyper_gradient_norm_at_first_entropy: Float[Array, "*seeds"]
     upper_noise: Float[Array, "*seeds"] | None
+    descent_left: Float[Array, "*seeds"]
+    descent_seen: Float[Array, "*seeds"]
 
 
 RARELY = 0.01
@@ -124,6 +128,7 @@ def metric_columns(
         **{f"{name}_step": getattr(step_sizes, name) for name in ("upper", "actor", "critic")},
         "penalty": step_sizes.penalty,
         "entropy_weight": step_sizes.entropy,
+        "evaluation_entropy_weight": np.full(len(states.num_iterations), evaluation_entropy_weight),
         "is_sampled": np.full(len(states.num_iterations), int(not is_exact)),
         **measured,
     }
@@ -246,10 +251,6 @@ def metric_rows(columns: dict[str, np.ndarray], is_running: Bool[np.ndarray, " s
     ]
 
 
-def _written(number: float) -> float:
-    return math.nan if math.isinf(number) else number
-
-
 def measure(
     problem: BilevelProblem,
     x: PyTree,
@@ -287,11 +288,18 @@ def _measure(
         lower_occupancy = occupancy(mdp, jnp.exp(lower))
         # Every optimal policy is sought from the values of one that is close to it.
         lower_values = soft_values(mdp, reward, lower, τ)
-        answer = soft_optimal(mdp, reward, τ, start_values=lower_values)
-        evaluated = soft_optimal(mdp, reward, evaluation_entropy_weight, start_values=answer.values)
-        regularized_objective, gradient = implicit_gradient(problem, x, answer.log_policy, τ)
-        first_answer = soft_optimal(mdp, reward, first_entropy_weight, start_values=answer.values)
-        _, first_gradient = implicit_gradient(problem, x, first_answer.log_policy, first_entropy_weight)
+        weights = jnp.stack([evaluation_entropy_weight, τ, first_entropy_weight])
+
+        def at_weight(values: Array, τ: Array) -> tuple[Array, tuple[SoftSolution, Array, PyTree]]:
+            answer = soft_optimal(mdp, reward, τ, start_values=values)
+            return answer.values, (answer, *implicit_gradient(problem, x, answer.log_policy, τ))
+
+        _, (answers, objectives, gradients) = jax.lax.scan(at_weight, lower_values, weights)
+        answer = SoftSolution(*(leaf[1] for leaf in answers))
+        steepness = [optax.tree.norm(jax.tree.map(lambda leaf, i=i: leaf[i], gradients)) for i in range(3)]
+        distance = optax.tree.norm(jax.tree.map(jnp.subtract, x, problem.initial_x))
+        of_evaluation = jax.tree.map(lambda leaf: leaf[0], gradients)
+        left = descent_left(problem, x, of_evaluation, distance, weights[:2], objectives[:2], answers.values[:2])
         visits, best_visits = lower_occupancy.sum(1), occupancy(mdp, answer.policy).sum(1)
         penalized_residual = noise = None
         if others:
@@ -307,16 +315,18 @@ def _measure(
             return problem.upper.value(problem.mdp, x, state_action_occupancy, log_policy)
 
         return Measurement(
-            upper_objective=upper_value(occupancy(mdp, evaluated.policy), evaluated.log_policy),
-            regularized_objective=regularized_objective,
-            hyper_gradient_norm=optax.tree.norm(gradient),
+            upper_objective=objectives[0],
+            regularized_objective=objectives[1],
+            hyper_gradient_norm=steepness[1],
             upper_value=upper_value(lower_occupancy, lower),
             lower_residual=start_mean(mdp, answer.values - lower_values),
             penalized_residual=penalized_residual,
             optimal_entropy=jnp.sum(jnp.where(mdp.terminal, 0.0, visits) * entropy(answer.log_policy)),
             missed_occupancy=jnp.sum(jnp.where(visits < RARELY * best_visits, best_visits, 0.0)),
-            hyper_gradient_norm_at_first_entropy=optax.tree.norm(first_gradient),
+            hyper_gradient_norm_at_first_entropy=steepness[2],
             upper_noise=noise,
+            descent_left=left[0],
+            descent_seen=left[1],
         )
 
     # One after the other: under vmap the last bits would depend on how many seeds this process has.
