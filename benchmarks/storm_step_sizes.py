@@ -61,6 +61,7 @@ def main():
             result = brl.run(algorithm, jax.random.key(number), 2, 2_000, 100, folder=folder, progress=False)
             found = diagnose(RunFolder(folder))
             rows = list(csv.DictReader((Path(folder) / "metrics.csv").open()))
+        jax.clear_caches()  # The programs of all settings are more than a process may map.
         infinite = {name for row in rows for name, value in row.items() if not math.isfinite(float(value))}
         stopped = {divergence.seed for divergence in result.divergences}
         largest = [
@@ -75,6 +76,8 @@ def main():
             wrong += 1
             text = f"ζ {upper:.2g}, α {actor:.2g}, β {critic:.2g}, w {penalty:.2g}, τ {entropy:.2g}"
             print(f"setting {number} ({text}): infinite {sorted(infinite)}, silent {silent}, {largest}", flush=True)
+        if number % 20 == 19:
+            print(f"{number + 1} settings: {named} stopped, {diagnosed} diagnosed, {wrong} wrong", flush=True)
     print(
         f"{arguments.settings} settings of 2 seeds: {named} seeds stopped by name, {diagnosed} diagnosed, {wrong} wrong"
     )

@@ -174,7 +174,8 @@ class ModelBased(SampledAlgorithm):
         """
         checks.instance("problem", problem, BilevelProblem)
         checks.integer("num_chains", num_chains, at_least=1)
-        scales = measure_scales(problem) if scales is None else checks.instance("scales", scales, ProblemScales)
+        scales = measure_scales(problem) if scales is None else scales
+        checks.instance("scales", scales, ProblemScales)
         mdp, num_steps = problem.mdp, 2
         held = mdp.num_states * mdp.num_actions / ((1 - mdp.discount) * num_steps * num_chains)
         τ = ENTROPY_SHARE * scales.reward if problem.entropy_weight is None else problem.entropy_weight
@@ -243,7 +244,8 @@ class ModelBased(SampledAlgorithm):
 
         def upper(x: PyTree) -> Array:
             gains = jnp.sum((d[LOWER] - d[PENALIZED]) * reward_table(problem, x))
-            return problem.upper.regularizer(x) + gains / w + jnp.sum(d[PENALIZED] * cost_table(problem, x))
+            costs = jnp.sum(d[PENALIZED] * cost_table(problem, x))
+            return jnp.asarray(problem.upper.regularizer(x)) + gains / w + costs
 
         x, gradient, memory = self.upper_steps.step(
             jax.grad(upper), state.x, state.upper_memory, state.num_iterations, step_size.upper, problem.project
