@@ -194,7 +194,7 @@ def _is_valid(line: Sequence[str]) -> bool:
     if option in ("--target", "--initial-target") and token == "-1":
         return True
     if token == "None":
-        return option == "--seeds-per-group"
+        return option in ("--seeds-per-group", "--hidden-size")
     if token in ("inf", "1e400"):
         return option == "--checkpoint-every"
     if token == "1.5":

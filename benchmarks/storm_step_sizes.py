@@ -13,7 +13,9 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import bilevel_rl as brl
@@ -24,16 +26,37 @@ HEALTHY = 1e6
 """Rewards and costs are of the order 1 and γ = 0.9: what is larger than this has diverged, or is about to."""
 
 
+class Reward(eqx.Module):
+    """x_s for action 1, and a table: a leaf, so that the problems of all settings share their programs."""
+
+    table: np.ndarray
+
+    def __call__(self, x: jax.Array, s: jax.Array, a: jax.Array) -> jax.Array:
+        return x[s] * (a == 1) + jnp.asarray(self.table)[s, a]
+
+
+class Cost(eqx.Module):
+    """A table."""
+
+    table: np.ndarray
+
+    def __call__(self, x: jax.Array, s: jax.Array, a: jax.Array) -> jax.Array:
+        return jnp.asarray(self.table)[s, a]
+
+
+def price(x: jax.Array) -> jax.Array:
+    """What the leader pays for x."""
+    return 0.1 * jnp.sum(x**2)
+
+
 def problem_of(generator: np.random.Generator) -> brl.BilevelProblem:
     """A random MDP with a reward and a cost of every pair."""
     kernel = generator.dirichlet(np.ones(4), size=(4, 2))
     table, cost = generator.normal(size=(4, 2)), generator.uniform(size=(4, 2))
     return brl.BilevelProblem(
         brl.TabularMDP.from_dense(kernel, initial=np.ones(4) / 4, discount=0.9),
-        lambda x, s, a: x[s] * (a == 1) + jax.numpy.asarray(table)[s, a],
-        brl.OccupancyCost(
-            cost=lambda x, s, a: jax.numpy.asarray(cost)[s, a], regularizer=lambda x: 0.1 * jax.numpy.sum(x**2)
-        ),
+        Reward(table),
+        brl.OccupancyCost(cost=Cost(cost), regularizer=price),
         initial_x=np.zeros(4),
     )
 
@@ -61,7 +84,6 @@ def main():
             result = brl.run(algorithm, jax.random.key(number), 2, 2_000, 100, folder=folder, progress=False)
             found = diagnose(RunFolder(folder))
             rows = list(csv.DictReader((Path(folder) / "metrics.csv").open()))
-        jax.clear_caches()  # The programs of all settings are more than a process may map.
         infinite = {name for row in rows for name, value in row.items() if not math.isfinite(float(value))}
         stopped = {divergence.seed for divergence in result.divergences}
         largest = [

@@ -28,7 +28,7 @@ class FrozenLake:
         discount: γ.
         goal_value: an arrival's worth, in units of the follower's reward.
         largest_bonus: of a square.
-        entropy_weight: λ, what the follower gains from entropy; None for a follower that values none.
+        entropy_weight: λ, what the follower gains from entropy.
 
     Raises:
         TypeError: an argument is of another type.
@@ -44,11 +44,12 @@ class FrozenLake:
     discount: float = 0.95
     goal_value: float = 50.0
     largest_bonus: float = 0.5
-    entropy_weight: float | None = 0.05
+    entropy_weight: float = 0.05
 
     def problem(self) -> BilevelProblem:
         """What is solved."""
-        for name in ("goal_value", "largest_bonus"):
+        checks.number("largest_bonus", self.largest_bonus, above=0, at_most=1e6)
+        for name in ("goal_value", "entropy_weight"):
             checks.number(name, getattr(self, name), above=0)
         table = gymnasium_reward(LAKE, is_slippery=True)
         num_squares, largest = len(table), float(table.max())

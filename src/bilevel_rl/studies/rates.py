@@ -79,6 +79,7 @@ class Rates(Experiment):
                 f"log_every and num_iterations must be multiples of num_inner_steps, {self.num_inner_steps}, so that "
                 f"all methods are measured at the same transitions; got {self.run.log_every}, {self.run.num_iterations}"
             )
+        checks.number("nested_upper", self.nested_upper, at_least=0)
         problem, τ = self.problem(), self.entropy_weight
         decaying = StepSizes.decaying(upper=self.upper, entropy=τ, offset=self.offset)
         constant = StepSizes.constant_entropy(upper=self.upper, entropy=τ, offset=self.offset)

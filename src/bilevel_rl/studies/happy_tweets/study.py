@@ -50,6 +50,7 @@ class TweetRunConfig:
 
     def check(self):
         """Raises `ValueError` for numbers that cannot be run with; the rest is checked with the trainer's options."""
+        checks.integer("num_iterations", self.num_iterations, at_least=1)
         if self.num_evaluated < 2:
             raise ValueError(f"num_evaluated must be at least 2, got {self.num_evaluated}")
 
@@ -131,6 +132,12 @@ class HappyTweets(Study):
     def check(self):
         """Raises `TypeError` or `ValueError` for options that cannot be trained with."""
         self.run.check()
+        checks.number("actor", self.actor, at_least=0)
+        checks.integer("num_preferences", self.num_preferences, at_least=0)
+        for name in ("refit_every", "num_inner_steps"):
+            checks.integer(name, getattr(self, name), at_least=1)
+        if self.cache == "":
+            raise ValueError("cache must be a folder, got ''; leave it out for the user's cache folder")
         if self.hidden_size is not None:
             checks.integer("hidden_size", self.hidden_size, at_least=1)
         self.trainer_config()
