@@ -38,9 +38,10 @@ def draw_comparison(folder: RunFolder):
                 (gap, outcome.transitions, gaps),
                 (against_time, seconds, gaps),
             ):
-                (line,) = axes.plot(cost, mean, label=name, **marks)
-                axes.fill_between(cost, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
-        gap.set_yscale("log")
+                shown = cost > 0 if axes is not objective else cost >= 0  # A logarithmic axis has no start.
+                (line,) = axes.plot(cost[shown], mean[shown], label=name, **marks)
+                axes.fill_between(cost[shown], low[shown], high[shown], color=line.get_color(), alpha=0.2, linewidth=0)
+        gap.set(xscale="log", yscale="log")  # Some methods are done before others have begun.
         lowest_shown = gap.get_ylim()[0]
         objective.axhline(optimum, color=style.accent, linestyle="--", linewidth=1.2, label="optimum Φ*")
         for name, outcome in outcomes.items():
@@ -51,9 +52,11 @@ def draw_comparison(folder: RunFolder):
                     axes.axhline(level, color="#888888", linestyle=":", linewidth=1.4, label=label)
         objective.set(ylabel="Φ(x)", title="What the leader pays: interquartile mean, 95 %")
         gap.set(ylabel="Φ(x) − Φ*", title="Gap to the optimum", ylim=(lowest_shown, None))
-        against_time.set(yscale="log", xlabel="seconds of the compiled loop per seed", title="The same against time")
-        for axes in (objective, gap):
-            label_transitions(axes)
+        gap.set_xlabel("environment transitions per seed")
+        against_time.set(
+            xscale="log", yscale="log", xlabel="seconds of the compiled loop per seed", title="The same against time"
+        )
+        label_transitions(objective)
         figure.legend(*objective.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="small")
         return figure
 
