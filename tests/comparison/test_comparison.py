@@ -299,7 +299,7 @@ def test_the_table_ranks_tests_and_marks():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"methods": ("single-loop", "simplex")}, "does not know simplex; it knows single-loop, partial-sgd"),
+        ({"methods": ("single-loop", "simplex")}, "does not know simplex; it knows single-loop, single-loop-coupled"),
         ({"methods": ()}, "at least one method"),
         ({"methods": ("single-loop", "single-loop")}, "none twice"),
         ({"budget": -1.0}, "--budget must be a positive number of transitions, got -1"),

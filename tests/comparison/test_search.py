@@ -285,7 +285,7 @@ def test_the_known_optimum_of_wind_design_is_the_end_of_exact_descent(monkeypatc
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "simplex"}, "--method does not know simplex; it knows single-loop, partial-sgd"),
+        ({"method": "simplex"}, "--method does not know simplex; it knows single-loop, single-loop-coupled"),
         ({"budget": 0.5}, "--budget must be a positive number of transitions, got 0.5"),
         ({"budget": 31.0}, "does not pay for one iteration of single-loop, which takes 32 transitions"),
         ({"method": "nested-loop", "budget": 2_559.0}, "of nested-loop, which takes 2,560 transitions"),

@@ -10,12 +10,15 @@ import pytest
 from test_loop import Counter
 
 from bilevel_rl.runs.folder import DamagedFileError, RunFolder, RunFolderError
+from bilevel_rl.runs.log_points import LogPoints
 from bilevel_rl.runs.loop import follow
 from small_runs import small_algorithm, small_run
 
 
 def run(folder, num_iterations=9):
-    return follow(Counter(), num_iterations, 3, folder=RunFolder(folder), checkpoint_every=0.0, progress=False)
+    return follow(
+        Counter(), num_iterations, LogPoints(3), folder=RunFolder(folder), checkpoint_every=0.0, progress=False
+    )
 
 
 def metrics_of(path):
@@ -159,7 +162,7 @@ def test_json_that_is_none_is_named(copy, name, content):
     engine = Counter(diverges_at=100)
     with pytest.raises(DamagedFileError, match=f"{name} is damaged: it "):
         RunFolder(copy).read_divergences() if name == "divergences.json" else follow(
-            engine, 12, 3, folder=RunFolder(copy), checkpoint_every=0.0, progress=False
+            engine, 12, LogPoints(3), folder=RunFolder(copy), checkpoint_every=0.0, progress=False
         )
 
 

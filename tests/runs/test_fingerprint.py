@@ -159,8 +159,9 @@ def test_another_process_has_the_same_digests():
         print([here.of(make(3.0)) for make in here.KINDS], here.of_object(here.Scale(2.0)), here.of_object({"b", "a"}))
         import bilevel_rl as brl
         from bilevel_rl.runs.identity import identity_of
+        from bilevel_rl.runs.log_points import LogPoints
         algorithm = brl.SingleLoopActorCritic(brl.problems.goal_position(size=3, target=(2, 0), initial_x=(0, 2)))
-        print(identity_of(algorithm, jax.random.key(0), 10))
+        print(identity_of(algorithm, jax.random.key(0), LogPoints(10)))
     """
     answers = [
         subprocess.run(

@@ -16,6 +16,7 @@ import bilevel_rl as brl
 from bilevel_rl.cli import main
 from bilevel_rl.runs import identity
 from bilevel_rl.runs.identity import differences, identity_of
+from bilevel_rl.runs.log_points import LogPoints
 from garnets import random_problem
 
 KEY = jax.random.key(0)
@@ -32,7 +33,7 @@ def algorithm(
 
 def between(one, other, program: str | None = "not traced"):
     """What a run of `other` in the folder of `one` is told."""
-    noted, now = (json.loads(json.dumps(identity_of(which, KEY, 10, program))) for which in (one, other))
+    noted, now = (json.loads(json.dumps(identity_of(which, KEY, LogPoints(10), program))) for which in (one, other))
     return differences(noted, now)
 
 
@@ -204,14 +205,14 @@ def test_an_option_that_no_part_shows_is_seen_in_the_program():
 )
 def test_settings_of_jax_that_decide_numbers_are_part_of_a_run(request, setting, there, here):
     name = request.node.callspec.id
-    noted = identity_of(algorithm(), KEY, 10, "not traced")
+    noted = identity_of(algorithm(), KEY, LogPoints(10), "not traced")
     with setting(here):
-        now = identity_of(algorithm(), KEY, 10, "not traced")
+        now = identity_of(algorithm(), KEY, LogPoints(10), "not traced")
     assert f"its {name} is {there}, not {here}" in differences(noted, now)
 
 
 def test_a_folder_of_an_earlier_version_is_not_gone_on_with():
-    now = identity_of(algorithm(), KEY, 10, "not traced")
+    now = identity_of(algorithm(), KEY, LogPoints(10), "not traced")
     noted = {name: value for name, value in now.items() if name != "digests"}
     assert differences(noted, now) == ["it was begun by a version that did not note what it computes"]
 

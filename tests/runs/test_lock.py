@@ -10,6 +10,7 @@ from test_loop import Counter, OneProcess
 
 from bilevel_rl.runs import lock
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
+from bilevel_rl.runs.log_points import LogPoints
 from bilevel_rl.runs.loop import follow
 
 HOLD = """
@@ -37,7 +38,7 @@ def test_a_folder_in_use_is_refused_by_who_holds_it(holder, tmp_path):
     with pytest.raises(RunFolderError, match=message), lock.hold(tmp_path):
         pytest.fail("both hold it")
     with pytest.raises(RunFolderError, match="is in use"):
-        follow(Counter(), 7, 3, folder=RunFolder(tmp_path), checkpoint_every=0.0, progress=False)
+        follow(Counter(), 7, LogPoints(3), folder=RunFolder(tmp_path), checkpoint_every=0.0, progress=False)
     assert {entry.name for entry in tmp_path.iterdir()} == {"lock"}
 
 
@@ -86,7 +87,7 @@ def test_the_holder_may_ask_again_but_another_thread_may_not(tmp_path):
 def test_a_crew_that_may_not_work_hears_of_it(holder, tmp_path):
     crew = OneProcess()
     with pytest.raises(RunFolderError):
-        follow(Counter(crew=crew), 7, 3, folder=RunFolder(tmp_path), checkpoint_every=0.0, progress=False)
+        follow(Counter(crew=crew), 7, LogPoints(3), folder=RunFolder(tmp_path), checkpoint_every=0.0, progress=False)
     assert crew.asked == [False]
     with (
         pytest.raises(RunFolderError, match="it says why"),

@@ -7,6 +7,7 @@ import pytest
 
 from bilevel_rl.runs.divergence import Divergence
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
+from bilevel_rl.runs.log_points import LogPoints
 from bilevel_rl.runs.loop import Engine, Point, follow
 
 CAUSE = "the test says so"
@@ -84,7 +85,9 @@ class Counter(Engine):
 
 
 def run(engine, num_iterations=7, log_every=3, *, folder=None, checkpoint_every=0.0):
-    return follow(engine, num_iterations, log_every, folder=folder, checkpoint_every=checkpoint_every, progress=False)
+    return follow(
+        engine, num_iterations, LogPoints(log_every), folder=folder, checkpoint_every=checkpoint_every, progress=False
+    )
 
 
 def logged(rows):
