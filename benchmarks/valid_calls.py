@@ -223,7 +223,7 @@ def of_problems() -> list[Call]:
              {**of_grid, "size": count(2, 46_340), "hazards": of_grid["walls"]}),
         Call("frozen_lake", p.frozen_lake,
              {"discount": 0.9, "goal_value": 50.0, "largest_bonus": 0.5, "entropy_weight": 0.05},
-             {"discount": between(0, 1 - 1e-9), "goal_value": POSITIVE, "largest_bonus": between(0, 1e6),
+             {"discount": between(0, 1 - 1e-9), "goal_value": POSITIVE, "largest_bonus": between(0, 1e6, open_low=True),
               "entropy_weight": POSITIVE}),
         Call("goal_position", p.goal_position,
              {**grid, "target": (2, 0), "initial_x": (0, 2), "home": (0, 0), "width": 2.0, "installation_cost": 0.1},

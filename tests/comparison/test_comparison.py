@@ -17,6 +17,7 @@ from bilevel_rl.comparison.search import choose
 from bilevel_rl.comparison.tables import HEADER, table_rows
 from bilevel_rl.comparison.tasks import Task, run_task
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
+from bilevel_rl.runs.log_points import LogPoints
 from bilevel_rl.runs.statistics import interquartile_mean
 from comparison.small_comparison import CONFIG, PROBLEM, RESULTS, SETTINGS, with_settings
 from small_runs import small_algorithm
@@ -51,6 +52,10 @@ def final_rows(path):
     return [row for row in rows if row["num_iterations"] == rows[-1]["num_iterations"]]
 
 
+EARLY = {"single-loop": [0, 32, 96, 192, 384, 800], "partial-sgd": [0, 16, 48, 96, 192, 400, 800]}
+"""Transitions of the log points before the first quarter of a run: halves of halves of its iterations."""
+
+
 def test_every_method_gets_the_same_budget_in_every_task(finished_comparison):
     for name in NAMES:
         paths = sorted((finished_comparison.path / "tuning" / name).iterdir())
@@ -61,7 +66,7 @@ def test_every_method_gets_the_same_budget_in_every_task(finished_comparison):
         assert [path.name for path in paths] == ["seed-0", "seed-1", "seed-2"]
         for path in paths:
             transitions = [row["num_transitions"] for row in RunFolder(path).read_rows("metrics")]
-            assert transitions == [0, 1_600, 3_200, 4_800, 6_400]
+            assert transitions == [*EARLY[name], 1_600, 3_200, 4_800, 6_400]
 
 
 def test_the_protocol_says_what_was_tried_and_chosen(finished_comparison):
@@ -104,7 +109,7 @@ def test_a_final_task_is_a_run_with_the_chosen_parameters(finished_comparison):
     chosen = protocol(finished_comparison)["methods"][name]["chosen"]
     algorithm = METHODS[name].build(problem, chosen, lambda cost: 6_400 // cost)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), 2)
-    metrics = run(algorithm, key, 1, 200, 50, progress=False).metrics
+    metrics = run(algorithm, key, 1, 200, LogPoints(50, 8), progress=False).metrics
     rows = RunFolder(finished_comparison.path / f"final/{name}/seed-2").read_rows("metrics")
     for column in ("upper_objective", "x0", "lower_mean_reward", "num_transitions"):
         assert [row[column] for row in rows] == metrics[column].tolist(), column
@@ -260,10 +265,10 @@ def test_a_method_without_transitions_has_one_seed_and_is_a_line_to_compare_with
     with_settings(methods=(*NAMES, "free")).main(copied, progress=False)
     assert [path.name for path in (copied.path / "final/free").iterdir()] == ["seed-0"]
     rows = RunFolder(copied.path / "final/free/seed-0").read_rows("metrics")
-    assert [row["num_iterations"] for row in rows] == [FREE_ITERATIONS * i // 4 for i in range(5)]
+    assert [row["num_iterations"] for row in rows] == [0, 1, 2, 4, 9, 18, 37, 75, 150, 225, FREE_ITERATIONS]
     outcome = read_outcomes(copied)[0]["free"]
     assert outcome.is_reference
-    assert outcome.objectives.shape == (1, 5)
+    assert outcome.objectives.shape == (1, 11)
     *_, last = (copied.path / "table.md").read_text().splitlines()
     assert last.startswith("| free | ")
     assert last.count("–") == 4  # two intervals, test, and transitions

@@ -195,7 +195,8 @@ def test_large_models_are_measured_from_samples_unless_told_otherwise(monkeypatc
 
 def test_samples_take_the_place_of_what_is_not_measured():
     sampled, exactly = rows(how="sampled"), rows()
-    assert set(exactly[0]) - set(sampled[0]) == set(Measurement._fields) - {"upper_value"}
+    measured = set(Measurement._fields) | {"evaluation_entropy_weight"}
+    assert set(exactly[0]) - set(sampled[0]) == measured - {"upper_value"}
     for seed, (row, other) in enumerate(zip(sampled, exactly, strict=True)):
         price = float(small_algorithm().problem.upper.regularizer(jnp.asarray(states().x[seed])))
         assert row["is_sampled"] == 1

@@ -120,6 +120,7 @@ def metric_columns(
             evaluation_entropy_weight=evaluation_entropy_weight,
         )
         measured = {name: values for name, values in measured._asdict().items() if values is not None}
+        measured["evaluation_entropy_weight"] = np.full(len(states.num_iterations), evaluation_entropy_weight)
     else:
         measured = {"upper_value": info.mean_cost[:, 0] + prices}
     columns = {
@@ -128,7 +129,6 @@ def metric_columns(
         **{f"{name}_step": getattr(step_sizes, name) for name in ("upper", "actor", "critic")},
         "penalty": step_sizes.penalty,
         "entropy_weight": step_sizes.entropy,
-        "evaluation_entropy_weight": np.full(len(states.num_iterations), evaluation_entropy_weight),
         "is_sampled": np.full(len(states.num_iterations), int(not is_exact)),
         **measured,
     }
