@@ -8,8 +8,8 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 def check_discount(discount: Any) -> float:
     """γ as a number; `ValueError` for anything outside of [0, 1), and for what is no number."""
-    is_number = isinstance(discount, SupportsFloat) and not isinstance(discount, bool | np.bool_)
-    if np.ndim(discount) or not is_number or not 0 <= discount < 1:  # pyright: ignore[reportOperatorIssue]
+    is_scalar = np.ndim(discount) == 0 and not isinstance(discount, bool | np.bool_)
+    if not is_scalar or not isinstance(discount, SupportsFloat) or not 0 <= discount < 1:  # pyright: ignore
         raise ValueError(f"discount must lie in [0, 1), got {discount!r}; episodic tasks: use e.g. 0.99")
     return float(discount)
 
