@@ -9,7 +9,7 @@ depends on the counts alone, and half a run's answer is that of a run half as lo
 """
 
 import math
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -18,14 +18,12 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from bilevel_rl import checks
-from bilevel_rl.algorithms.followers import Followers, draw_uniforms
-from bilevel_rl.algorithms.learned_model import Counts, PossibleTransitions
-from bilevel_rl.algorithms.sampled import SampledAlgorithm
+from bilevel_rl.algorithms.counting import CountingAlgorithm
+from bilevel_rl.algorithms.learned_model import Counts
 from bilevel_rl.algorithms.step_sizes import StepSizes
 from bilevel_rl.exact.objectives import implicit_gradient
 from bilevel_rl.exact.soft_mdp import soft_optimal
 from bilevel_rl.exact.tables import reward_table
-from bilevel_rl.formulation import BilevelProblem
 
 GROWTH = 1.5
 """How many times as many transitions there are at a plan as at the one before."""
@@ -64,7 +62,7 @@ class CertaintyEquivalenceInfo(NamedTuple):
     mean_cost: Float[Array, "1"]
 
 
-class CertaintyEquivalence(SampledAlgorithm):
+class CertaintyEquivalence(CountingAlgorithm):
     """Exact descent on the counted kernel, planned anew at times that grow geometrically.
 
     An iteration costs T B environment transitions.
@@ -78,37 +76,14 @@ class CertaintyEquivalence(SampledAlgorithm):
 
     Raises:
         TypeError: an argument is of another type.
-        ValueError: a number is not positive, or as `SampledAlgorithm`.
+        ValueError: a number is not positive, or as `CountingAlgorithm`.
     """
 
     step_sizes: StepSizes = eqx.field(default_factory=lambda: StepSizes.constant_entropy(upper=0.1, offset=50.0))
-    num_steps: int = eqx.field(static=True, default=4, kw_only=True)
     num_planning_steps: int = eqx.field(static=True, default=150, kw_only=True)
-    possible: PossibleTransitions = eqx.field(init=False)
-    has_critics: ClassVar[bool] = False
-
-    def __post_init__(self):
-        checks.instance("problem", self.problem, BilevelProblem)
-        self.possible = PossibleTransitions.of(self.problem.mdp)
 
     def __check_init__(self):
-        for name in ("num_steps", "num_planning_steps"):
-            checks.integer(name, getattr(self, name), at_least=1)
-
-    @property
-    def followers(self) -> Followers:
-        """How the chains move."""
-        return Followers(self.num_chains, coupled=False, num_steps=self.num_steps)
-
-    @property
-    def num_followers(self) -> int:
-        """One with chains, which tries everything evenly."""
-        return 1
-
-    @property
-    def num_transitions_per_iteration(self) -> int:
-        """Environment transitions of one iteration: T of every chain."""
-        return self.num_steps * self.num_chains
+        checks.integer("num_planning_steps", self.num_planning_steps, at_least=1)
 
     def init(self, key: Array) -> CertaintyEquivalenceState:
         """Nothing counted but the chains' starts, a uniform policy, x at the problem's start."""
@@ -123,11 +98,6 @@ class CertaintyEquivalence(SampledAlgorithm):
             counts=self.possible.none_counted(mdp, chain_states),
             chain_states=chain_states,
         )
-
-    def draw(self, key: Array, num_iterations: int) -> Float[Array, "iterations U 1 B"]:
-        """Uniforms for every transition's action, successor, restart and start."""
-        num_uniforms = self.followers.num_uniforms(self.problem.environment)
-        return draw_uniforms(key, num_iterations, num_uniforms, 1, self.num_chains)
 
     def step(
         self, uniforms: Float[Array, "U 1 B"], state: CertaintyEquivalenceState

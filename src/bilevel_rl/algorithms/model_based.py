@@ -33,7 +33,7 @@ reward that is an expectation over s' tells it something of P.
 
 import math
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -42,17 +42,17 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from bilevel_rl import checks
-from bilevel_rl.algorithms.followers import LOWER, PENALIZED, Followers, draw_uniforms
-from bilevel_rl.algorithms.learned_model import Counts, PossibleTransitions
-from bilevel_rl.algorithms.sampled import SampledAlgorithm
+from bilevel_rl.algorithms.counting import CountingAlgorithm
+from bilevel_rl.algorithms.followers import LOWER, PENALIZED
+from bilevel_rl.algorithms.learned_model import Counts
 from bilevel_rl.algorithms.step_sizes import StepSizes
-from bilevel_rl.algorithms.upper_steps import Memory, UpperSteps
+from bilevel_rl.algorithms.upper_steps import ADAM, Memory, UpperSteps
 from bilevel_rl.exact.soft_mdp import entropy
 from bilevel_rl.exact.tables import cost_table, reward_table
 from bilevel_rl.formulation import BilevelProblem, ProblemScales, measure_scales
+from bilevel_rl.formulation.scales import ENTROPY_SHARE
 
 EXPLORER = 2
-ADAM = optax.adam(1.0, eps=1e-18)
 
 UNCHANGED = 1e-2
 """Sweeps go on until they change differences of V by less than this share of τ, and occupancies by this share of all
@@ -60,7 +60,6 @@ mass. No policy depends on more than differences."""
 
 UPPER_DISTANCE = 45.0
 PENALTY_OVER_ENTROPY = 10.0
-ENTROPY_SHARE = 0.1
 EXPONENTS = (9 / 10, 0.0, 0.0, 1 / 2, 1 / 2)
 """Of the steps that `ModelBased.untuned` works out, in the order (ζ, α, β, w, τ)."""
 
@@ -109,7 +108,7 @@ class ModelBasedInfo(NamedTuple):
     squared_upper_gradient: Float[Array, ""]
 
 
-class ModelBased(SampledAlgorithm):
+class ModelBased(CountingAlgorithm):
     """(M) and (U) on the estimated kernel.
 
     An iteration costs T B environment transitions.
@@ -125,7 +124,7 @@ class ModelBased(SampledAlgorithm):
 
     Raises:
         TypeError: an argument is of another type.
-        ValueError: a number is not positive, or as `SampledAlgorithm`.
+        ValueError: a number is not positive, or as `CountingAlgorithm`.
 
     Example:
         >>> import jax, bilevel_rl as brl
@@ -141,16 +140,9 @@ class ModelBased(SampledAlgorithm):
     max_sweeps: int = eqx.field(static=True, default=32, kw_only=True)
     num_tries: float = eqx.field(static=True, default=5.0, kw_only=True)
     upper_steps: UpperSteps = eqx.field(default_factory=lambda: UpperSteps(ADAM, averaging=3.0), kw_only=True)
-    possible: PossibleTransitions = eqx.field(init=False)
-    has_critics: ClassVar[bool] = False
-
-    def __post_init__(self):
-        checks.instance("problem", self.problem, BilevelProblem)
-        self.possible = PossibleTransitions.of(self.problem.mdp)
 
     def __check_init__(self):
-        for name in ("num_steps", "max_sweeps"):
-            checks.integer(name, getattr(self, name), at_least=1)
+        checks.integer("max_sweeps", self.max_sweeps, at_least=1)
         checks.number("num_tries", self.num_tries, at_least=0)
         checks.instance("upper_steps", self.upper_steps, UpperSteps)
 
@@ -190,21 +182,6 @@ class ModelBased(SampledAlgorithm):
         )
         return cls(problem, step_sizes, num_chains, num_steps=num_steps)
 
-    @property
-    def followers(self) -> Followers:
-        """How the explorer acts."""
-        return Followers(self.num_chains, coupled=False, num_steps=self.num_steps)
-
-    @property
-    def num_followers(self) -> int:
-        """One with chains, the explorer."""
-        return 1
-
-    @property
-    def num_transitions_per_iteration(self) -> int:
-        """Environment transitions of one iteration: T of every chain."""
-        return self.num_steps * self.num_chains
-
     def init(self, key: Array) -> ModelBasedState:
         """Nothing counted but the chains' starts, V = 0, x at the problem's start."""
         mdp, x = self.problem.mdp, self.problem.start(jax.random.fold_in(key, 1))
@@ -219,11 +196,6 @@ class ModelBased(SampledAlgorithm):
             chain_states=chain_states,
             upper_memory=self.upper_steps.init(x),
         )
-
-    def draw(self, key: Array, num_iterations: int) -> Float[Array, "iterations U 1 B"]:
-        """Uniforms for every transition's action, successor, restart and start."""
-        num_uniforms = self.followers.num_uniforms(self.problem.environment)
-        return draw_uniforms(key, num_iterations, num_uniforms, 1, self.num_chains)
 
     def step(self, uniforms: Float[Array, "U 1 B"], state: ModelBasedState) -> tuple[ModelBasedState, ModelBasedInfo]:
         """One iteration: T transitions of every chain, the counts, the sweeps (M), and one step (U)."""

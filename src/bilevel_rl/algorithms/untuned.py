@@ -19,13 +19,11 @@ iteration, and c_x times the same x. docs/untuned.md says how the six numbers we
 
 import warnings
 
-import optax
-
 from bilevel_rl import checks
 from bilevel_rl.algorithms.followers import Followers
 from bilevel_rl.algorithms.single_loop import SingleLoopActorCritic
 from bilevel_rl.algorithms.step_sizes import ScheduleWarning, StepSizes
-from bilevel_rl.algorithms.upper_steps import UpperSteps
+from bilevel_rl.algorithms.upper_steps import ADAM, UpperSteps
 from bilevel_rl.formulation import BilevelProblem, ProblemScales, measure_scales
 from bilevel_rl.formulation.scales import ENTROPY_SHARE
 
@@ -37,9 +35,6 @@ VISITS = 640.0
 HELD_TRANSITIONS = 320_000.0
 AVERAGING = 3.0
 EXPONENTS = (9 / 10, 1 / 2, 1 / 2, 3 / 20, 1 / 20)
-
-ADAM = optax.adam(1.0, eps=1e-18)
-"""Blind to the gradient's unit: the offset is only for gradients whose squares single precision rounds to 0."""
 
 
 def untuned(

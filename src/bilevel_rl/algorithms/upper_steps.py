@@ -20,6 +20,9 @@ from bilevel_rl.algorithms.step_sizes import PowerDecay
 
 PLAIN = optax.sgd(1.0)
 
+ADAM = optax.adam(1.0, eps=1e-18)
+"""Blind to the gradient's unit: the offset is only for gradients whose squares single precision rounds to 0."""
+
 Estimate = Callable[[PyTree], PyTree]
 """From x to an estimate of the upper gradient there, from this iteration's samples."""
 
