@@ -70,7 +70,7 @@ COLUMNS = [
     "x_movement",
 ]
 INFO_COLUMNS = COLUMNS[-11:-2]
-EXACT_COLUMNS = COLUMNS[10:22]
+EXACT_COLUMNS = ["evaluation_entropy_weight", *COLUMNS[10:22]]
 
 
 def assert_same_bits(left, right):
