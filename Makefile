@@ -12,7 +12,7 @@ WITHOUT_LM := $(LM:%=--ignore=%)
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: run test test-rest test-all coverage lm test-lm lint clean
+.PHONY: run test test-rest test-long test-all coverage lm test-lm lint clean
 
 run: .venv/.installed
 	$(BIN)/bilevel-rl run $(EXPERIMENT) $(ARGS)
@@ -23,9 +23,13 @@ test: .venv/.installed-dev
 
 # Sampling with many draws, long runs, whole commands, storms of kills, several processes.
 test-rest: .venv/.installed-dev
-	$(PYTEST) -m slow $(WITHOUT_LM) $(ARGS)
+	$(PYTEST) -m 'slow and not long' $(WITHOUT_LM) $(ARGS)
 
-test-all: test test-rest
+# The same again for every method, experiment and key: by hand, before a release.
+test-long: .venv/.installed-dev
+	$(PYTEST) -m long $(WITHOUT_LM) $(ARGS)
+
+test-all: test test-rest test-long
 
 coverage: .venv/.installed-dev
 	$(PYTEST) --cov --cov-report=term $(WITHOUT_LM) $(ARGS)

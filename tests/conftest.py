@@ -33,16 +33,18 @@ SLOW_EXAMPLES = {
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Of a test that is marked `variants` the first tier has the first case; all others are slow, as are whole runs."""
+    """Of a test that is marked `variants` all cases but the first are slow, or `rest`; so are whole runs. Long is slow."""
     seen = set()
     for item in items:
         if not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())) or item.name in SLOW_EXAMPLES:
             item.add_marker("slow")
-        if item.get_closest_marker("variants"):
+        if marker := item.get_closest_marker("variants"):
             function = item.path, item.originalname
             if function in seen:
-                item.add_marker("slow")
+                item.add_marker(marker.kwargs.get("rest", "slow"))
             seen.add(function)
+        if item.get_closest_marker("long"):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="module", autouse=True)

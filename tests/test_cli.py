@@ -121,9 +121,9 @@ TABLES = {"four-rooms": {"table.md"}}
 NOT_RUN_HERE = {"cartpole-design", "happy-tweets", "inverse-rl", "mountain-car", "pendulum-design", "target-visitation"}
 """Cart, car and pendulum have files of their own, happy-tweets is in tests/lm; the others, `preferences` with another
 objective, are built below."""
-QUICK = "goal-position"
+QUICK, GATED = "goal-position", {"entropy-schedules", "preferences"}
 FINISHED = [
-    name if name == QUICK else pytest.param(name, marks=pytest.mark.slow)
+    name if name == QUICK else pytest.param(name, marks=pytest.mark.slow if name in GATED else pytest.mark.long)
     for name in sorted(set(EXPERIMENTS) - NOT_RUN_HERE)
 ]
 RUN_FILES = {"run.json", "environment.json", "metrics.csv", "timing.csv", "divergences.json", "checkpoints"}

@@ -176,7 +176,7 @@ def test_an_algorithm_is_a_pytree(algorithm, step, noise):
 @pytest.mark.variants
 @pytest.mark.parametrize(
     "is_one_counter",
-    [pytest.param(False, marks=pytest.mark.slow, id="a counter each"), pytest.param(True, id="one counter")],
+    [pytest.param(False, marks=pytest.mark.long, id="a counter each"), pytest.param(True, id="one counter")],
 )
 def test_seeds_run_side_by_side_in_a_compiled_loop(algorithm, step, is_one_counter):
     keys = jax.random.split(jax.random.key(3), 2)
@@ -245,6 +245,7 @@ def test_an_algorithm_says_what_it_solves_and_how(algorithm, problem):
 
 
 @pytest.mark.slow
+@pytest.mark.variants(rest="long")
 def test_an_interrupted_run_ends_with_the_same_bits(algorithm, tmp_path):
     key, options = jax.random.key(5), {"log_every": 5, "progress": False, "checkpoint_every": 0.0}
     whole = run(algorithm, key, 2, 15, folder=tmp_path / "whole", **options)

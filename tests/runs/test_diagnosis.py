@@ -81,7 +81,7 @@ def findings_of(algorithm, key, num_iterations=10_000):
         return Counter({finding.name: len(finding.seeds) for finding in diagnose(folder)})
 
 
-KEYS = (0, 1)
+KEYS = (0, pytest.param(1, marks=pytest.mark.long))
 
 
 @pytest.mark.slow
@@ -176,7 +176,7 @@ def test_random_problems(expected, changed, seed, key):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("key", [*KEYS, 2])
+@pytest.mark.parametrize("key", [*KEYS, pytest.param(2, marks=pytest.mark.long)])
 @pytest.mark.parametrize("problem", [position_problem, placement_problem], ids=["position", "placement"])
 def test_healthy_runs(problem, key):
     assert findings(problem(), key) == {HEALTHY: NUM_SEEDS}
