@@ -33,7 +33,7 @@ SLOW_EXAMPLES = {
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Of a test marked `variants` all cases but the first are slow, or what `rest` says. Long is slow, as are whole runs."""
+    """Of a test marked `variants` all cases but the first are slow, or what `rest` says; long tests are slow too."""
     seen = set()
     for item in items:
         if not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())) or item.name in SLOW_EXAMPLES:
