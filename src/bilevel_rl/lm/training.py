@@ -131,7 +131,7 @@ class RLHFTrainer(TrainerState, abc.ABC):
         )
         self.shown_texts: list[str] = []
         """examples of what the policies wrote in the last iteration"""
-        self.folder = RunFolder(args.output_dir, tensorboard=args.report_to == "tensorboard")
+        self.folder = RunFolder(args.output_dir, report_to=args.report_to)
 
     @abc.abstractmethod
     def _iterate(self, k: int, step_size: StepSizeNumbers) -> dict[str, float]:

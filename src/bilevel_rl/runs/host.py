@@ -117,6 +117,8 @@ class HostEngine(Engine):
         identity: gives that of the run; called where there is a folder.
     """
 
+    call = "bilevel_rl.run_host"
+
     def __init__(self, loop: HostLoop, meter: Meter, identity: Callable[[], dict[str, Any]]):
         self._loop, self._meter, self._identity = loop, meter, identity
 

@@ -12,6 +12,7 @@ from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.metrics import Diagnostics
 from bilevel_rl.runs.run import RunResult, run
 from bilevel_rl.runs.start import check_run_arguments, check_storage
+from bilevel_rl.runs.trackers import ReportTo, check_tracker
 
 Generator = Literal["threefry2x32", "rbg"]
 Schedule = Literal["decaying", "constant-entropy"]
@@ -39,11 +40,11 @@ class RunConfig:
     """exact: measured on the known model; sampled: from the algorithm's samples; auto: exact up to 1,500 states"""
     seeds_per_group: int | None = None
     """seeds that are compiled side by side; decides the last bits; by default what fills a CPU's vector units"""
-    tensorboard: bool = False
-    """also write TensorBoard scalars into the run folder"""
+    report_to: ReportTo = "none"
+    """where metrics go besides metrics.csv; each but tensorboard is an extra of its name"""
 
     def check(self):
-        """Raises `TypeError` or `ValueError` for settings that cannot be run with."""
+        """Raises `TypeError`, `ValueError` or `ModuleNotFoundError` for settings that cannot be run with."""
         check_run_arguments(self.num_seeds, self.num_iterations, self.log_every, self.evaluation_entropy_weight)
         check_storage(None, self.checkpoint_every, True)
         checks.integer("seed", self.seed, at_least=0, at_most=2**32 - 1)
@@ -51,7 +52,7 @@ class RunConfig:
         checks.one_of("diagnostics", self.diagnostics, get_args(Diagnostics))
         if self.seeds_per_group is not None:
             checks.integer("seeds_per_group", self.seeds_per_group, at_least=1)
-        checks.flag("tensorboard", self.tensorboard)
+        check_tracker(self.report_to)
 
     def run(self, algorithm: Algorithm, folder: RunFolder, *, progress: bool) -> RunResult:
         """Runs an algorithm with these settings, continuing what the folder holds."""
