@@ -8,6 +8,7 @@ RUN/timing.csv         wall-clock seconds of each log point; not reproducible, s
 RUN/divergences.json   seeds that stopped early, and why
 RUN/checkpoints/       the newest two, each with digests of its files
 RUN/lock               who is at work here, while somebody is
+RUN/result.npz         x, metrics and tables of policies, once the run is over (`RunResult.load`)
 RUN/*.npz, RUN/figures/
 RUN/TRACKER/           with `report_to`: how far the tracker has come, and what it keeps locally (docs/trackers.md)
 """
