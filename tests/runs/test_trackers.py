@@ -19,7 +19,9 @@ CONFIG = {"experiment": "python-run", "options": {"call": "bilevel_rl.run", "ite
 
 def rows(*iterations, num_seeds=2):
     return [
-        {"seed": seed, "num_iterations": k, "upper_value": k / 8 + seed} for k in iterations for seed in range(num_seeds)
+        {"seed": seed, "num_iterations": k, "upper_value": k / 8 + seed}
+        for k in iterations
+        for seed in range(num_seeds)
     ]
 
 
@@ -68,7 +70,9 @@ def test_rows_that_a_tracker_missed_are_caught_up_by_the_next_run(tmp_path):
     values = result.metrics["upper_objective"]
     for seed in range(3):
         of_seed = result.metrics["seed"] == seed
-        found = [event for event in events_of(tmp_path / "tensorboard" / f"seed-{seed}") if event[1] == "upper_objective"]
+        found = [
+            event for event in events_of(tmp_path / "tensorboard" / f"seed-{seed}") if event[1] == "upper_objective"
+        ]
         found = sorted(found)
         assert [step for step, _, _ in found] == result.metrics["num_iterations"][of_seed].tolist()
         np.testing.assert_array_equal(np.float32([value for *_, value in found]), values[of_seed].astype(np.float32))

@@ -87,6 +87,6 @@ def _built(structure: Any, entries: Mapping[str, np.ndarray]) -> Any:
         return {key: _built(part, entries) for key, part in structure["dict"]}
     if "namedtuple" in structure:
         parts = [_built(part, entries) for part in structure["parts"]]
-        return namedtuple(structure["namedtuple"], structure["fields"])(*parts)  # noqa: PYI024
+        return namedtuple(structure["namedtuple"], structure["fields"])(*parts)
     ((kind, parts),) = structure.items()
     return {"list": list, "tuple": tuple}[kind](_built(part, entries) for part in parts)

@@ -93,7 +93,9 @@ def load(path: Path | str, policies: NeuralActorCritic | None = None) -> Float[n
     found = Parts(*map(tuple, weights)), None if moments is None else Moments(*moments)
     if jax.tree.map(jnp.shape, found) != jax.tree.map(jnp.shape, expected):
         shapes = [jax.tree.map(jnp.shape, tree) for tree in (expected, found)]
-        raise ValueError(f"policies must be those whose weights {path} holds: theirs are {shapes[0]}, these {shapes[1]}")
+        raise ValueError(
+            f"policies must be those whose weights {path} holds: theirs are {shapes[0]}, these {shapes[1]}"
+        )
     return NetworkPolicy(policies, *jax.tree.map(jnp.asarray, found))
 
 

@@ -29,8 +29,8 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from bilevel_rl.runs import lock
 from bilevel_rl.files.atomic import write_atomically
+from bilevel_rl.runs import lock
 from bilevel_rl.runs.checkpoints import Checkpoints
 from bilevel_rl.runs.divergence import Divergence
 from bilevel_rl.runs.errors import DamagedFileError as DamagedFileError, RunFolderError as RunFolderError

@@ -1,7 +1,7 @@
 """Runs an algorithm whose iterations are compiled: metric rows, checkpoints, exact resume, divergence as a result."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args

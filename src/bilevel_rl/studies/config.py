@@ -1,13 +1,18 @@
 """Options that every experiment has: how long to run, with which step sizes. Every field is a flag."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
+import optax
+from jaxtyping import ArrayLike
 
 from bilevel_rl import checks
-from bilevel_rl.algorithms import Algorithm
+from bilevel_rl.algorithms import Algorithm, Followers, SingleLoopActorCritic, UpperSteps
 from bilevel_rl.algorithms.step_sizes import StepSizes
+from bilevel_rl.formulation import BilevelProblem
+from bilevel_rl.policies import NeuralActorCritic
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.metrics import Diagnostics
 from bilevel_rl.runs.run import RunResult, run
@@ -105,3 +110,32 @@ class ScheduleConfig:
             entropy=self.entropy_weight,
             offset=self.offset,
         )
+
+    def neural_loop(
+        self,
+        problem: BilevelProblem,
+        *,
+        width: int,
+        observe: Callable[[Any], ArrayLike] | None = None,
+        averaging: float = 3.0,
+        num_steps: int = 1,
+        gae_lambda: float = 0.0,
+    ) -> SingleLoopActorCritic:
+        """Algorithm 1 with networks for both followers and Adam on x.
+
+        Args:
+            problem: what is solved.
+            width: of both hidden layers of every network.
+            observe: what the networks see of a state, where that is not what the environment says.
+            averaging: the answer is the mean of all x_k, weighted as k to this power.
+            num_steps: as in `Followers`.
+            gae_lambda: as in `Followers`.
+
+        Raises:
+            ValueError: `width` < 1, or as `Followers` and `SingleLoopActorCritic`.
+        """
+        checks.integer("width", width, at_least=1)
+        policies = NeuralActorCritic.mlp(problem.environment, observe, width=width)
+        followers = Followers(self.num_chains, policies=policies, num_steps=num_steps, gae_lambda=gae_lambda)
+        steps = UpperSteps(optax.adam(1.0), averaging=averaging)
+        return SingleLoopActorCritic(problem, self.step_sizes(), followers, upper_steps=steps)
