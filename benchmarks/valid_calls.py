@@ -297,6 +297,12 @@ def of_runs() -> list[Call]:
     of_schedule["entropy_weight"] = POSITIVE
     return [
         Call("run", brl.run, run, {**accepts, "folder": path, "key": key, "progress": flag}),
+        Call("rollout", brl.rollout,
+             {"problem": problem(), "policy": np.full((3, 2), 0.5), "x": np.zeros(2), "key": jax.random.key(0),
+              "num_episodes": 1, "num_steps": 2}, {"key": key, "num_episodes": few, "num_steps": optional(few)}),
+        Call("followers.train", brl.followers.train,
+             {"problem": problem(), "x": np.zeros(2), "key": jax.random.key(0), "num_transitions": None,
+              "num_followers": 1}, {"key": key, "num_transitions": optional(few), "num_followers": few}),
         Call("RunConfig", check(RunConfig), settings, {**accepts, "num_seeds": count(1, 2**20)}),
         Call("ScheduleConfig", lambda **options: ScheduleConfig(**options).step_sizes(), schedule, of_schedule),
         Call("ComparisonConfig", check(ComparisonConfig),

@@ -30,7 +30,7 @@ def test_a_folder_tells_what_came_out(begun):
         _ = opened.problem
     problem = small_algorithm().problem
     assert brl.open_run(path, problem=problem).problem is problem
-    with pytest.raises(TypeError, match="problem must be a BilevelProblem"):
+    with pytest.raises(TypeError, match="problem"):
         brl.open_run(path, problem=small_algorithm())
 
 

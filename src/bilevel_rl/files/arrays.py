@@ -60,8 +60,9 @@ def _described(node: Any, arrays: list[np.ndarray]) -> Any:
         case dict():
             return {"dict": [[key, _described(part, arrays)] for key, part in _with_text_keys(node)]}
         case tuple() if hasattr(node, "_fields"):
+            fields = list(getattr(node, "_fields"))  # noqa: B009  # Which the type of a tuple does not promise.
             parts = [_described(part, arrays) for part in node]
-            return {"namedtuple": type(node).__name__, "fields": list(node._fields), "parts": parts}
+            return {"namedtuple": type(node).__name__, "fields": fields, "parts": parts}
         case list() | tuple():
             return {type(node).__name__: [_described(part, arrays) for part in node]}
     if jax.tree_util.all_leaves([node]):

@@ -23,7 +23,7 @@ class LearnedRewardWrapper(gymnasium.RewardWrapper, gymnasium.utils.RecordConstr
 
     def __init__(
         self,
-        env: gymnasium.Env,
+        env: Any,
         learned: "LearnedReward",
         *,
         adds: bool = False,

@@ -114,9 +114,8 @@ def rollout(
     checks.key(key)
     num_episodes = checks.integer("num_episodes", num_episodes, at_least=1)
     environment = problem.environment
-    if num_steps is None:
-        num_steps = max(1, math.ceil(math.log(LEFT_OUT) / math.log(max(environment.discount, LEFT_OUT))))
-    num_steps = checks.integer("num_steps", num_steps, at_least=1)
+    by_default = math.ceil(math.log(LEFT_OUT) / math.log(max(environment.discount, LEFT_OUT)))
+    length: int = by_default if num_steps is None else checks.integer("num_steps", num_steps, at_least=1)
     x = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), as_upper_variable(problem, x))
     policy = _checked(problem, policy)
     if (env is None) == isinstance(environment, HostEnvironment):
@@ -125,15 +124,15 @@ def rollout(
             f"got {checks.shown(env)} for a {type(environment).__name__}"
         )
     if env is None:
-        walked = _walk(problem, policy, x, key, num_episodes, num_steps)
+        walked = _walk(problem, policy, x, key, num_episodes, length)
     else:
-        walked = _walk_on_host(problem, policy, x, key, env, (num_steps, num_episodes))
+        walked = _walk_on_host(problem, policy, x, key, env, (length, num_episodes))
     walked = jax.tree.map(np.asarray, walked)
     upper_value = None
     if walked["costs"] is not None:
-        weights = environment.discount ** np.arange(num_steps)
+        weights = environment.discount ** np.arange(length)
         mean_cost = float(weights @ walked["costs"].mean(1) / weights.sum())
-        upper_value = mean_cost + float(problem.upper.regularizer(x))
+        upper_value = mean_cost + float(jnp.asarray(problem.upper.regularizer(x)))
     return Rollout(**walked, discount=environment.discount, upper_value=upper_value)
 
 
@@ -175,7 +174,7 @@ def _walk(
             "is_over": is_over | environment.is_terminal(states),
         }
         if isinstance(environment, ObservedEnvironment):
-            is_over = is_over | environment.is_truncated(next_states)
+            is_over = is_over | environment.is_truncated(next_states)  # pyright: ignore[reportArgumentType]
         return (next_states, is_over), seen
 
     start = environment.reset(uniforms[0, 3]), jnp.zeros(num_episodes, bool)
@@ -233,8 +232,7 @@ def _walk_on_host(
             next_states[t, episode] = observation
             if terminated or truncated:
                 break
-    nowhere = np.zeros(shape, bool)
-    episodes = HostEpisode(states, is_over, nowhere)
+    episodes = HostEpisode(jnp.asarray(states), jnp.asarray(is_over), jnp.zeros(shape, bool))
     costs = problem.costs(x, episodes, actions) if isinstance(problem.upper, OccupancyCost) else None
     rewards = problem.rewards(x, episodes, actions)
     return {

@@ -93,7 +93,7 @@ def train(
     if num_transitions is None:
         weight = ENTROPY_WEIGHT if problem.entropy_weight is None else problem.entropy_weight
         answer = lower_policy(problem, x, entropy_weight=weight)
-        return FreshFollowers(np.array([upper_value(problem, x, answer)]), [answer], 0, [])
+        return FreshFollowers(np.array([upper_value(problem, x, answer)]), [np.asarray(answer)], 0, [])
     checks.integer("num_transitions", num_transitions, at_least=1)
     if isinstance(problem.environment, HostEnvironment):
         remedy = "train any library's agent in LearnedReward.of(problem, x).as_gymnasium_wrapper(env)"
@@ -104,7 +104,8 @@ def train(
     policies = [learn(algorithm, x, learning, num_transitions) for learning, _ in keys]
     used = num_transitions - num_transitions % algorithm.followers.num_samples
     if isinstance(problem.environment, TabularMDP):
-        return FreshFollowers(np.array([upper_value(problem, x, policy) for policy in policies]), policies, used, [])
+        objectives = [upper_value(problem, x, np.asarray(table)) for table in policies]
+        return FreshFollowers(np.array(objectives), policies, used, [])
     counts = {"num_episodes": num_episodes, "num_steps": num_steps}
     episodes = [
         rollout(problem, policy, x, watching, **counts) for policy, (_, watching) in zip(policies, keys, strict=True)

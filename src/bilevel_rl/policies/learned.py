@@ -87,8 +87,8 @@ def load(path: Path | str, policies: NeuralActorCritic | None = None) -> Float[n
     if kind != NETWORKS:
         raise ValueError(f"{path} holds no policy, but {kind}")
     remedy = "the networks whose weights these are, such as NeuralActorCritic.mlp(problem.environment)"
-    policies = checks.instance("policies", policies, NeuralActorCritic, remedy=remedy)
-    like = jax.eval_shape(policies.init, jax.random.key(0))
+    networks: NeuralActorCritic = checks.instance("policies", policies, NeuralActorCritic, remedy=remedy)
+    like = jax.eval_shape(networks.init, jax.random.key(0))
     (weights, moments), expected = tree, (like.weights, like.moments)
     found = Parts(*map(tuple, weights)), None if moments is None else Moments(*moments)
     if jax.tree.map(jnp.shape, found) != jax.tree.map(jnp.shape, expected):
@@ -96,7 +96,7 @@ def load(path: Path | str, policies: NeuralActorCritic | None = None) -> Float[n
         raise ValueError(
             f"policies must be those whose weights {path} holds: theirs are {shapes[0]}, these {shapes[1]}"
         )
-    return NetworkPolicy(policies, *jax.tree.map(jnp.asarray, found))
+    return NetworkPolicy(networks, *jax.tree.map(jnp.asarray, found))
 
 
 def as_table(name: str, policy: Any) -> Float[np.ndarray, "S A"]:

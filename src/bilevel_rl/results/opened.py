@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
@@ -92,8 +93,9 @@ class OpenRun(Results):
             RunFolderError: the algorithm is needed, or as `restore`.
         """
         result = self.result
-        is_known = result is not None and result.policies is not None
-        return (result if is_known else self.restore(algorithm)).policy(seed)
+        if result is None or result.policies is None:
+            result = self.restore(algorithm)
+        return result.policy(seed)
 
     def restore(self, algorithm: Algorithm | None = None) -> RunResult:
         """The result with its states. Nothing is computed; metric rows after the newest checkpoint are dropped.
@@ -127,14 +129,14 @@ class OpenRun(Results):
         num_iterations = checks.integer("num_iterations", num_iterations, at_least=1)
         if algorithm is not None:
             return self._run(algorithm, num_iterations, progress=progress)
-        algorithm, experiment, folder = self._algorithm("algorithm"), self._experiment(), RunFolder(self.path)
+        rebuilt, experiment, folder = self._algorithm("algorithm"), self._experiment(), RunFolder(self.path)
         if (folder.latest_checkpoint() or 0) > num_iterations:
-            return self._run(algorithm, num_iterations, progress=progress)  # Which refuses, and says why.
+            return self._run(rebuilt, num_iterations, progress=progress)  # Which refuses, and says why.
         settings = dataclasses.replace(experiment.run, num_iterations=num_iterations)
         longer = dataclasses.replace(experiment, run=settings)
         folder.write_config(longer.to_json())
         longer.main(folder, progress=progress)
-        return self._run(algorithm, num_iterations, progress=False)
+        return self._run(rebuilt, num_iterations, progress=False)
 
     def _run(self, algorithm: Algorithm, num_iterations: int, *, progress: bool) -> RunResult:
         noted = self.identity
@@ -143,7 +145,7 @@ class OpenRun(Results):
                 f"{self.path} is not that of bilevel_rl.run: call again what began it, with this folder and more "
                 "iterations"
             )
-        key = jax.random.wrap_key_data(np.asarray(noted["key"], np.uint32), impl=noted["generator"])
+        key = jax.random.wrap_key_data(jnp.asarray(noted["key"], jnp.uint32), impl=noted["generator"])
         return run(
             algorithm,
             key,
