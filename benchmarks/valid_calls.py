@@ -298,7 +298,7 @@ def of_runs() -> list[Call]:
     return [
         Call("run", brl.run, run, {**accepts, "folder": path, "key": key, "progress": flag}),
         Call("rollout", brl.rollout,
-             {"problem": problem(), "policy": np.full((3, 2), 0.5), "x": np.zeros(2), "key": jax.random.key(0),
+             {"problem": problem(), "policy": np.full((3, 3), 1 / 3), "x": np.zeros(2), "key": jax.random.key(0),
               "num_episodes": 1, "num_steps": 2}, {"key": key, "num_episodes": few, "num_steps": optional(few)}),
         Call("followers.train", brl.followers.train,
              {"problem": problem(), "x": np.zeros(2), "key": jax.random.key(0), "num_transitions": None,
