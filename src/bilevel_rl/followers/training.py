@@ -84,7 +84,7 @@ def train(
         >>> import jax, bilevel_rl as brl
         >>> problem = brl.problems.goal_position(size=3, target=(2, 0), initial_x=(0, 2), width=2.0)
         >>> brl.followers.train(problem, (2.0, 0.0), jax.random.key(0), None).objectives.round(2)
-        array([0.2])
+        array([0.04])
     """
     checks.instance("problem", problem, BilevelProblem)
     checks.key(key)
