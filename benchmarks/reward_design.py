@@ -19,9 +19,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from bilevel_rl.followers import learn, rollout
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.statistics import bootstrap_interval, interquartile_mean
-from bilevel_rl.studies.followers import train, watch
 from bilevel_rl.studies.registry import open_study
 from bilevel_rl.studies.reward_design import RewardDesign
 
@@ -41,8 +41,9 @@ def search(config: RewardDesign, budget: int, num_learning: int, seed: int) -> t
     costs = []
     for i, x in enumerate(candidates.astype(np.float32)):
         learning, watching = jax.random.split(jax.random.fold_in(jax.random.key(seed), i))
-        follower = train(algorithm, x, learning, num_learning)
-        costs.append(float(watch(algorithm, x, follower, watching, NUM_EPISODES, NUM_STEPS).objective))
+        follower = learn(algorithm, x, learning, num_learning)
+        seen = rollout(algorithm.problem, follower, x, watching, num_episodes=NUM_EPISODES, num_steps=NUM_STEPS)
+        costs.append(seen.upper_value)
     best = int(np.argmin(costs))
     return candidates[best].astype(np.float32), costs[best], num_candidates
 
@@ -67,7 +68,7 @@ def main():
     judged = []
     for seed in range(config.run.num_seeds):
         x, seen, num_candidates = search(config, budget, int(arguments.learning), seed)
-        judged.append(float(config.judge(algorithm, x, seed).objective))
+        judged.append(config.judge(algorithm, x, seed).upper_value)
         print(f"| {seed} | {num_candidates} | {seen:.3f} | {judged[-1]:.3f} | {data['after'][seed]:.3f} |", flush=True)
     for name, values in (("random search", np.array(judged)), *((key, data[key]) for key in ("after", "before"))):
         low, high = bootstrap_interval(values)

@@ -268,7 +268,6 @@ def of_runs() -> list[Call]:
         "checkpoint_every": between(0, math.inf, infinite=True),
         "evaluation_entropy_weight": POSITIVE,
         "seeds_per_group": optional(nothing),
-        "tensorboard": flag,
         "seed": count(0, 2**32 - 1),
     }
     run = {"algorithm": algorithm, "key": jax.random.key(0), "num_seeds": 1, "num_iterations": 2, "log_every": 1,
@@ -286,7 +285,7 @@ def of_runs() -> list[Call]:
 
     settings = {"num_seeds": 1, "num_iterations": 2, "log_every": 1, "checkpoint_every": 1.0, "seed": 0,
                 "generator": "rbg", "evaluation_entropy_weight": 0.1, "diagnostics": "auto", "seeds_per_group": None,
-                "tensorboard": False}  # fmt: skip
+                "report_to": "none"}  # fmt: skip
     search = {"budget": 100.0, "seed": 0, "evaluation_entropy_weight": 0.1, "trials": 1, "num_seeds": 1}
     few = count(1, 10_000)
     of_search = accepts | {"num_seeds": few, "trials": few, "tuning_seeds": few, "num_log_points": few,
@@ -298,6 +297,12 @@ def of_runs() -> list[Call]:
     of_schedule["entropy_weight"] = POSITIVE
     return [
         Call("run", brl.run, run, {**accepts, "folder": path, "key": key, "progress": flag}),
+        Call("rollout", brl.rollout,
+             {"problem": problem(), "policy": np.full((3, 3), 1 / 3), "x": np.zeros(2), "key": jax.random.key(0),
+              "num_episodes": 1, "num_steps": 2}, {"key": key, "num_episodes": few, "num_steps": optional(few)}),
+        Call("followers.train", brl.followers.train,
+             {"problem": problem(), "x": np.zeros(2), "key": jax.random.key(0), "num_transitions": None,
+              "num_followers": 1}, {"key": key, "num_transitions": optional(few), "num_followers": few}),
         Call("RunConfig", check(RunConfig), settings, {**accepts, "num_seeds": count(1, 2**20)}),
         Call("ScheduleConfig", lambda **options: ScheduleConfig(**options).step_sizes(), schedule, of_schedule),
         Call("ComparisonConfig", check(ComparisonConfig),

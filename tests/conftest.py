@@ -25,6 +25,7 @@ SLOW_FIXTURES = {"finished_comparison", "finished_search"}
 SLOW_EXAMPLES = {
     "bilevel_rl.algorithms.exact_descent.ExactDescent",
     "bilevel_rl.policies.neural.NeuralActorCritic",
+    "bilevel_rl.results.opened.open_run",
     "bilevel_rl.runs.host.run_host",
     "bilevel_rl.runs.run.run",
 }

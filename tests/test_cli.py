@@ -338,19 +338,13 @@ def test_a_run_gets_a_dated_folder_of_its_own(tmp_path, monkeypatch):
     assert out == f"goal-position → runs/{folder.name}\nwell done\n"
 
 
-@pytest.mark.slow
-def test_tensorboard_is_written_when_asked_for_also_by_resume(tmp_path, monkeypatch):
-    def write(study, folder, progress):
-        folder.append_rows("metrics", [{"seed": 0, "num_iterations": 0, "upper_objective": 0.5}])
-
-    monkeypatch.setattr(GoalPositionStudy, "main", write)
+def test_a_tracker_is_reported_to_when_asked_for_also_by_resume(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(GoalPositionStudy, "main", lambda study, folder, progress: told.append(folder.report_to))
     monkeypatch.setattr(GoalPositionStudy, "summarize", lambda study, folder: "")
-    for flag in ("--tensorboard", "--no-tensorboard"):
-        call("run", "goal-position", flag, "--folder", tmp_path / flag)
-        assert (tmp_path / flag / "tensorboard").exists() == (flag == "--tensorboard")
-    shutil.rmtree(tmp_path / "--tensorboard" / "tensorboard")
-    call("resume", tmp_path / "--tensorboard")
-    assert (tmp_path / "--tensorboard" / "tensorboard" / "seed-0").is_dir()
+    call("run", "goal-position", "--report-to", "tensorboard", "--folder", tmp_path / "run")
+    call("resume", tmp_path / "run")
+    assert told == ["tensorboard", "tensorboard"]
 
 
 def test_stopped_seeds_are_reported(tmp_path, monkeypatch):
@@ -727,7 +721,7 @@ def test_the_table_of_four_rooms_has_what_transfers_add(tmp_path):
     "config",
     [
         GoalPositionStudy(
-            run=RunConfig(seed=5, tensorboard=True),
+            run=RunConfig(seed=5, report_to="tensorboard"),
             schedule=ScheduleConfig(schedule="constant-entropy", offset=1.0),
             walls=((1, 2), (3, 4)),
             target=(0.1, 2.5),

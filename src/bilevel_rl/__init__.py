@@ -6,7 +6,9 @@ fuse_small_loops()  # Before anything below compiles.
 
 from bilevel_rl import (  # noqa: E402
     exact as exact,
+    followers as followers,
     formulation as formulation,
+    policies as policies,
     problems as problems,
     results as results,
 )
@@ -30,6 +32,7 @@ from bilevel_rl.environments import (  # noqa: E402
     TabularMDP as TabularMDP,
     TransitionLog as TransitionLog,
 )
+from bilevel_rl.followers import LearnedReward as LearnedReward, rollout as rollout  # noqa: E402
 from bilevel_rl.formulation import (  # noqa: E402
     BilevelProblem as BilevelProblem,
     OccupancyCost as OccupancyCost,
@@ -39,6 +42,7 @@ from bilevel_rl.formulation import (  # noqa: E402
     projections as projections,
 )
 from bilevel_rl.policies import NeuralActorCritic as NeuralActorCritic  # noqa: E402
-from bilevel_rl.results import RunFolderError as RunFolderError  # noqa: E402
+from bilevel_rl.results import RunFolderError as RunFolderError, open_run as open_run  # noqa: E402
 from bilevel_rl.runs.host import run_host as run_host  # noqa: E402
-from bilevel_rl.runs.run import RunResult as RunResult, run as run  # noqa: E402
+from bilevel_rl.runs.result import RunResult as RunResult  # noqa: E402
+from bilevel_rl.runs.run import run as run  # noqa: E402

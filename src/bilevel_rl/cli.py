@@ -183,7 +183,7 @@ def _start(study: Study, path: Path | None, job: Job, workers: Workers, console:
         _check_vacant(new)
     with _shared(study, path, job, workers):
         study.check()
-        folder = RunFolder(new, tensorboard=study.tensorboard)
+        folder = RunFolder(new, report_to=study.report_to)
         with _alone_in(folder, study):
             if processes.is_writer():
                 _check_vacant(new)  # Again, since another command may have come first.
@@ -201,7 +201,7 @@ def _resume(command: Resume, console: Console):
     if command.cache is not None:
         study = study.with_cache(command.cache)
     with _shared(study, command.run, command.job, command.workers):
-        folder = RunFolder.open(command.run, tensorboard=study.tensorboard)
+        folder = RunFolder.open(command.run, report_to=study.report_to)
         with _alone_in(folder, study):
             _finish(study, folder, console, progress=command.progress)
 

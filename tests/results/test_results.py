@@ -18,7 +18,8 @@ def test_a_runs_files_are_read_and_left_alone(tmp_path):
     found = load(tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
-    assert found.config is None
+    call = {"call": "bilevel_rl.run", "iterations": 50}
+    assert found.config == {"experiment": "python-run", "options": call}
     assert found.identity["num_seeds"] == 3
     assert found.identity["key"] == np.asarray(jax.random.key_data(KEY)).tolist()
     assert list(found.metrics) == list(result.metrics)

@@ -264,28 +264,3 @@ def test_a_checkpoint_of_another_structure_is_refused(folder, like):
     folder.save_checkpoint(10, tree())
     with pytest.raises(RunFolderError, match="is that of another problem or algorithm"):
         folder.restore_checkpoint(10, like)
-
-
-# TensorBoard.
-
-
-@pytest.mark.slow
-def test_tensorboard_gets_every_metric_of_every_seed(tmp_path):
-    folder = RunFolder(tmp_path, tensorboard=True)
-    folder.append_rows("metrics", [row(5, seed, value=0.25 * seed) for seed in range(2)])
-    folder.append_rows("timing", [{"num_iterations": 5, "seconds": 1.0}])
-
-    assert sorted(path.name for path in (tmp_path / "tensorboard").iterdir()) == ["seed-0", "seed-1"]
-    for seed in range(2):
-        (events,) = (tmp_path / "tensorboard" / f"seed-{seed}").iterdir()
-        assert events.name.startswith("events.out.tfevents")
-        content = events.read_bytes()
-        assert b"value" in content
-        assert np.float32(0.25 * seed).tobytes() in content
-        assert b"num_iterations" not in content
-        assert b"seconds" not in content
-
-
-def test_tensorboard_is_off_unless_asked_for(folder):
-    folder.append_rows("metrics", [row(0)])
-    assert not (folder.path / "tensorboard").exists()

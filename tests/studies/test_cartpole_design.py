@@ -18,10 +18,10 @@ from bilevel_rl import (
 )
 from bilevel_rl.algorithms.step_sizes import StepSizes
 from bilevel_rl.cli import main
+from bilevel_rl.followers import learn, rollout
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.studies import reward_design
 from bilevel_rl.studies.cartpole_design import CartpoleDesignStudy, is_fallen
-from bilevel_rl.studies.followers import train, watch
 
 DISCOUNT = 0.8
 
@@ -53,10 +53,10 @@ def switch(num_chains=8, **options):
 )
 def test_a_follower_trained_at_a_fixed_x_answers_as_it_should(x, share_on, window):
     algorithm = switch(**window)
-    follower = train(algorithm, jnp.float32(x), jax.random.key(0), 8 * 1_500 * algorithm.followers.num_steps)
-    watched = watch(algorithm, jnp.float32(x), follower, jax.random.key(1), 256, 40)
+    follower = learn(algorithm, jnp.float32(x), jax.random.key(0), 8 * 1_500 * algorithm.followers.num_steps)
+    watched = rollout(algorithm.problem, follower, x, jax.random.key(1), num_episodes=256, num_steps=40)
     # On from the second step on is a share γ of the discounted time, off for ever none.
-    assert float(watched.objective) == pytest.approx(1 - DISCOUNT * share_on, abs=0.05)
+    assert watched.upper_value == pytest.approx(1 - DISCOUNT * share_on, abs=0.05)
     assert watched.states.shape == (40, 256)
     np.testing.assert_array_equal(watched.states[1:], watched.actions[:-1])
 
@@ -64,16 +64,10 @@ def test_a_follower_trained_at_a_fixed_x_answers_as_it_should(x, share_on, windo
 @pytest.mark.slow
 def test_an_untrained_follower_costs_what_chance_does():
     algorithm = switch()
-    watched = watch(
-        algorithm,
-        jnp.float32(1.0),
-        train(algorithm, jnp.float32(1.0), jax.random.key(0), 7),
-        jax.random.key(1),
-        4_096,
-        60,
-    )
+    follower = learn(algorithm, jnp.float32(1.0), jax.random.key(0), 7)
+    watched = rollout(algorithm.problem, follower, 1.0, jax.random.key(1), num_episodes=4_096, num_steps=60)
     # Half of the time on, but for the first step: an orthogonal start is within 1 % of the uniform policy.
-    assert float(watched.objective) == pytest.approx(1 - DISCOUNT / 2, abs=0.01)
+    assert watched.upper_value == pytest.approx(1 - DISCOUNT / 2, abs=0.01)
 
 
 @pytest.fixture(scope="module")

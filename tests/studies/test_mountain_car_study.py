@@ -10,10 +10,10 @@ from PIL import Image, ImageSequence
 
 from bilevel_rl import figures
 from bilevel_rl.cli import main
+from bilevel_rl.followers import learn
 from bilevel_rl.problems import mountain_car
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.studies.config import RunConfig
-from bilevel_rl.studies.followers import train
 from bilevel_rl.studies.mountain_car import figures as drawing, study
 from bilevel_rl.studies.mountain_car.figures import animate_mountain_car
 from bilevel_rl.studies.mountain_car.study import LABELS, MountainCarStudy
@@ -65,7 +65,7 @@ def test_a_run_compares_shapings_and_is_drawn_again_from_its_folder(few_episodes
 @pytest.mark.slow
 def test_arrivals_and_steps_are_counted_in_the_episodes(few_episodes):
     algorithm, xs = SMALL.algorithm(), np.zeros((2, 4, 3), np.float32)
-    untrained = train(algorithm, jnp.zeros((4, 3)), jax.random.key(0), 0)
+    untrained = learn(algorithm, jnp.zeros((4, 3)), jax.random.key(0), 0)
     judged = SMALL.watch(algorithm, xs, [_pushing_along(untrained), untrained], 0)
     np.testing.assert_array_equal(judged.arrived, [1.0, 0.0])  # Chance does not leave the valley.
     assert judged.steps[1] == 200
@@ -87,7 +87,7 @@ def _pushing_along(follower):
         last.at[0, 0].set(-20.0).at[2, 0].set(20.0),
         last_bias,
     )
-    return follower._replace(weights=follower.weights._replace(actor=actor))
+    return dataclasses.replace(follower, weights=follower.weights._replace(actor=actor))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from bilevel_rl.exact.confidence import (
 from bilevel_rl.exact.coupling import CoupledChains as CoupledChains, upper_variance as upper_variance
 from bilevel_rl.exact.evaluation import occupancy as occupancy
 from bilevel_rl.exact.objectives import (
+    Evaluation as Evaluation,
+    evaluate as evaluate,
     hyper_gradient as hyper_gradient,
     hyper_objective as hyper_objective,
     lower_policy as lower_policy,

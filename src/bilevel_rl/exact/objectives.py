@@ -8,12 +8,15 @@ where the computation does not converge.
 Source: docs/method.md, sections 1–3 and 7.
 """
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from bilevel_rl import checks
 from bilevel_rl.exact.evaluation import PolicySystem, inflow, occupancy
 from bilevel_rl.exact.oracle import oracle
 from bilevel_rl.exact.penalized import penalized_response
@@ -48,6 +51,54 @@ def upper_value(problem: BilevelProblem, x: PyTree, policy: Float[ArrayLike, "S 
     policy = jnp.asarray(policy)
     d = occupancy(problem.environment_at(x), policy)
     return problem.upper.value(problem.mdp, x, d, jnp.log(policy))
+
+
+class Evaluation(NamedTuple):
+    """What a policy brings in, and where it is, at one x; all normalized by 1 − γ, so per step.
+
+    Attributes:
+        upper_value: f(x, π), what the leader pays.
+        lower_return: J_τ(x, π), what the follower earns, its entropy included where τ > 0.
+        occupancy: d^π(s, a), the share of the discounted time; sums to 1, terminal states included.
+    """
+
+    upper_value: Float[ArrayLike, ""]
+    lower_return: Float[ArrayLike, ""]
+    occupancy: Float[Any, "S A"]
+
+
+def evaluate(
+    problem: BilevelProblem, x: PyTree, policy: Float[ArrayLike, "S A"], *, entropy_weight: float | None = None
+) -> Evaluation:
+    """A policy against x: what the leader pays, what the follower earns, and where it is.
+
+    Args:
+        problem: with a `TabularMDP`.
+        x: the upper variable.
+        policy: probabilities, a row for each state.
+        entropy_weight: τ ≥ 0, what the follower earns for a nat of entropy; by default the problem's own, or 0.
+
+    Raises:
+        TypeError, ValueError: as all oracles, and `entropy_weight` is negative.
+
+    Example:
+        >>> import numpy as np, bilevel_rl as brl
+        >>> problem = brl.problems.goal_position(size=3, target=(2, 0), initial_x=(0, 2), width=2.0)
+        >>> found = brl.exact.evaluate(problem, problem.initial_x, np.full((9, 5), 0.2))
+        >>> found.occupancy.shape, round(float(found.occupancy.sum()), 9)
+        ((9, 5), 1.0)
+    """
+    own = 0.0 if problem.entropy_weight is None else problem.entropy_weight
+    weight = checks.number("entropy_weight", own if entropy_weight is None else entropy_weight, at_least=0)
+    return _evaluated(problem, x, policy, weight=weight)
+
+
+@oracle
+def _evaluated(problem: BilevelProblem, x: PyTree, policy: Float[ArrayLike, "S A"], *, weight: ArrayLike) -> Evaluation:
+    mdp, policy = problem.environment_at(x), jnp.asarray(policy)
+    log_policy, d = jnp.log(policy), occupancy(mdp, policy)
+    lower_return = soft_return(mdp, reward_table(problem, x), log_policy, weight)
+    return Evaluation(problem.upper.value(problem.mdp, x, d, log_policy), lower_return, d)
 
 
 def hyper_objective(

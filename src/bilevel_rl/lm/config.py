@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from bilevel_rl import checks
 from bilevel_rl.algorithms.step_sizes import StepSizes
+from bilevel_rl.runs.trackers import ReportTo
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ class BilevelRLHFConfig:
     """iterations between metric rows, each the mean over these iterations"""
     checkpoint_every: float = 60.0
     """seconds between two checkpoints; 0 saves one at every metric row"""
-    report_to: Literal["none", "tensorboard"] = "none"
-    """where metric rows go besides metrics.csv"""
+    report_to: ReportTo = "none"
+    """where metric rows go besides metrics.csv; each but tensorboard is an extra of its name"""
 
     def __post_init__(self):
         if not isinstance(self.output_dir, str | Path) or not str(self.output_dir):

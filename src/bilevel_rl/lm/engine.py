@@ -66,6 +66,8 @@ class TrainerEngine(Engine):
         trainer: what runs.
     """
 
+    call = "bilevel_rl.lm.BilevelRLHFTrainer.train"
+
     packages = ("torch", "transformers", "peft", "accelerate", "safetensors")
 
     shows_start = False

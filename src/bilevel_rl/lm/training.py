@@ -42,7 +42,7 @@ from bilevel_rl.lm.tokens import Completions
 from bilevel_rl.runs.folder import Row, RunFolder
 from bilevel_rl.runs.log_points import LogPoints
 from bilevel_rl.runs.loop import follow
-from bilevel_rl.runs.run import RunResult, columns_of
+from bilevel_rl.runs.result import RunResult, columns_of
 
 Scorer = Callable[[list[str]], Sequence[float] | np.ndarray]
 """Texts → one number each. Judges are scorers: they are logged, and nothing learns from them."""
@@ -131,7 +131,7 @@ class RLHFTrainer(TrainerState, abc.ABC):
         )
         self.shown_texts: list[str] = []
         """examples of what the policies wrote in the last iteration"""
-        self.folder = RunFolder(args.output_dir, tensorboard=args.report_to == "tensorboard")
+        self.folder = RunFolder(args.output_dir, report_to=args.report_to)
 
     @abc.abstractmethod
     def _iterate(self, k: int, step_size: StepSizeNumbers) -> dict[str, float]:

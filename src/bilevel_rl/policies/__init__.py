@@ -3,6 +3,7 @@
 from bilevel_rl.policies.batches import over_samples as over_samples
 from bilevel_rl.policies.categorical import Categorical as Categorical, CategoricalLaw as CategoricalLaw
 from bilevel_rl.policies.gaussian import Gaussian as Gaussian, GaussianLaw as GaussianLaw
+from bilevel_rl.policies.learned import NetworkPolicy as NetworkPolicy, load as load, save as save
 from bilevel_rl.policies.neural import NeuralActorCritic as NeuralActorCritic
 from bilevel_rl.policies.observations import Moments as Moments
 from bilevel_rl.policies.policy import Policy as Policy

@@ -8,8 +8,9 @@ RUN/timing.csv         wall-clock seconds of each log point; not reproducible, s
 RUN/divergences.json   seeds that stopped early, and why
 RUN/checkpoints/       the newest two, each with digests of its files
 RUN/lock               who is at work here, while somebody is
+RUN/result.npz         x, metrics and tables of policies, once the run is over (`RunResult.load`)
 RUN/*.npz, RUN/figures/
-RUN/tensorboard/       with `tensorboard=True`
+RUN/TRACKER/           with `report_to`: how far the tracker has come, and what it keeps locally (docs/trackers.md)
 """
 
 import contextlib
@@ -28,19 +29,22 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from bilevel_rl.files.atomic import write_atomically
 from bilevel_rl.runs import lock
-from bilevel_rl.runs.atomic import write_atomically
 from bilevel_rl.runs.checkpoints import Checkpoints
 from bilevel_rl.runs.divergence import Divergence
 from bilevel_rl.runs.errors import DamagedFileError as DamagedFileError, RunFolderError as RunFolderError
 from bilevel_rl.runs.json_files import FieldError, from_json, read_json, read_object
-from bilevel_rl.runs.scalars import Scalars
 from bilevel_rl.runs.tables import Mark, Row as Row, Table
+from bilevel_rl.runs.trackers import ReportTo, check_tracker
 
 PACKAGES = ("bilevel-rl", "jax", "jaxlib", "equinox", "numpy", "orbax-checkpoint")
 
 BORN = "config.json"
 """The file whose presence makes a folder a run folder."""
+
+PYTHON_RUN = "python-run"
+"""The experiment of a run that Python code began: no file holds its problem."""
 
 
 class RunFolder:
@@ -48,18 +52,23 @@ class RunFolder:
 
     Args:
         path: the folder; made if it does not exist.
-        tensorboard: also write metric rows as TensorBoard scalars.
+        report_to: where metric rows of a run go besides `metrics.csv`.
+
+    Raises:
+        ValueError: there is no such tracker.
+        ModuleNotFoundError: its package is not installed; the message names the extra.
     """
 
-    def __init__(self, path: Path | str, *, tensorboard: bool = False):
+    def __init__(self, path: Path | str, *, report_to: ReportTo = "none"):
+        check_tracker(report_to)
+        self.report_to: ReportTo = report_to
         self.path = Path(path).absolute()
         self.path.mkdir(parents=True, exist_ok=True)
-        self._scalars = Scalars(self.path / "tensorboard") if tensorboard else None
         self._tables: dict[str, Table] = {}
         self._checkpoints = Checkpoints(self.path / "checkpoints")
 
     @classmethod
-    def open(cls, path: Path | str, *, tensorboard: bool = False) -> "RunFolder":
+    def open(cls, path: Path | str, *, report_to: ReportTo = "none") -> "RunFolder":
         """An existing run folder.
 
         Raises:
@@ -67,7 +76,7 @@ class RunFolder:
         """
         if not (Path(path) / BORN).is_file():
             raise RunFolderError(f"{path} is not a run folder: it has no config.json")
-        return cls(path, tensorboard=tensorboard)
+        return cls(path, report_to=report_to)
 
     def write_config(self, config: Mapping[str, Any]):
         """Writes `config.json`."""
@@ -80,6 +89,21 @@ class RunFolder:
             DamagedFileError: it is no JSON object.
         """
         return read_object(self.path / BORN)
+
+    def note_call(self, call: str, num_iterations: int) -> dict[str, Any]:
+        """Writes `config.json` of a run that Python code began, unless a command has; returns what stands there.
+
+        Args:
+            call: what began it, such as `bilevel_rl.run`.
+            num_iterations: to which it goes.
+
+        Raises:
+            DamagedFileError: what stands there is no JSON object.
+        """
+        if not (self.path / BORN).is_file() or self.config().get("experiment") == PYTHON_RUN:
+            options = {"call": call, "iterations": num_iterations}
+            self.write_config({"experiment": PYTHON_RUN, "options": options})
+        return self.config()
 
     def write_text(self, name: str, text: str):
         """Writes a file of this name."""
@@ -120,8 +144,6 @@ class RunFolder:
     def append_rows(self, table: str, rows: Sequence[Row]):
         """Appends rows to `table`.csv and waits until they are on disk. Numbers read back exactly."""
         self._table(table).append(rows)
-        if rows and self._scalars is not None and table == "metrics":
-            self._scalars.write(rows)
 
     def read_rows(self, table: str) -> list[dict[str, float]]:
         """The complete rows of `table`.csv; none where the file does not exist.

@@ -18,7 +18,7 @@ from bilevel_rl.runs.host_loop import HostLoop
 from bilevel_rl.runs.identity import identity_of
 from bilevel_rl.runs.loop import Engine, Point, follow
 from bilevel_rl.runs.metrics import Meter
-from bilevel_rl.runs.run import RunResult, columns_of
+from bilevel_rl.runs.result import NAME as RESULT, RunResult, columns_of
 from bilevel_rl.runs.start import check_algorithm, check_run_arguments, check_start, check_storage
 
 NO_ENTROPY_WEIGHT = 1.0
@@ -94,15 +94,20 @@ def run_host(
         Meter(algorithm, NO_ENTROPY_WEIGHT, "sampled"),
         lambda: identity_of(algorithm, key, log_points, loop.program()) | _described(envs),
     )
+    kept = RunFolder(folder) if isinstance(folder, Path | str) else folder
     point, rows = follow(
         engine,
         num_iterations,
         log_points,
-        folder=RunFolder(folder) if isinstance(folder, Path | str) else folder,
+        folder=kept,
         checkpoint_every=checkpoint_every,
         progress=progress,
     )
-    return RunResult(algorithm.recommend(point.states), point.states, columns_of(rows), point.divergences)
+    x = algorithm.recommend(point.states)
+    result = RunResult(x, point.states, columns_of(rows), point.divergences, algorithm=algorithm)
+    if kept is not None:
+        result.save(kept.path / RESULT)
+    return result
 
 
 class HostEngine(Engine):
@@ -116,6 +121,8 @@ class HostEngine(Engine):
         meter: of the metric rows.
         identity: gives that of the run; called where there is a folder.
     """
+
+    call = "bilevel_rl.run_host"
 
     def __init__(self, loop: HostLoop, meter: Meter, identity: Callable[[], dict[str, Any]]):
         self._loop, self._meter, self._identity = loop, meter, identity

@@ -25,6 +25,7 @@ from bilevel_rl.runs.identity import find_checkpoint
 from bilevel_rl.runs.interruption import SIGNALS, Interrupted, abandoned_on_error, asked, heeded, saving
 from bilevel_rl.runs.log_points import LogPoints
 from bilevel_rl.runs.progress import Progress
+from bilevel_rl.runs.trackers import Report
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,9 @@ class Crew(Protocol):
 
 class Engine(abc.ABC):
     """How iterations are done, and what is measured of them."""
+
+    call: ClassVar[str] = "bilevel_rl.run"
+    """what starts it from Python"""
 
     packages: ClassVar[Sequence[str]] = ()
     """whose versions are noted with a run, besides those of the core"""
@@ -154,12 +158,13 @@ class Engine(abc.ABC):
 
 
 class _Record:
-    """The rows of a run, and its files."""
+    """The rows of a run, its files, and its tracker."""
 
     def __init__(self, engine: Engine, folder: RunFolder | None, checkpoint_every: float):
         self._engine, self._folder, self._checkpoint_every = engine, folder, checkpoint_every
         self._started = self._saved_at = time.perf_counter()
         self._checkpoint: int | None = None
+        self._report: Report | None = None
         self._logged = -1 if engine.shows_start else 0
         self.rows: list[Row] = []
 
@@ -173,7 +178,16 @@ class _Record:
             self.rows = list(self._folder.read_rows("metrics"))
             if self._checkpoint is not None:
                 self._logged = self._checkpoint
+            if engine.crew.is_writer:
+                config = self._folder.note_call(engine.call, num_iterations)
+                self._report = Report(self._folder.path, self._folder.report_to, config)
+                self._report.log(self.rows)
         return self.saved()
+
+    def close(self):
+        """Says to the tracker that no more will come."""
+        if self._report is not None:
+            self._report.close()
 
     def saved(self) -> Point:
         """The point of the checkpoint that the run began from, or the start."""
@@ -197,6 +211,8 @@ class _Record:
         if folder is not None:
             if engine.crew.is_writer:
                 folder.append_rows("metrics", rows)
+                if self._report is not None:
+                    self._report.log(rows)
                 timing = {"num_iterations": point.num_iterations, "seconds": now - self._started}
                 folder.append_rows("timing", [timing])
                 folder.write_divergences([asdict(divergence) for divergence in point.divergences])
@@ -261,6 +277,7 @@ def follow(
         engine.crew.stop_together(folder),
         contextlib.nullcontext() if folder is None else lock.hold_together(folder.path, engine.crew),
         abandoned_on_error(),
+        contextlib.closing(record),
     ):
 
         def log(point: Point):

@@ -1,8 +1,8 @@
 """Runs an algorithm whose iterations are compiled: metric rows, checkpoints, exact resume, divergence as a result."""
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,6 +22,7 @@ from bilevel_rl.runs.interruption import Pieces
 from bilevel_rl.runs.log_points import LogPoints
 from bilevel_rl.runs.loop import Engine, Point, follow
 from bilevel_rl.runs.metrics import Diagnostics, Meter, are_exact
+from bilevel_rl.runs.result import NAME as RESULT, RunResult as RunResult, columns_of
 from bilevel_rl.runs.start import check_algorithm, check_run_arguments, check_start, check_storage
 
 SUMS, SINCE = "sums", "since_log_point"
@@ -29,30 +30,6 @@ SUMS, SINCE = "sums", "since_log_point"
 
 SNAPSHOT_BYTES = 2**26
 """States that take less are copied at every log point, so that a divergence is found without going far back."""
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run ended with. Leading axis of every array: the seed.
-
-    Attributes:
-        x: final upper variables.
-        states: final states of the algorithm.
-        metrics: columns of equal length, one entry a seed and log point, ordered by iteration and then seed
-            (docs/metrics.md).
-        divergences: seeds that stopped early.
-    """
-
-    x: PyTree
-    states: Any
-    metrics: dict[str, np.ndarray]
-    divergences: Sequence[Divergence]
-
-    @property
-    def rows(self) -> list[dict[str, float]]:
-        """The metrics, one row a seed and log point."""
-        lines = zip(*(column.tolist() for column in self.metrics.values()), strict=True)
-        return [dict(zip(self.metrics, line, strict=True)) for line in lines]
 
 
 def run(
@@ -127,16 +104,20 @@ def run(
             "diagnostics": diagnostics,
         },
     )
+    kept = RunFolder(folder) if isinstance(folder, Path | str) else folder
     point, rows = follow(
         engine,
         num_iterations,
         log_points,
-        folder=RunFolder(folder) if isinstance(folder, Path | str) else folder,
+        folder=kept,
         checkpoint_every=checkpoint_every,
         progress=progress,
     )
     states = processes.whole(point.states)
-    return RunResult(algorithm.recommend(states), states, columns_of(rows), point.divergences)
+    result = RunResult(algorithm.recommend(states), states, columns_of(rows), point.divergences, algorithm=algorithm)
+    if kept is not None and processes.is_writer():
+        result.save(kept.path / RESULT)
+    return result
 
 
 class CompiledEngine(Engine):
@@ -281,11 +262,6 @@ def divergences_of(
         flaw = f"the seeds that stopped before iteration {num_iterations} are {stopped}, which it does not say"
         raise DamagedFileError(folder.path / "divergences.json", flaw)
     return tuple(noted)
-
-
-def columns_of(rows: Sequence[Row]) -> dict[str, np.ndarray]:
-    """Metric rows as columns."""
-    return {name: np.array([row[name] for row in rows]) for name in rows[-1]}
 
 
 def _all_finite(health: Health) -> Bool[np.ndarray, " seeds"]:

@@ -7,12 +7,13 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.json_files import from_json
+from bilevel_rl.runs.trackers import ReportTo
 
 Sharing = Literal["devices", "workers", "nothing"]
 """Who can share the work of a study: the devices and processes of a JAX job, the workers of a comparison, or nobody."""
 
 Command = Literal["run", "compare", "tune"]
-"""Which command of `bilevel-rl` starts it."""
+"""Which command of `bilevel-rl` starts a study."""
 
 AnyStudy = TypeVar("AnyStudy", bound="Study")
 
@@ -27,8 +28,8 @@ class Study(abc.ABC):
     name: ClassVar[str]
     """in `config.json`, and on the command line, there without the command before it (`compare-`, `tune-`)"""
 
-    command: ClassVar[Command] = "run"
-    """what starts it"""
+    command: ClassVar[Command | None] = "run"
+    """what starts it; None where no command does"""
 
     shared_by: ClassVar[Sharing] = "devices"
     """who can share its work"""
@@ -39,9 +40,9 @@ class Study(abc.ABC):
         return None
 
     @property
-    def tensorboard(self) -> bool:
-        """Whether it also writes TensorBoard scalars."""
-        return False
+    def report_to(self) -> ReportTo:
+        """Where its metric rows go besides `metrics.csv`."""
+        return "none"
 
     @abc.abstractmethod
     def check(self):

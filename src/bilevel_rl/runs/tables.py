@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bilevel_rl.runs.atomic import write_atomically
+from bilevel_rl.files.atomic import write_atomically
 from bilevel_rl.runs.errors import DamagedFileError
 
 Row = Mapping[str, float]

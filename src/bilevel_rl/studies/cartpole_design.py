@@ -16,7 +16,6 @@ from bilevel_rl.problems import CartpoleDesign
 from bilevel_rl.problems.control import PLACES, observe_cartpole
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.studies.config import RunConfig, ScheduleConfig
-from bilevel_rl.studies.followers import single_loop
 from bilevel_rl.studies.reward_design import TITLES, WHENS, RewardDesign, draw_costs
 
 TIME_STEP = 0.02
@@ -60,7 +59,7 @@ class CartpoleDesignStudy(RewardDesign, CartpoleDesign):
 
     def algorithm(self) -> SingleLoopActorCritic:
         """What runs; building it checks every option."""
-        return single_loop(self.problem(), self.schedule, width=self.width, observe=observe_cartpole)
+        return self.schedule.neural_loop(self.problem(), width=self.width, observe=observe_cartpole)
 
     def draw(self, folder: RunFolder):
         """The reward, positions of both followers over time, the designer's cost; and the animation."""

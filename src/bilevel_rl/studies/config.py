@@ -1,17 +1,23 @@
 """Options that every experiment has: how long to run, with which step sizes. Every field is a flag."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
+import optax
+from jaxtyping import ArrayLike
 
 from bilevel_rl import checks
-from bilevel_rl.algorithms import Algorithm
+from bilevel_rl.algorithms import Algorithm, Followers, SingleLoopActorCritic, UpperSteps
 from bilevel_rl.algorithms.step_sizes import StepSizes
+from bilevel_rl.formulation import BilevelProblem
+from bilevel_rl.policies import NeuralActorCritic
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.metrics import Diagnostics
 from bilevel_rl.runs.run import RunResult, run
 from bilevel_rl.runs.start import check_run_arguments, check_storage
+from bilevel_rl.runs.trackers import ReportTo, check_tracker
 
 Generator = Literal["threefry2x32", "rbg"]
 Schedule = Literal["decaying", "constant-entropy"]
@@ -39,11 +45,11 @@ class RunConfig:
     """exact: measured on the known model; sampled: from the algorithm's samples; auto: exact up to 1,500 states"""
     seeds_per_group: int | None = None
     """seeds that are compiled side by side; decides the last bits; by default what fills a CPU's vector units"""
-    tensorboard: bool = False
-    """also write TensorBoard scalars into the run folder"""
+    report_to: ReportTo = "none"
+    """where metrics go besides metrics.csv; each but tensorboard is an extra of its name"""
 
     def check(self):
-        """Raises `TypeError` or `ValueError` for settings that cannot be run with."""
+        """Raises `TypeError`, `ValueError` or `ModuleNotFoundError` for settings that cannot be run with."""
         check_run_arguments(self.num_seeds, self.num_iterations, self.log_every, self.evaluation_entropy_weight)
         check_storage(None, self.checkpoint_every, True)
         checks.integer("seed", self.seed, at_least=0, at_most=2**32 - 1)
@@ -51,7 +57,7 @@ class RunConfig:
         checks.one_of("diagnostics", self.diagnostics, get_args(Diagnostics))
         if self.seeds_per_group is not None:
             checks.integer("seeds_per_group", self.seeds_per_group, at_least=1)
-        checks.flag("tensorboard", self.tensorboard)
+        check_tracker(self.report_to)
 
     def run(self, algorithm: Algorithm, folder: RunFolder, *, progress: bool) -> RunResult:
         """Runs an algorithm with these settings, continuing what the folder holds."""
@@ -104,3 +110,32 @@ class ScheduleConfig:
             entropy=self.entropy_weight,
             offset=self.offset,
         )
+
+    def neural_loop(
+        self,
+        problem: BilevelProblem,
+        *,
+        width: int,
+        observe: Callable[[Any], ArrayLike] | None = None,
+        averaging: float = 3.0,
+        num_steps: int = 1,
+        gae_lambda: float = 0.0,
+    ) -> SingleLoopActorCritic:
+        """Algorithm 1 with networks for both followers and Adam on x.
+
+        Args:
+            problem: what is solved.
+            width: of both hidden layers of every network.
+            observe: what the networks see of a state, where that is not what the environment says.
+            averaging: the answer is the mean of all x_k, weighted as k to this power.
+            num_steps: as in `Followers`.
+            gae_lambda: as in `Followers`.
+
+        Raises:
+            ValueError: `width` < 1, or as `Followers` and `SingleLoopActorCritic`.
+        """
+        checks.integer("width", width, at_least=1)
+        policies = NeuralActorCritic.mlp(problem.environment, observe, width=width)
+        followers = Followers(self.num_chains, policies=policies, num_steps=num_steps, gae_lambda=gae_lambda)
+        steps = UpperSteps(optax.adam(1.0), averaging=averaging)
+        return SingleLoopActorCritic(problem, self.step_sizes(), followers, upper_steps=steps)

@@ -14,6 +14,7 @@ from bilevel_rl.runs import processes
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.run import RunResult
 from bilevel_rl.runs.study import Study
+from bilevel_rl.runs.trackers import ReportTo
 from bilevel_rl.studies.config import RunConfig, ScheduleConfig
 
 WHOLE = "."
@@ -55,9 +56,9 @@ class Experiment(Study):
         return self.run.num_iterations
 
     @property
-    def tensorboard(self) -> bool:
-        """Whether it also writes TensorBoard scalars."""
-        return self.run.tensorboard
+    def report_to(self) -> ReportTo:
+        """Where its metric rows go besides `metrics.csv`."""
+        return self.run.report_to
 
     def check(self):
         """Raises `ValueError` for options that cannot be run with."""
@@ -69,7 +70,7 @@ class Experiment(Study):
         """Runs what the folder does not hold yet, measures, and draws the figures."""
         finished = {}
         for name, algorithm in self.algorithms().items():
-            of_run = RunFolder(folder.path / name, tensorboard=self.tensorboard)
+            of_run = RunFolder(folder.path / name, report_to=self.report_to)
             result = self.settings(algorithm).run(algorithm, of_run, progress=progress)
             finished[name] = Finished(algorithm, of_run, result)
         if processes.is_writer():

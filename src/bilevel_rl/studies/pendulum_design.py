@@ -16,7 +16,6 @@ from bilevel_rl.problems import PendulumDesign
 from bilevel_rl.problems.control import NUM_ANGLES, from_upright, observe_pendulum
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.studies.config import RunConfig, ScheduleConfig
-from bilevel_rl.studies.followers import single_loop
 from bilevel_rl.studies.reward_design import TITLES, WHENS, RewardDesign, draw_costs
 
 TIME_STEP = 0.05
@@ -59,9 +58,8 @@ class PendulumDesignStudy(RewardDesign, PendulumDesign):
 
     def algorithm(self) -> SingleLoopActorCritic:
         """What runs; building it checks every option."""
-        return single_loop(
+        return self.schedule.neural_loop(
             self.problem(),
-            self.schedule,
             width=self.width,
             observe=observe_pendulum,
             averaging=self.averaging,

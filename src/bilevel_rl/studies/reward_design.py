@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from bilevel_rl import checks, figures
 from bilevel_rl.algorithms import SingleLoopActorCritic
 from bilevel_rl.figures.style import Style
+from bilevel_rl.followers import Rollout, learn, rollout
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.run import RunResult
 from bilevel_rl.studies.experiment import SingleRun
-from bilevel_rl.studies.followers import Watched, lower, train, watch
 
 NUM_EPISODES, NUM_STEPS = 256, 800
 """By which a follower is judged at the end; 0.99^800 = 0.0003 of the time is later."""
@@ -52,29 +52,32 @@ class RewardDesign(SingleRun):
         least = self.schedule.num_chains
         checks.number("judging_transitions", self.judging_transitions, at_least=least, remedy=remedy)
 
-    def judge(self, algorithm: SingleLoopActorCritic, x: np.ndarray, seed: int) -> Watched:
+    def judge(self, algorithm: SingleLoopActorCritic, x: np.ndarray, seed: int) -> Rollout:
         """Episodes of a follower that is trained at x from scratch, and f estimated from them."""
         key = jax.random.key(self.run.seed, impl=self.run.generator)
         learning, watching = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, seed), 2**31))
-        follower = train(algorithm, x, learning, int(self.judging_transitions))
-        return watch(algorithm, x, follower, watching, NUM_EPISODES, NUM_STEPS)
+        follower = learn(algorithm, x, learning, int(self.judging_transitions))
+        return rollout(algorithm.problem, follower, x, watching, num_episodes=NUM_EPISODES, num_steps=NUM_STEPS)
 
     def measure_run(self, algorithm: SingleLoopActorCritic, result: RunResult) -> dict[str, np.ndarray]:
         """The first and the last x of every seed, judged."""
-        first, last = np.asarray(algorithm.problem.initial_x, np.float32), np.asarray(result.x)
+        problem = algorithm.problem
+        first, last = np.asarray(problem.initial_x, np.float32), np.asarray(result.x)
         before = [self.judge(algorithm, first, seed) for seed in range(self.run.num_seeds)]
         after = [self.judge(algorithm, x, seed) for seed, x in enumerate(last)]
         learned = [
-            watch(algorithm, x, lower(result.states, seed), jax.random.key(seed), NUM_EPISODES, NUM_STEPS)
+            rollout(
+                problem, result.policy(seed), x, jax.random.key(seed), num_episodes=NUM_EPISODES, num_steps=NUM_STEPS
+            )
             for seed, x in enumerate(last)
         ]
         episodes = {
-            f"{name}_{when}": np.asarray(leaf)[:, :SHOWN]
+            f"{name}_{when}": leaf[:, :SHOWN]
             for when, watched in zip(WHENS, (before[0], after[0]), strict=True)
             for name, leaf in (("states", watched.states), ("actions", watched.actions))
         }
         judged = {"before": before, "after": after, "learned": learned}
-        costs = {name: np.array([float(watched.objective) for watched in of]) for name, of in judged.items()}
+        costs = {name: np.array([watched.upper_value for watched in of]) for name, of in judged.items()}
         return {"first_x": first, "last_x": last, **costs, **episodes}
 
     def plot(self, folder: RunFolder):

@@ -13,6 +13,7 @@ import numpy as np
 from bilevel_rl import checks, figures
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.study import Sharing, Study
+from bilevel_rl.runs.trackers import ReportTo, check_tracker
 from bilevel_rl.studies.happy_tweets.figures import draw_happy_tweets, read_evaluation
 
 if TYPE_CHECKING:
@@ -45,12 +46,13 @@ class TweetRunConfig:
     """seconds between two checkpoints; 0 saves one at every iteration"""
     num_evaluated: int = 128
     """tweets of each policy that are judged at the end"""
-    tensorboard: bool = False
-    """also write TensorBoard scalars into the run folder"""
+    report_to: ReportTo = "none"
+    """where metrics go besides metrics.csv; each but tensorboard is an extra of its name"""
 
     def check(self):
         """Raises `ValueError` for numbers that cannot be run with; the rest is checked with the trainer's options."""
         checks.integer("num_iterations", self.num_iterations, at_least=1)
+        check_tracker(self.report_to)
         if self.num_evaluated < 2:
             raise ValueError(f"num_evaluated must be at least 2, got {self.num_evaluated}")
 
@@ -110,9 +112,9 @@ class HappyTweets(Study):
         return self.run.num_iterations
 
     @property
-    def tensorboard(self) -> bool:
-        """Whether it also writes TensorBoard scalars."""
-        return self.run.tensorboard
+    def report_to(self) -> ReportTo:
+        """Where its metric rows go besides `metrics.csv`."""
+        return self.run.report_to
 
     def to_json(self) -> dict[str, Any]:
         """As `Study.to_json`, without the cache."""
@@ -166,7 +168,7 @@ class HappyTweets(Study):
             reward_gradient=self.reward_gradient,
             coupled=self.coupled,
             checkpoint_every=self.run.checkpoint_every,
-            report_to="tensorboard" if self.run.tensorboard else "none",
+            report_to=self.run.report_to,
         )
 
     @property

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from bilevel_rl import checks, figures
 from bilevel_rl.algorithms import SingleLoopActorCritic
+from bilevel_rl.followers import learn, rollout
 from bilevel_rl.problems import MountainCarShaping
 from bilevel_rl.problems.mountain_car import GOAL, known_shapings
 from bilevel_rl.runs.compiled import key_of_start
@@ -19,7 +20,6 @@ from bilevel_rl.runs.run import RunResult
 from bilevel_rl.runs.statistics import bootstrap_interval, interquartile_mean
 from bilevel_rl.studies.config import RunConfig, ScheduleConfig
 from bilevel_rl.studies.experiment import SingleRun
-from bilevel_rl.studies.followers import lower, single_loop, train, watch
 from bilevel_rl.studies.mountain_car.figures import animate_mountain_car, draw_mountain_car_shaping
 
 NUM_EPISODES, NUM_STEPS = 256, 200
@@ -90,7 +90,7 @@ class MountainCarStudy(SingleRun, MountainCarShaping):
         """What runs; building it checks every option."""
         for name in ("height_scale", "energy_scale"):
             checks.number(name, getattr(self, name), at_least=0)
-        return single_loop(self.problem(), self.schedule, width=self.width, averaging=self.averaging)
+        return self.schedule.neural_loop(self.problem(), width=self.width, averaging=self.averaging)
 
     @property
     def num_transitions(self) -> int:
@@ -115,7 +115,7 @@ class MountainCarStudy(SingleRun, MountainCarShaping):
         """Followers that are trained from scratch, each seed's at its x, and then watched."""
         # One after the other: weights of seeds side by side are drawn by batched factorizations, which can deadlock.
         followers = [
-            train(algorithm, x, jax.random.fold_in(self.key(seed), 2**31), num_transitions) for seed, x in enumerate(xs)
+            learn(algorithm, x, jax.random.fold_in(self.key(seed), 2**31), num_transitions) for seed, x in enumerate(xs)
         ]
         return self.watch(algorithm, xs, followers, num_transitions)
 
@@ -125,7 +125,7 @@ class MountainCarStudy(SingleRun, MountainCarShaping):
         """How many of the episodes of every seed's follower arrive, and when."""
         keys = [jax.random.fold_in(self.key(seed), 2**31 + 1) for seed in range(len(followers))]
         episodes = [
-            watch(algorithm, x, follower, key, NUM_EPISODES, NUM_STEPS + 1).states
+            rollout(algorithm.problem, follower, x, key, num_episodes=NUM_EPISODES, num_steps=NUM_STEPS + 1).states
             for x, follower, key in zip(xs, followers, keys, strict=True)
         ]
         is_there = np.asarray(episodes)[..., 0] >= GOAL
@@ -150,7 +150,7 @@ class MountainCarStudy(SingleRun, MountainCarShaping):
     ) -> dict[str, Judged]:
         """Followers under every shaping; the names are those of `LABELS`."""
         num_transitions, last = self.num_transitions, np.asarray(result.x)
-        own = [lower(result.states, seed) for seed in range(len(last))]
+        own = [result.policy(seed) for seed in range(len(last))]
         judged = {
             "learned": self.judge(algorithm, last, num_transitions),
             "policy": self.watch(algorithm, last, own, num_transitions),
