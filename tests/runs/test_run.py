@@ -42,7 +42,6 @@ COLUMNS = [
     "critic_step",
     "penalty",
     "entropy_weight",
-    "evaluation_entropy_weight",
     "is_sampled",
     "upper_objective",
     "regularized_objective",
@@ -56,6 +55,7 @@ COLUMNS = [
     "upper_noise",
     "descent_left",
     "descent_seen",
+    "evaluation_entropy_weight",
     "x_distance",
     "x0",
     "x1",
@@ -70,7 +70,7 @@ COLUMNS = [
     "x_movement",
 ]
 INFO_COLUMNS = COLUMNS[-11:-2]
-EXACT_COLUMNS = ["evaluation_entropy_weight", *COLUMNS[10:22]]
+EXACT_COLUMNS = COLUMNS[9:22]
 
 
 def assert_same_bits(left, right):
