@@ -4,6 +4,8 @@ import difflib
 import functools
 import operator
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import tyro
@@ -13,6 +15,7 @@ from bilevel_rl.cli.commands import Compare, Diagnose, Init, List, Plot, Resume,
 from bilevel_rl.cli.looking import title
 from bilevel_rl.references import ReferencedProblem, is_reference, registered
 from bilevel_rl.references.parameters import REQUIRED, flag_of
+from bilevel_rl.runs.job import Job
 from bilevel_rl.runs.study import Command, Study
 from bilevel_rl.studies.registry import find_studies
 
@@ -81,6 +84,8 @@ def _studies_of(command: str) -> Any:
 
 def _of_reference(command: Command, reference: str, rest: Sequence[str]) -> Any:
     """A command on the user's problem, whose parameters are flags beside those of the command."""
+    if command == "run":
+        _join(rest)
     problem, registry = ReferencedProblem.of(reference), ConstructorRegistry()
     parameters = problem.parameters()
 
@@ -103,6 +108,21 @@ def _of_reference(command: Command, reference: str, rest: Sequence[str]) -> Any:
     kind = OF_STUDIES[command]
     default = kind(study.of(problem))  # pyright: ignore[reportAttributeAccessIssue]
     return _cli(kind[study], rest, f"bilevel-rl {command} {reference}", registry=registry, default=default)
+
+
+@dataclass(frozen=True)
+class _Early:
+    """Options that are needed before the user's file, which may compute something, is executed."""
+
+    folder: Path | None = None
+    job: Job = field(default_factory=Job)
+
+
+def _join(arguments: Sequence[str]):
+    """Prepares the devices of the job; other options are left alone."""
+    options = {"return_unknown_args": True, "add_help": False, "config": CONFIG}
+    early, _ = tyro.cli(_Early, args=arguments, **options)
+    early.job.join(early.folder)
 
 
 def _own_study(command: Command) -> type[Study]:

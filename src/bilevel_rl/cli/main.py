@@ -1,5 +1,7 @@
 """Entry point: from the words of a command line to an exit status."""
 
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -31,6 +33,9 @@ def main(arguments: Sequence[str] | None = None):
         with output.only_json("--json" in words):
             command = parse(words)
         _do(command)
+    except BrokenPipeError:  # Whoever read the output, as `head`, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        processes.leave(128 + signal.SIGPIPE)
     except processes.LostProcessError as error:
         output.fail(str(error), 3)
     except OSError as error:

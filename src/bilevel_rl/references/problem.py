@@ -74,7 +74,7 @@ class ReferencedProblem:
         return parameters_of(find(self.reference), self.title)
 
     def told(self, **arguments: Any) -> "ReferencedProblem":
-        """With these arguments."""
+        """Your problem, with these arguments."""
         return replace(self, arguments=json.loads(json.dumps(arguments, default=str)))
 
     def problem(self) -> BilevelProblem:
