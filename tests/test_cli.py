@@ -1,11 +1,9 @@
 """The command line: what it writes, what it draws again, and that it refuses bad input before anything is computed."""
 
 import ast
-import contextlib
 import dataclasses
 import importlib
 import inspect
-import io
 import json
 import os
 import re
@@ -21,7 +19,6 @@ import numpy as np
 import pytest
 
 from bilevel_rl import Followers, RunResult, StepSizes, exact, problems, run, studies
-from bilevel_rl.cli import main
 from bilevel_rl.runs import lock
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.studies import ablations, four_rooms, reward_learning
@@ -32,8 +29,11 @@ from bilevel_rl.studies.four_rooms import FourRooms
 from bilevel_rl.studies.goal_placement import GoalPlacementStudy
 from bilevel_rl.studies.goal_position import GoalPositionStudy
 from bilevel_rl.studies.registry import find_studies, open_study
+from commands import call
 
-EXPERIMENTS = {name: kind for name, kind in find_studies().items() if kind.command == "run"}
+EXPERIMENTS = {
+    name: kind for name, kind in find_studies().items() if kind.command == "run" and not kind.takes_reference
+}
 
 FEW = ["--num-seeds", "2", "--num-iterations", "40", "--log-every", "25"]
 ARGUMENTS = {
@@ -127,22 +127,6 @@ FINISHED = [
     for name in sorted(set(EXPERIMENTS) - NOT_RUN_HERE)
 ]
 RUN_FILES = {"run.json", "environment.json", "metrics.csv", "timing.csv", "divergences.json", "checkpoints"}
-
-
-def call(*arguments):
-    """Exit code (None: returned), standard output, standard error."""
-    code = None
-    with (
-        contextlib.redirect_stdout(io.StringIO()) as out,
-        contextlib.redirect_stderr(io.StringIO()) as err,
-        warnings.catch_warnings(),  # also puts back the way that `main` shows them
-    ):
-        warnings.simplefilter("always")
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as exit_:
-            code = exit_.code
-    return code, out.getvalue(), err.getvalue()
 
 
 def entries_of(path):

@@ -1,5 +1,7 @@
 """Bi-level reinforcement learning: move a reward to where the agent that optimizes it does what you want."""
 
+from importlib.metadata import version as _version
+
 from bilevel_rl.runs.compiler import fuse_small_loops
 
 fuse_small_loops()  # Before anything below compiles.
@@ -42,3 +44,5 @@ from bilevel_rl.policies import NeuralActorCritic as NeuralActorCritic  # noqa: 
 from bilevel_rl.results import RunFolderError as RunFolderError  # noqa: E402
 from bilevel_rl.runs.host import run_host as run_host  # noqa: E402
 from bilevel_rl.runs.run import RunResult as RunResult, run as run  # noqa: E402
+
+__version__ = _version("bilevel-rl")

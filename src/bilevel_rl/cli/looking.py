@@ -117,7 +117,7 @@ def runs(command: Runs, console: Console):
             if command.yes:
                 _prune(path, checkpoints)
                 said = "pruned"
-        row(table, path.name, _shown_size(size), _shown_size(of_checkpoints), said)
+        row(table, path.name, shown_size(size), shown_size(of_checkpoints), said)
         numbers = {"bytes": size, "bytes_of_checkpoints": of_checkpoints}
         found.append({"run": path.name, "folder": str(path), "state": said} | numbers)
     if command.json:
@@ -126,7 +126,7 @@ def runs(command: Runs, console: Console):
     console.print(table if found else f"no runs in {command.runs}")
     if command.prune and found:
         did = "removed" if command.yes else "can be removed: add --yes"
-        console.print(f"{_shown_size(freed)} of checkpoints {did}")
+        console.print(f"{shown_size(freed)} of checkpoints {did}")
 
 
 def _prune(path: Path, checkpoints: list[Path]):
@@ -140,7 +140,8 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def _shown_size(num_bytes: float) -> str:
+def shown_size(num_bytes: float) -> str:
+    """For people, three digits."""
     for unit in ("B", "kB", "MB"):
         if num_bytes < 1_000:
             return f"{num_bytes:.3g} {unit}"

@@ -5,10 +5,10 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from rich.errors import MarkupError
 
+from bilevel_rl import __version__
 from bilevel_rl.cli import looking, output, running, starters
 from bilevel_rl.cli.arguments import parse
 from bilevel_rl.cli.commands import Compare, Diagnose, Init, List, Plot, Resume, Run, Runs, Solve, Tune
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None):
     warnings.showwarning = output.show_warning
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words == ["--version"]:
-        print(f"bilevel-rl {version('bilevel-rl')}")
+        print(f"bilevel-rl {__version__}")
         return
     try:
         with output.only_json("--json" in words):

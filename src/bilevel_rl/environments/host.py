@@ -167,9 +167,7 @@ class HostEnvironment(eqx.Module):
 def _vector(make: Callable[[], Any], num_envs: int) -> Any:
     import gymnasium
 
-    return gymnasium.vector.SyncVectorEnv(
-        [make] * num_envs, autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED
-    )
+    return gymnasium.vector.SyncVectorEnv([make] * num_envs, autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED)
 
 
 NOT_HERE = "a HostEnvironment cannot be stepped by a compiled run; use run_host instead of run"

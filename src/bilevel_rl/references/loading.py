@@ -139,7 +139,9 @@ def _load_module(name: str) -> ModuleType:
 
 def _sentence(error: BaseException, path: Path) -> str:
     """Where in the file an exception came from, and what it says."""
-    line = next((f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(path)), None)
+    line = next(
+        (f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(path)), None
+    )
     if isinstance(error, SyntaxError) and error.filename == str(path):
         line = error.lineno
     said = "it ends the program; put that below `if __name__ == '__main__':`"

@@ -117,7 +117,9 @@ def flag_of(name: str) -> str:
 def options_of(parameters: Mapping[str, Parameter]) -> type:
     """A dataclass with a field for each parameter, into which JSON is read."""
     fields = [
-        (name, p.kind) if p.default is REQUIRED else (name, p.kind, dataclasses.field(default_factory=lambda p=p: p.default))
+        (name, p.kind)
+        if p.default is REQUIRED
+        else (name, p.kind, dataclasses.field(default_factory=lambda p=p: p.default))
         for name, p in sorted(parameters.items(), key=lambda item: item[1].default is not REQUIRED)
     ]
     return dataclasses.make_dataclass("Arguments", fields, frozen=True)

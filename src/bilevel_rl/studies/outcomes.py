@@ -20,8 +20,8 @@ class Outcome:
     """The outcome of a run.
 
     Attributes:
-        before: Φ at the start of each seed; where it was sampled, f in the first iterations.
-        after: the same at the end.
+        before: Φ at the start of each seed; where it was sampled, the mean of f(x, π) over the first log interval.
+        after: the same at the end; over the last log interval.
         is_sampled: whether they are estimates of f(x, π), and not exact values of Φ(x).
         labels: what the entries of x are called.
         initial_x: x_0.
@@ -41,7 +41,7 @@ class Outcome:
 
     def sentence(self) -> str:
         """For people, without the verdict."""
-        what = "sampled f(x, π)" if self.is_sampled else "Φ"
+        what = "f(x, π) in the first and last log interval" if self.is_sampled else "Φ"
         of = f"median of {len(self.after)} seeds" if len(self.after) > 1 else "1 seed"
         parts = [f"{what} {np.median(self.before):.5g} → {np.median(self.after):.5g} ({of})"]
         if self.optimal_objective is not None:
@@ -70,10 +70,12 @@ def read(folder: RunFolder) -> Outcome:
     """
     data = folder.read_arrays("outcome")
     is_sampled = figures.is_sampled(folder)
-    metric = "upper_value" if is_sampled else "upper_objective"
+    curves = figures.read_curves(folder, "upper_value" if is_sampled else "upper_objective").values
+    # The first sampled row is of the first iteration alone, in which chains are where they start.
+    first = min(int(is_sampled), curves.shape[1] - 1)
     return Outcome(
-        before=figures.initial_values(folder, metric),
-        after=figures.final_values(folder, metric),
+        before=curves[:, first],
+        after=curves[:, -1],
         is_sampled=is_sampled,
         labels=data["labels"].tolist(),
         initial_x=data["initial_x"],

@@ -283,7 +283,9 @@ def with_digest_of_now(study: AnyOwn, folder: RunFolder) -> AnyOwn:
         return study
     if not Path(problem.file).is_file():
         copy = folder.path / "source" / Path(problem.file).name
-        raise ValueError(f"{problem.file} has gone, from which {folder.path} was begun; its copy is {copy}: put it back")
+        raise ValueError(
+            f"{problem.file} has gone, from which {folder.path} was begun; its copy is {copy}: put it back"
+        )
     now = problem.renewed()
     if now.sha256 != problem.sha256:
         warnings.warn(f"{problem.file} has changed since {folder.path} was begun", stacklevel=2)

@@ -1,7 +1,7 @@
 """How strong should a spring be? A follower moves on a line, in an environment of a few JAX functions.
 
-    bilevel-rl run my_problem.py                 # followers are networks, compiled together with the environment
-    bilevel-rl run my_problem.py --target 0.2    # parameters of `problem` are flags
+bilevel-rl run my_problem.py                 # followers are networks, compiled together with the environment
+bilevel-rl run my_problem.py --target 0.2    # parameters of `problem` are flags
 """
 
 import jax

@@ -1,9 +1,9 @@
 """How high should a subsidy be? A follower moves between three places; the leader pays it for one of them.
 
-    bilevel-rl run my_problem.py                 # learn x from samples
-    bilevel-rl run my_problem.py --loss 2        # parameters of `problem` are flags
-    bilevel-rl solve my_problem.py               # exact descent
-    bilevel-rl compare my_problem.py             # which method is best on it
+bilevel-rl run my_problem.py                 # learn x from samples
+bilevel-rl run my_problem.py --loss 2        # parameters of `problem` are flags
+bilevel-rl solve my_problem.py               # exact descent
+bilevel-rl compare my_problem.py             # which method is best on it
 """
 
 import jax.numpy as jnp
