@@ -87,7 +87,7 @@ def test_a_run_keeps_what_was_run(finished):
 
 
 def test_the_outcome_is_one_sentence_with_exact_numbers(finished):
-    source, folder, out = finished
+    _, folder, out = finished
     known = brl.exact.solve(open_study(RunFolder(folder)).problem.problem(), entropy_weight=[0.1, 0.03, 0.01])
     ends = [row["upper_objective"] for row in RunFolder(folder).read_rows("metrics")[-2:]]
     x = np.median(RunFolder(folder).read_arrays("outcome")["x"])
@@ -143,7 +143,7 @@ def test_resume_finishes_what_was_cut_off_and_refuses_another_problem(finished, 
 
 @pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bits(finished, tmp_path):
-    source, folder, _ = finished
+    source, _, _ = finished
     options = ["--price", "2", "--num-seeds", "2", "--num-iterations", "400000", "--log-every", "20"]
     command = [sys.executable, "-m", "bilevel_rl", "run", str(source), *options, "--checkpoint-every", "0"]
     killed = tmp_path / "killed"

@@ -96,7 +96,7 @@ def _of_reference(command: Command, reference: str, rest: Sequence[str]) -> Any:
         fields = [
             StructFieldSpec(
                 name=name,
-                type=Annotated[parameter.kind, tyro.conf.arg(name=flag_of(name))],
+                type=cast(Any, Annotated[parameter.kind, tyro.conf.arg(name=flag_of(name))]),
                 default=tyro.MISSING if parameter.default is REQUIRED else parameter.default,
                 helptext=parameter.help or "of the problem",
             )

@@ -77,7 +77,7 @@ class Solve(Generic[AnyStudy]):
 
 @dataclass(frozen=True)
 class SolveAny:
-    """Find the optimum of your own problem by exact descent, where it has tables; `--help` behind it lists its flags."""
+    """Find the optimum of your own problem by exact descent; `--help` behind it lists its flags."""
 
     problem: Annotated[str, tyro.conf.Positional]
     """path/to/file.py:name, module:name, or the name of a registered problem"""

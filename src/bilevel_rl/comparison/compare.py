@@ -23,7 +23,7 @@ from bilevel_rl.references import ReferencedProblem
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.statistics import interquartile_mean
 from bilevel_rl.runs.study import Command, Sharing, Study
-from bilevel_rl.studies.own_problem import default_problem, evaluated_at, keep_source
+from bilevel_rl.studies.referenced import default_problem, evaluated_at, keep_source
 
 NUM_HALVINGS = 8
 """Log points before the first of the even ones, for methods that are done by then."""

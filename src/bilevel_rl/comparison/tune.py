@@ -25,7 +25,7 @@ from bilevel_rl.references import ReferencedProblem
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.study import Command, Sharing, Study
 from bilevel_rl.studies import wind_design
-from bilevel_rl.studies.own_problem import default_problem, evaluated_at, keep_source
+from bilevel_rl.studies.referenced import default_problem, evaluated_at, keep_source
 from bilevel_rl.studies.wind_design import WorkedWindDesign
 
 FLAGS = {"upper": "upper", "actor": "actor", "critic": "critic", "penalty": "penalty", "entropy": "entropy-weight"}

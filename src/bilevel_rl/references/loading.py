@@ -83,7 +83,7 @@ def file_of(reference: str) -> Path | None:
     if place.is_file:
         return Path(place.source).absolute()
     module = _load_module(place.source)
-    return Path(module.__file__) if getattr(module, "__file__", None) else None
+    return None if module.__file__ is None else Path(module.__file__)
 
 
 def digest_of(file: Path) -> str:

@@ -132,9 +132,10 @@ def built(value: Any, arguments: Mapping[str, Any], where: str) -> tuple[Bilevel
         ValueError: no problem is returned.
     """
     is_given = isinstance(value, BilevelProblem) or (not inspect.isclass(value) and hasattr(value, "problem"))
-    source = value if is_given else value(**arguments)
-    maker = None if isinstance(source, BilevelProblem) or not hasattr(source, "problem") else source
-    problem = source if maker is None else maker.problem()
+    maker: Any = value if is_given else value(**arguments)
+    if isinstance(maker, BilevelProblem):
+        return maker, None
+    problem = maker.problem() if hasattr(maker, "problem") else maker
     if not isinstance(problem, BilevelProblem):
         raise ValueError(f"{where} must return a BilevelProblem, got {type(problem).__name__}")
     return problem, maker

@@ -24,7 +24,7 @@ class Job:
     """CPU devices of this process; the bits of the results do not depend on them"""
 
     def join(self, folder: Path | None):
-        """Prepares the devices, and waits for the other processes. Call before anything is computed; again does nothing.
+        """Prepares the devices, and waits for the other processes. Call before anything is computed, once or again.
 
         Raises:
             ValueError: options that exclude each other, or as `processes.connect`.

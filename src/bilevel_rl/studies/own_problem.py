@@ -1,32 +1,36 @@
-"""A problem of the user's, run, or solved exactly. Whatever comes after the run works from its files alone."""
+"""A problem of the user's, run. Whatever comes after the run works from its files alone."""
 
 import dataclasses
 import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import numpy as np
-from jaxtyping import Float
 
 from bilevel_rl import checks, figures
 from bilevel_rl.algorithms import Algorithm, ExactDescent, Followers, ModelBased, SingleLoopActorCritic, untuned
 from bilevel_rl.algorithms.step_sizes import GeometricDecay, PowerDecay, ScheduleWarning, StepSizes
 from bilevel_rl.environments import HostEnvironment, TabularMDP
 from bilevel_rl.exact.evaluation import DENSE_LIMIT
-from bilevel_rl.formulation import BilevelProblem, measure_scales
+from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.references import ReferencedProblem
-from bilevel_rl.references.parameters import REQUIRED
 from bilevel_rl.references.problem import descend
 from bilevel_rl.runs import diagnosis
 from bilevel_rl.runs.folder import RunFolder
-from bilevel_rl.runs.study import Study
 from bilevel_rl.studies import followers, outcomes
 from bilevel_rl.studies.config import RunConfig, ScheduleConfig
 from bilevel_rl.studies.experiment import WHOLE, Experiment, Finished
+from bilevel_rl.studies.referenced import (
+    default_problem,
+    described,
+    evaluated_at,
+    found,
+    keep_source,
+    with_digest_of_now,
+)
 
 Method = Literal["untuned", "model-based", "single-loop", "exact"]
 """As in a comparison."""
@@ -35,15 +39,10 @@ HELD = 40
 """Iterations of 16 chains, for each pair of state and action, that `untuned` holds its first steps; runs are thrice as
 long, and not shorter than `RunConfig` says."""
 
-EVALUATED = 0.01
-"""Entropy weight at which Φ is measured, in units of the follower's reward."""
-
 OfNetworks = ScheduleConfig(
     schedule="constant-entropy", upper=1e-3, actor=1e-3, critic=3e-3, penalty=0.3, offset=3_000.0, num_chains=32
 )
 """Steps where followers are networks; nothing is worked out from the problem."""
-
-AnyOwn = TypeVar("AnyOwn", bound=Study)
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,8 @@ class OwnProblem(Experiment):
         """What the files say of the outcome: x at both ends by name, and the optimum."""
         algorithm, folder, result = finished[WHOLE]
         problem, τ = algorithm.problem, self.run.evaluation_entropy_weight
-        ends = np.stack([flat(jax.tree.map(lambda leaf: leaf[i], result.x)) for i in range(self.run.num_seeds)])
+        leaves = [np.asarray(leaf, np.float64).reshape(self.run.num_seeds, -1) for leaf in jax.tree.leaves(result.x)]
+        ends = np.concatenate(leaves, axis=1)
         arrays = described(problem) | {"x": ends}
         if figures.is_sampled(folder):
             return arrays
@@ -166,94 +166,6 @@ class OwnProblem(Experiment):
         return f"{read.sentence()}; {outcomes.verdict(diagnosis.diagnose(folder))}"
 
 
-@dataclass(frozen=True)
-class SolveOwnProblem(Study):
-    """Solve your own problem by exact descent, where it has tables: `bilevel-rl solve path/to/file.py:name`."""
-
-    name: ClassVar[str] = "solve-own-problem"
-    command: ClassVar = "solve"
-    takes_reference: ClassVar[bool] = True
-
-    problem: ReferencedProblem
-    evaluation_entropy_weight: float = EVALUATED
-    """entropy weight τ at which Φ is minimized; descent comes from larger ones"""
-    max_iterations: int = 500
-    """accepted steps for each entropy weight"""
-    tolerance: float = 1e-7
-    """residual at which x counts as stationary"""
-
-    @classmethod
-    def of(cls, problem: ReferencedProblem) -> "SolveOwnProblem":
-        """With defaults that suit the problem."""
-        return cls(problem, evaluated_at(default_problem(problem)))
-
-    @property
-    def label(self) -> str:
-        """What the file is called."""
-        return f"solve-{self.problem.short_name}"
-
-    def check(self):
-        """Raises `ValueError` for options that cannot be run with, and where there are no tables."""
-        checks.number("evaluation_entropy_weight", self.evaluation_entropy_weight, above=0)
-        checks.integer("max_iterations", self.max_iterations, at_least=1)
-        checks.number("tolerance", self.tolerance, above=0)
-        self.problem.problem().mdp  # noqa: B018 - raises where the environment has no tables
-
-    def main(self, folder: RunFolder, *, progress: bool = True):
-        """Descends, and writes `outcome.npz`."""
-        with_digest_of_now(self, folder)._solve(folder, progress=progress)
-
-    def _solve(self, folder: RunFolder, *, progress: bool):
-        from bilevel_rl.exact import hyper_objective
-
-        keep_source(self.problem, folder)
-        problem, τ = self.problem.problem(), self.evaluation_entropy_weight
-        before = hyper_objective(problem, problem.initial_x, entropy_weight=τ)
-        options = {"max_iterations": self.max_iterations, "tolerance": self.tolerance, "progress": progress}
-        solution = descend(problem, τ, **options)
-        arrays = described(problem) | found(solution, f"found by exact descent, {solution.status}")
-        folder.write_arrays("outcome", **arrays, initial_objective=np.array(before))
-
-    def plot(self, folder: RunFolder):
-        """Draws nothing: there is no course to show."""
-
-    def outcome(self, folder: RunFolder) -> dict[str, Any]:
-        """The outcome as data."""
-        data = folder.read_arrays("outcome")
-        named = dict(zip(data["labels"].tolist(), data["optimal_x"].tolist(), strict=True))
-        numbers = {name: float(data[name]) for name in ("initial_objective", "optimal_objective", "residual")}
-        return {"summary": self.summarize(folder), **numbers, "x": named, "status": str(data["optimum_is"])}
-
-    def summarize(self, folder: RunFolder) -> str:
-        """Φ before and after, x, and how stationary it is."""
-        data = folder.read_arrays("outcome")
-        x = outcomes.named(data["labels"].tolist(), data["optimal_x"])
-        return (
-            f"Φ {data['initial_objective']:.5g} → {data['optimal_objective']:.5g} at entropy weight "
-            f"{self.evaluation_entropy_weight:g} ({data['optimum_is']}, residual {data['residual']:.1e}); {x}"
-        )
-
-
-def default_problem(reference: ReferencedProblem) -> BilevelProblem | None:
-    """What is built without any arguments; None where there must be some."""
-    parameters = reference.parameters()
-    if any(parameter.default is REQUIRED for parameter in parameters.values()):
-        return None
-    return reference.problem()
-
-
-def evaluated_at(problem: BilevelProblem | None) -> float:
-    """The follower's own entropy weight, or a hundredth of the size of rewards, where that can be measured."""
-    if problem is None or not isinstance(problem.environment, TabularMDP):
-        return EVALUATED
-    if problem.entropy_weight is not None:
-        return problem.entropy_weight
-    try:
-        return float(f"{EVALUATED * measure_scales(problem).reward:.2g}")
-    except ValueError:
-        return EVALUATED
-
-
 def _length(problem: BilevelProblem) -> int:
     """Iterations of 16 chains after which the steps of `untuned` have faded."""
     pairs = problem.mdp.num_states * problem.mdp.num_actions
@@ -270,59 +182,6 @@ def _at_own_entropy(problem: BilevelProblem, step_sizes: StepSizes) -> StepSizes
     if problem.entropy_weight is None:
         return step_sizes
     return dataclasses.replace(step_sizes, entropy=PowerDecay(problem.entropy_weight, 0.0))
-
-
-def with_digest_of_now(study: AnyOwn, folder: RunFolder) -> AnyOwn:
-    """The study of the file as it is now: whether it still is the same problem, the run's identity says.
-
-    Raises:
-        ValueError: the file has gone.
-    """
-    problem: ReferencedProblem = study.problem  # pyright: ignore[reportAttributeAccessIssue]
-    if problem.file is None:
-        return study
-    if not Path(problem.file).is_file():
-        copy = folder.path / "source" / Path(problem.file).name
-        raise ValueError(
-            f"{problem.file} has gone, from which {folder.path} was begun; its copy is {copy}: put it back"
-        )
-    now = problem.renewed()
-    if now.sha256 != problem.sha256:
-        warnings.warn(f"{problem.file} has changed since {folder.path} was begun", stacklevel=2)
-    return dataclasses.replace(study, problem=now)  # pyright: ignore[reportArgumentType]
-
-
-def keep_source(problem: ReferencedProblem, folder: RunFolder):
-    """Copies the source file into the run folder, for the record; nothing reads it again."""
-    if problem.file is None:
-        return
-    copy = folder.path / "source" / Path(problem.file).name
-    if not copy.exists():
-        copy.parent.mkdir(exist_ok=True)
-        copy.write_bytes(Path(problem.file).read_bytes())
-
-
-def flat(x: Any) -> Float[np.ndarray, " n"]:
-    """All numbers of x, in the order of the metric rows."""
-    return np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(x)])
-
-
-def described(problem: BilevelProblem) -> dict[str, np.ndarray]:
-    """x_0, and what its entries are called."""
-    start = flat(problem.initial_x)
-    names = getattr(getattr(problem, "names", None), "x", None)
-    labels = [f"x{i}" for i in range(len(start))] if names is None else [str(name) for name in names]
-    return {"initial_x": start, "labels": np.array(labels)}
-
-
-def found(solution: Any, how: str) -> dict[str, np.ndarray]:
-    """An optimum, and where it comes from."""
-    return {
-        "optimal_objective": np.array(solution.objective),
-        "optimal_x": flat(solution.x),
-        "residual": np.array(solution.residual),
-        "optimum_is": np.array(how),
-    }
 
 
 def _present(folder: RunFolder, outcome: outcomes.Outcome):

@@ -38,8 +38,7 @@ def problem(loss: float = 1.0, largest: float = 2.0, discount: float = 0.9) -> b
     return brl.BilevelProblem(
         environment=places,
         reward=reward,
-        upper=brl.OccupancyCost(cost, cost_bound=max(loss, largest)),
+        upper=brl.OccupancyCost(cost),
         initial_x=0.0,  # any array, or a dict of arrays
         project=brl.projections.Box(0.0, largest),  # which x are allowed
-        reward_bound=1.0 + largest,
     )
