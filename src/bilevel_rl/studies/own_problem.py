@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
@@ -18,11 +17,12 @@ from bilevel_rl.exact.evaluation import DENSE_LIMIT
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.references import ReferencedProblem
 from bilevel_rl.references.problem import descend
-from bilevel_rl.runs import diagnosis
+from bilevel_rl.runs import diagnosis, processes
 from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.runs.run import RunResult
+from bilevel_rl.runs.study import Study
 from bilevel_rl.studies import followers, outcomes
 from bilevel_rl.studies.config import RunConfig, ScheduleConfig
-from bilevel_rl.studies.experiment import WHOLE, Experiment, Finished
 from bilevel_rl.studies.referenced import (
     default_problem,
     described,
@@ -46,14 +46,14 @@ OfNetworks = ScheduleConfig(
 
 
 @dataclass(frozen=True)
-class OwnProblem(Experiment):
+class OwnProblem(Study):
     """Run your own problem: `bilevel-rl run path/to/file.py:name`."""
 
     name: ClassVar[str] = "own-problem"
-    results: ClassVar[str] = "outcome"
     takes_reference: ClassVar[bool] = True
 
-    problem: ReferencedProblem = field(kw_only=True)
+    problem: ReferencedProblem
+    run: RunConfig = field(default_factory=RunConfig)
     method: Method = "untuned"
     """untuned: steps worked out from the problem; single-loop: the steps below; exact: no samples, for tables only"""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -79,8 +79,24 @@ class OwnProblem(Experiment):
         """What the file is called."""
         return self.problem.short_name
 
-    def algorithms(self) -> Mapping[str, Algorithm]:
-        """The only one; building it checks every option."""
+    @property
+    def num_iterations(self) -> int | None:
+        """Of the run."""
+        return self.run.num_iterations
+
+    @property
+    def tensorboard(self) -> bool:
+        """Whether it also writes TensorBoard scalars."""
+        return self.run.tensorboard
+
+    def check(self):
+        """Raises `ValueError` for options that cannot be run with."""
+        checks.instance("run", self.run, RunConfig)
+        self.run.check()
+        self.algorithm()
+
+    def algorithm(self) -> Algorithm:
+        """What runs; building it checks every option."""
         checks.one_of("method", self.method, get_args(Method))
         checks.instance("schedule", self.schedule, ScheduleConfig)
         checks.flag("coupled", self.coupled)
@@ -89,21 +105,21 @@ class OwnProblem(Experiment):
             if self.method != "single-loop":
                 kind = type(problem.environment).__name__
                 raise ValueError(f"--method {self.method} needs tables, which a {kind} has not; use single-loop")
-            return {WHOLE: followers.single_loop(problem, schedule, width=self.width)}
+            return followers.single_loop(problem, schedule, width=self.width)
         if self.method == "untuned":
-            return {WHOLE: untuned(problem, schedule.num_chains)}
+            return untuned(problem, schedule.num_chains)
         if self.method == "model-based":
-            return {WHOLE: ModelBased.untuned(problem, schedule.num_chains)}
+            return ModelBased.untuned(problem, schedule.num_chains)
         step_sizes = _at_own_entropy(problem, schedule.step_sizes())
         if self.method == "single-loop":
             chains = Followers(schedule.num_chains, coupled=self.coupled)
-            return {WHOLE: SingleLoopActorCritic(problem, step_sizes, chains)}
+            return SingleLoopActorCritic(problem, step_sizes, chains)
         if problem.entropy_weight is None:
             evaluated = self.run.evaluation_entropy_weight
             annealed = GeometricDecay(max(schedule.entropy_weight, evaluated), evaluated, self.run.num_iterations / 2)
             step_sizes = dataclasses.replace(step_sizes, entropy=annealed)
         with warnings.catch_warnings(action="ignore", category=ScheduleWarning):
-            return {WHOLE: ExactDescent(problem, step_sizes)}
+            return ExactDescent(problem, step_sizes)
 
     def settled(self) -> "OwnProblem":
         """Says what was chosen for the problem, where that may not suit it."""
@@ -130,12 +146,14 @@ class OwnProblem(Experiment):
 
     def _run(self, folder: RunFolder, *, progress: bool):
         keep_source(self.problem, folder)
-        super().main(folder, progress=progress)
+        result = self.run.run(self.algorithm(), folder, progress=progress)
+        if processes.is_writer():
+            folder.write_arrays("outcome", **self._measured(result, folder, progress=progress))
+            self.plot(folder)
 
-    def measure(self, finished: Mapping[str, Finished]) -> dict[str, np.ndarray]:
+    def _measured(self, result: RunResult, folder: RunFolder, *, progress: bool) -> dict[str, np.ndarray]:
         """What the files say of the outcome: x at both ends by name, and the optimum."""
-        algorithm, folder, result = finished[WHOLE]
-        problem, τ = algorithm.problem, self.run.evaluation_entropy_weight
+        problem, τ = self.problem.problem(), self.run.evaluation_entropy_weight
         leaves = [np.asarray(leaf, np.float64).reshape(self.run.num_seeds, -1) for leaf in jax.tree.leaves(result.x)]
         ends = np.concatenate(leaves, axis=1)
         arrays = described(problem) | {"x": ends}
@@ -147,7 +165,7 @@ class OwnProblem(Experiment):
         if self.find_optimum and problem.mdp.num_states <= DENSE_LIMIT:
             best = int(np.argmin(figures.final_values(folder, "upper_objective")))
             starts = [problem.initial_x, jax.tree.map(lambda leaf: np.asarray(leaf[best], np.float64), result.x)]
-            optimum = descend(problem, τ, starts, progress=True)
+            optimum = descend(problem, τ, starts, progress=progress)
             return arrays | found(optimum, f"found by exact descent, {optimum.status}")
         return arrays
 
