@@ -446,7 +446,7 @@ def test_bad_values_are_refused_before_anything_happens(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Expected one of {run, compare, tune, resume, plot, diagnose, list}"),
+        ([], "Expected one of {run, compare, tune, solve, resume, plot, diagnose, list, runs, init}"),
         (["walk"], "walk"),
         (["run"], "goal-position"),
         (["run", "nothing"], "nothing"),
@@ -759,12 +759,11 @@ def test_diagnose_prints_a_finding_for_every_run_of_a_folder(finished, monkeypat
     assert {path: path.stat().st_mtime for path in folder.rglob("*")} == before
 
 
-def test_list_names_a_foreign_folder_and_goes_on(tmp_path, capsys):
+def test_list_names_a_foreign_folder_and_goes_on(tmp_path):
     folder = tmp_path / "foreign"
     folder.mkdir()
     (folder / "config.json").write_text("{}\n")
-    main(["list", str(tmp_path)])
-    assert "holds a run of None" in " ".join(capsys.readouterr().out.split())
+    assert "holds a run of None" in " ".join(call("list", tmp_path)[1].split())
 
 
 @pytest.mark.parametrize("finished", ["goal-position"], indirect=True)

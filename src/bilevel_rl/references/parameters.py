@@ -5,7 +5,7 @@ import inspect
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, cast, get_args, get_origin, get_type_hints
 
 import docstring_parser
 
@@ -132,7 +132,7 @@ def built(value: Any, arguments: Mapping[str, Any], where: str) -> tuple[Bilevel
         ValueError: no problem is returned.
     """
     is_given = isinstance(value, BilevelProblem) or (not inspect.isclass(value) and hasattr(value, "problem"))
-    maker: Any = value if is_given else value(**arguments)
+    maker = value if is_given else cast(Any, value)(**arguments)
     if isinstance(maker, BilevelProblem):
         return maker, None
     problem = maker.problem() if hasattr(maker, "problem") else maker
