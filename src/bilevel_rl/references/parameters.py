@@ -135,7 +135,7 @@ def built(value: Any, arguments: Mapping[str, Any], where: str) -> tuple[Bilevel
     maker = value if is_given else cast(Any, value)(**arguments)
     if isinstance(maker, BilevelProblem):
         return maker, None
-    problem = maker.problem() if hasattr(maker, "problem") else maker
+    problem = cast(Any, maker).problem() if hasattr(maker, "problem") else maker
     if not isinstance(problem, BilevelProblem):
         raise ValueError(f"{where} must return a BilevelProblem, got {type(problem).__name__}")
     return problem, maker
