@@ -154,12 +154,13 @@ def lines() -> list[tuple[str, ...]]:
 def judge_line(line: Sequence[str]) -> Outcome:
     """Calls the command in this process, but for the work itself."""
     from bilevel_rl import cli
+    from bilevel_rl.cli import running
 
     accepted: list[object] = []
     what, code = " ".join(repr(word) if not word or " " in word else word for word in line), None
     out, err = io.StringIO(), io.StringIO()
-    finish, shown = cli._finish, warnings.showwarning
-    cli._finish = lambda study, *_, **__: accepted.append(study)  # pyright: ignore[reportAttributeAccessIssue]
+    finish, shown = running._finish, warnings.showwarning
+    running._finish = lambda study, *_, **__: accepted.append(study)  # pyright: ignore[reportAttributeAccessIssue]
     folder = ("--folder", str(Path(tempfile.mkdtemp()) / "run")) if len(line) == 4 and line[0] in STARTS else ()
     try:
         with time_limit(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
@@ -171,7 +172,7 @@ def judge_line(line: Sequence[str]) -> Outcome:
     except BaseException as error:
         return Outcome(what, RAW, f"{type(error).__name__}: {error}")
     finally:
-        cli._finish, warnings.showwarning = finish, shown
+        running._finish, warnings.showwarning = finish, shown
     told = " ".join(err.getvalue().split())
     if code is None:
         is_right = bool(accepted) and _is_valid(line)

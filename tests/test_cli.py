@@ -1,11 +1,9 @@
 """The command line: what it writes, what it draws again, and that it refuses bad input before anything is computed."""
 
 import ast
-import contextlib
 import dataclasses
 import importlib
 import inspect
-import io
 import json
 import os
 import re
@@ -21,7 +19,6 @@ import numpy as np
 import pytest
 
 from bilevel_rl import Followers, RunResult, StepSizes, exact, problems, run, studies
-from bilevel_rl.cli import main
 from bilevel_rl.runs import lock
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.studies import ablations, four_rooms, reward_learning
@@ -32,8 +29,11 @@ from bilevel_rl.studies.four_rooms import FourRooms
 from bilevel_rl.studies.goal_placement import GoalPlacementStudy
 from bilevel_rl.studies.goal_position import GoalPositionStudy
 from bilevel_rl.studies.registry import find_studies, open_study
+from commands import call
 
-EXPERIMENTS = {name: kind for name, kind in find_studies().items() if kind.command == "run"}
+EXPERIMENTS = {
+    name: kind for name, kind in find_studies().items() if kind.command == "run" and not kind.takes_reference
+}
 
 FEW = ["--num-seeds", "2", "--num-iterations", "40", "--log-every", "25"]
 ARGUMENTS = {
@@ -127,22 +127,6 @@ FINISHED = [
     for name in sorted(set(EXPERIMENTS) - NOT_RUN_HERE)
 ]
 RUN_FILES = {"run.json", "environment.json", "metrics.csv", "timing.csv", "divergences.json", "checkpoints"}
-
-
-def call(*arguments):
-    """Exit code (None: returned), standard output, standard error."""
-    code = None
-    with (
-        contextlib.redirect_stdout(io.StringIO()) as out,
-        contextlib.redirect_stderr(io.StringIO()) as err,
-        warnings.catch_warnings(),  # also puts back the way that `main` shows them
-    ):
-        warnings.simplefilter("always")
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as exit_:
-            code = exit_.code
-    return code, out.getvalue(), err.getvalue()
 
 
 def entries_of(path):
@@ -456,7 +440,7 @@ def test_bad_values_are_refused_before_anything_happens(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Expected one of {run, compare, tune, resume, plot, diagnose, list}"),
+        ([], "Expected one of {run, compare, tune, solve"),
         (["walk"], "walk"),
         (["run"], "goal-position"),
         (["run", "nothing"], "nothing"),
@@ -769,12 +753,11 @@ def test_diagnose_prints_a_finding_for_every_run_of_a_folder(finished, monkeypat
     assert {path: path.stat().st_mtime for path in folder.rglob("*")} == before
 
 
-def test_list_names_a_foreign_folder_and_goes_on(tmp_path, capsys):
+def test_list_names_a_foreign_folder_and_goes_on(tmp_path):
     folder = tmp_path / "foreign"
     folder.mkdir()
     (folder / "config.json").write_text("{}\n")
-    main(["list", str(tmp_path)])
-    assert "holds a run of None" in " ".join(capsys.readouterr().out.split())
+    assert "holds a run of None" in " ".join(call("list", tmp_path)[1].split())
 
 
 @pytest.mark.parametrize("finished", ["goal-position"], indirect=True)

@@ -1,5 +1,7 @@
 """Bi-level reinforcement learning: move a reward to where the agent that optimizes it does what you want."""
 
+from importlib.metadata import version as _version
+
 from bilevel_rl.runs.compiler import fuse_small_loops
 
 fuse_small_loops()  # Before anything below compiles.
@@ -46,3 +48,5 @@ from bilevel_rl.results import RunFolderError as RunFolderError, open_run as ope
 from bilevel_rl.runs.host import run_host as run_host  # noqa: E402
 from bilevel_rl.runs.result import RunResult as RunResult  # noqa: E402
 from bilevel_rl.runs.run import run as run  # noqa: E402
+
+__version__ = _version("bilevel-rl")

@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,9 +19,11 @@ from bilevel_rl.comparison.tables import write_tables
 from bilevel_rl.comparison.tasks import FINAL, TUNING, Task, seconds_of_loop
 from bilevel_rl.comparison.workers import run_tasks
 from bilevel_rl.problems import FrozenLake, GoalPlacement, GoalPosition, WorkedProblem
+from bilevel_rl.references import ReferencedProblem
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.statistics import interquartile_mean
 from bilevel_rl.runs.study import Command, Sharing, Study
+from bilevel_rl.studies.referenced import default_problem, evaluated_at, keep_source
 
 NUM_HALVINGS = 8
 """Log points before the first of the even ones, for methods that are done by then."""
@@ -104,6 +107,12 @@ class Comparison(Study):
         draw_comparison(folder)
         write_tables(folder)
 
+    def outcome(self, folder: RunFolder) -> dict[str, Any]:
+        """The outcome as data: final Φ of every seed of every method, the best first."""
+        outcomes, optimum = read_outcomes(folder)
+        finals = {name: outcomes[name].final_objectives.tolist() for name in ranked(outcomes)}
+        return {"summary": self.summarize(folder), "optimal_objective": optimum, "final_objectives": finals}
+
     def summarize(self, folder: RunFolder) -> str:
         """One line about the outcome; `RunFolderError` where the comparison has not come that far."""
         outcomes, optimum = read_outcomes(folder)
@@ -167,3 +176,52 @@ class CompareFrozenLake(Comparison):
     name: ClassVar[str] = "compare-frozen-lake"
     problem: FrozenLake = field(default_factory=FrozenLake)
     comparison: ComparisonConfig = field(default_factory=lambda: ComparisonConfig(evaluation_entropy_weight=0.05))
+
+
+@dataclass(frozen=True)
+class CompareOwnProblem(Comparison):
+    """Compare methods on your own problem: `bilevel-rl compare path/to/file.py:name`."""
+
+    name: ClassVar[str] = "compare-own-problem"
+    takes_reference: ClassVar[bool] = True
+    problem: ReferencedProblem
+
+    @classmethod
+    def of(cls, problem: ReferencedProblem) -> "CompareOwnProblem":
+        """With the entropy weight that suits the problem."""
+        return cls(problem, ComparisonConfig(evaluation_entropy_weight=evaluated_at(default_problem(problem))))
+
+    @property
+    def label(self) -> str:
+        """What the file is called."""
+        return f"compare-{self.problem.short_name}"
+
+    def settled(self) -> "CompareOwnProblem":
+        """Without the methods that cannot solve this problem, unless they were named; a line says why.
+
+        Raises:
+            ValueError: there are no tables, or no method can solve it.
+        """
+        self.problem.problem().mdp  # noqa: B018 - raises where the environment has no tables
+        if self.comparison.methods != ComparisonConfig().methods:
+            return self
+        self.comparison.check()
+        able, refusals = [], []
+        for name in self.comparison.methods:
+            try:
+                for task in self._tuning_tasks(name, Path()):
+                    task.check()
+                able.append(name)
+            except ValueError as error:
+                refusals.append(f"{name} is left out: {error}")
+        for refusal in refusals:
+            warnings.warn(refusal, stacklevel=2)
+        if not able:
+            raise ValueError(f"no method can solve {self.problem.title}; {refusals[0]}")
+        return replace(self, comparison=replace(self.comparison, methods=tuple(able)))
+
+    def main(self, folder: RunFolder, *, progress: bool = True):
+        """As `Comparison.main`, with a copy of the source file beside it."""
+        self.problem.problem()  # Raises where the file is another one by now.
+        keep_source(self.problem, folder)
+        super().main(folder, progress=progress)

@@ -4,11 +4,12 @@ import dataclasses
 import itertools
 import json
 import math
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,9 +21,11 @@ from bilevel_rl.comparison.search import check_installed, check_search, choose, 
 from bilevel_rl.comparison.tables import markdown, write_trials
 from bilevel_rl.comparison.tasks import TUNING, Task
 from bilevel_rl.problems import GoalPlacement, GoalPosition, WorkedProblem
+from bilevel_rl.references import ReferencedProblem
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.study import Command, Sharing, Study
 from bilevel_rl.studies import wind_design
+from bilevel_rl.studies.referenced import default_problem, evaluated_at, keep_source
 from bilevel_rl.studies.wind_design import WorkedWindDesign
 
 FLAGS = {"upper": "upper", "actor": "actor", "critic": "critic", "penalty": "penalty", "entropy": "entropy-weight"}
@@ -119,6 +122,14 @@ class Tuning(Study):
         draw_trials(folder)
         write_trials(folder)
 
+    def outcome(self, folder: RunFolder) -> dict[str, Any]:
+        """The outcome as data."""
+        trials = read_trials(folder)
+        best = {name: float(column[trials.best]) for name, column in trials.parameters.items()}
+        numbers = {"objective": float(trials.objectives[trials.best]), "optimal_objective": trials.optimal_objective}
+        command = json.loads((folder.path / "protocol.json").read_text())["result"]["command"]
+        return {"summary": self.summarize(folder), "parameters": best, **numbers, "command": command}
+
     def summarize(self, folder: RunFolder) -> str:
         """One line about the outcome; `RunFolderError` where the search has not come to its end."""
         trials = read_trials(folder)
@@ -160,8 +171,11 @@ class Tuning(Study):
         words = [f"--{name} {value}" for name, value in options.items()]
         if not chosen.algorithm().followers.coupled:  # pyright: ignore[reportAttributeAccessIssue]
             words.append("--no-coupled")
-        changed = _changed_options(self.problem)
-        return " ".join(["bilevel-rl run", self.run_by, *changed, "--schedule decaying", *words])
+        return " ".join(["bilevel-rl run", *self.run_words(), "--schedule decaying", *words])
+
+    def run_words(self) -> list[str]:
+        """What follows `bilevel-rl run` for this problem."""
+        return [self.run_by, *_changed_options(self.problem)]
 
 
 def _num_transitions(task: Task) -> int:
@@ -221,3 +235,33 @@ class TuneWindDesign(Tuning):
     )
     problem: WorkedWindDesign = field(default_factory=WorkedWindDesign)
     tuning: TuningConfig = field(default_factory=lambda: TuningConfig(evaluation_entropy_weight=0.1))
+
+
+@dataclass(frozen=True)
+class TuneOwnProblem(Tuning):
+    """Tune a method on your own problem: `bilevel-rl tune path/to/file.py:name`."""
+
+    name: ClassVar[str] = "tune-own-problem"
+    run_by: ClassVar[str] = "own-problem"
+    takes_reference: ClassVar[bool] = True
+    problem: ReferencedProblem
+
+    @classmethod
+    def of(cls, problem: ReferencedProblem) -> "TuneOwnProblem":
+        """With the entropy weight that suits the problem."""
+        return cls(problem, TuningConfig(evaluation_entropy_weight=evaluated_at(default_problem(problem))))
+
+    @property
+    def label(self) -> str:
+        """What the file is called."""
+        return f"tune-{self.problem.short_name}"
+
+    def run_words(self) -> list[str]:
+        """The reference, its arguments, and the method."""
+        return [shlex.join(self.problem.flags()), "--method single-loop"]
+
+    def main(self, folder: RunFolder, *, progress: bool = True):
+        """As `Tuning.main`, with a copy of the source file beside it."""
+        self.problem.problem()  # Raises where the file is another one by now.
+        keep_source(self.problem, folder)
+        super().main(folder, progress=progress)

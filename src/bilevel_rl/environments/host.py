@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, PyTree, Shaped
 
+from bilevel_rl import checks
 from bilevel_rl.environments.environment import check_spaces
 from bilevel_rl.environments.spaces import Actions, observed
 
@@ -38,6 +39,7 @@ class HostEnvironment(eqx.Module):
         discount: γ, in [0, 1).
         num_actions: A, for actions 0…A−1; None where actions are vectors.
         num_action_dimensions: d, for actions that are vectors of d numbers; None for integers.
+        make: makes one environment, where `from_env` was told how; `vector` steps copies of it.
 
     Raises:
         ValueError: `discount` lies outside of [0, 1), or not exactly one of the kinds of actions is given.
@@ -55,6 +57,7 @@ class HostEnvironment(eqx.Module):
     discount: float = eqx.field(static=True)
     num_actions: int | None = eqx.field(static=True, default=None)
     num_action_dimensions: int | None = eqx.field(static=True, default=None)
+    make: Callable[[], Any] | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
         check_spaces(self.discount, self.num_actions, self.num_action_dimensions)
@@ -84,6 +87,47 @@ class HostEnvironment(eqx.Module):
         observation, observe = observed("single_observation_space", envs.single_observation_space)
         actions = Actions.of("single_action_space", envs.single_action_space)
         return cls(observation, observe, discount, actions.num_actions, actions.num_action_dimensions)
+
+    @classmethod
+    def from_env(cls, make: Callable[[], Any], *, discount: float) -> "HostEnvironment":
+        """From a function that makes a `gymnasium.Env`, whose spaces are read as by `from_vector`.
+
+        The environment then knows how to make the copies that `run_host` steps, so that `bilevel-rl run` can.
+
+        Args:
+            make: called without arguments, for instance `lambda: gymnasium.make("CartPole-v1")`.
+            discount: γ.
+
+        Raises:
+            TypeError: `make` cannot be called.
+            ValueError: as `from_vector`.
+
+        Example:
+            >>> import gymnasium, bilevel_rl as brl
+            >>> environment = brl.HostEnvironment.from_env(lambda: gymnasium.make("CartPole-v1"), discount=0.99)
+            >>> environment.vector(4).num_envs
+            4
+        """
+        checks.function("make", make)
+        envs = _vector(make, 1)
+        try:
+            read = cls.from_vector(envs, discount=discount)
+        finally:
+            envs.close()
+        return cls(read.observation, read.observe, discount, read.num_actions, read.num_action_dimensions, make)
+
+    def vector(self, num_envs: int) -> Any:
+        """Copies of the environment side by side, as `run_host` wants them: it restarts them itself.
+
+        Raises:
+            ValueError: the environment was not made by `from_env`.
+        """
+        if self.make is None:
+            raise ValueError(
+                "environment does not know how copies of it are made; build it by HostEnvironment.from_env(make, "
+                "discount=…) instead of from_vector"
+            )
+        return _vector(self.make, checks.integer("num_envs", num_envs, at_least=1))
 
     @property
     def example_state(self) -> PyTree[jax.ShapeDtypeStruct]:
@@ -118,6 +162,12 @@ class HostEnvironment(eqx.Module):
     def is_truncated(self, episode: HostEpisode, /) -> Bool[Array, "*batch"]:
         """Whether these episodes were cut off."""
         return episode.is_truncated
+
+
+def _vector(make: Callable[[], Any], num_envs: int) -> Any:
+    import gymnasium
+
+    return gymnasium.vector.SyncVectorEnv([make] * num_envs, autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED)
 
 
 NOT_HERE = "a HostEnvironment cannot be stepped by a compiled run; use run_host instead of run"

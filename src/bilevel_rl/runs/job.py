@@ -6,6 +6,9 @@ from pathlib import Path
 from bilevel_rl import checks
 from bilevel_rl.runs import compiler, processes
 
+_joined: set["Job"] = set()
+"""What this process has prepared itself for."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -21,7 +24,7 @@ class Job:
     """CPU devices of this process; the bits of the results do not depend on them"""
 
     def join(self, folder: Path | None):
-        """Prepares the devices, and waits for the other processes. Call before anything is computed.
+        """Prepares the devices, and waits for the other processes. Call before anything is computed, once or again.
 
         Raises:
             ValueError: options that exclude each other, or as `processes.connect`.
@@ -34,6 +37,9 @@ class Job:
             raise ValueError("--coordinator needs --folder, one that all processes share")
         compiler.fuse_small_loops(None)
         compiler.cache_compilations()
+        if self in _joined:
+            return
         compiler.split_cpu(self.cpu_devices)
         if self.coordinator is not None:
             processes.connect(self.coordinator, self.num_processes, self.process_id)
+        _joined.add(self)

@@ -80,6 +80,8 @@ def _value(kind: Any, value: Any, name: str) -> Any:
         return _tuple(arguments, value, name)
     if kind is Any or kind is None:
         return value
+    if kind is Path and isinstance(value, str):
+        return Path(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind is float and is_number and not math.isnan(value):
         return value

@@ -12,7 +12,7 @@ from bilevel_rl.runs.trackers import ReportTo
 Sharing = Literal["devices", "workers", "nothing"]
 """Who can share the work of a study: the devices and processes of a JAX job, the workers of a comparison, or nobody."""
 
-Command = Literal["run", "compare", "tune"]
+Command = Literal["run", "compare", "tune", "solve"]
 """Which command of `bilevel-rl` starts a study."""
 
 AnyStudy = TypeVar("AnyStudy", bound="Study")
@@ -34,6 +34,14 @@ class Study(abc.ABC):
     shared_by: ClassVar[Sharing] = "devices"
     """who can share its work"""
 
+    takes_reference: ClassVar[bool] = False
+    """whether its problem is the user's, named after the command: `bilevel-rl run path/to/file.py:name`"""
+
+    @property
+    def label(self) -> str:
+        """What a run of it is called, in messages and as a folder."""
+        return self.name
+
     @property
     def num_iterations(self) -> int | None:
         """Of a study whose folder holds one run: iterations that it does."""
@@ -47,6 +55,14 @@ class Study(abc.ABC):
     @abc.abstractmethod
     def check(self):
         """Raises `ValueError` for options that cannot be run with, before a folder is made or anything is computed."""
+
+    def settled(self: AnyStudy) -> AnyStudy:
+        """The study with what its options left open worked out; asked for before a new folder is written."""
+        return self
+
+    def outcome(self, folder: RunFolder) -> dict[str, Any]:
+        """The outcome as data, which `--json` prints; `RunFolderError` where the run has not come that far."""
+        return {"summary": self.summarize(folder)}
 
     @abc.abstractmethod
     def main(self, folder: RunFolder, *, progress: bool = True):

@@ -1,19 +1,22 @@
 """Options that every experiment has: how long to run, with which step sizes. Every field is a flag."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import jax
 import optax
-from jaxtyping import ArrayLike
+from jaxtyping import Array, ArrayLike
 
 from bilevel_rl import checks
 from bilevel_rl.algorithms import Algorithm, Followers, SingleLoopActorCritic, UpperSteps
 from bilevel_rl.algorithms.step_sizes import StepSizes
+from bilevel_rl.environments import HostEnvironment
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.policies import NeuralActorCritic
 from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.runs.host import run_host
 from bilevel_rl.runs.metrics import Diagnostics
 from bilevel_rl.runs.run import RunResult, run
 from bilevel_rl.runs.start import check_run_arguments, check_storage
@@ -61,9 +64,12 @@ class RunConfig:
 
     def run(self, algorithm: Algorithm, folder: RunFolder, *, progress: bool) -> RunResult:
         """Runs an algorithm with these settings, continuing what the folder holds."""
+        key = jax.random.key(self.seed, impl=self.generator)
+        if isinstance(algorithm.problem.environment, HostEnvironment):
+            return self._run_host(algorithm, key, folder, progress=progress)
         return run(
             algorithm,
-            jax.random.key(self.seed, impl=self.generator),
+            key,
             self.num_seeds,
             self.num_iterations,
             self.log_every,
@@ -74,6 +80,24 @@ class RunConfig:
             seeds_per_group=self.seeds_per_group,
             progress=progress,
         )
+
+    def _run_host(self, algorithm: Any, key: Array, folder: RunFolder, *, progress: bool) -> RunResult:
+        if self.num_seeds != 1:
+            raise ValueError(
+                f"num_seeds must be 1 in a HostEnvironment, got {self.num_seeds}; several seeds are several runs, each "
+                "with its own --seed"
+            )
+        with contextlib.closing(algorithm.problem.environment.vector(2 * algorithm.followers.num_chains)) as envs:
+            return run_host(
+                algorithm,
+                key,
+                envs,
+                self.num_iterations,
+                self.log_every,
+                folder=folder,
+                checkpoint_every=self.checkpoint_every,
+                progress=progress,
+            )
 
 
 @dataclass(frozen=True)

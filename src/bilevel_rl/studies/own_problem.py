@@ -1,0 +1,215 @@
+"""A problem of the user's, run. Whatever comes after the run works from its files alone."""
+
+import dataclasses
+import math
+import warnings
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, get_args
+
+import jax
+import numpy as np
+
+from bilevel_rl import checks, figures
+from bilevel_rl.algorithms import Algorithm, ExactDescent, Followers, ModelBased, SingleLoopActorCritic, untuned
+from bilevel_rl.algorithms.step_sizes import GeometricDecay, PowerDecay, ScheduleWarning, StepSizes
+from bilevel_rl.environments import HostEnvironment, TabularMDP
+from bilevel_rl.exact.evaluation import DENSE_LIMIT
+from bilevel_rl.formulation import BilevelProblem
+from bilevel_rl.references import ReferencedProblem
+from bilevel_rl.references.problem import descend
+from bilevel_rl.runs import diagnosis, processes
+from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.runs.result import RunResult
+from bilevel_rl.runs.study import Study
+from bilevel_rl.runs.trackers import ReportTo
+from bilevel_rl.studies import outcomes
+from bilevel_rl.studies.config import RunConfig, ScheduleConfig
+from bilevel_rl.studies.referenced import (
+    default_problem,
+    described,
+    evaluated_at,
+    found,
+    keep_source,
+    with_digest_of_now,
+)
+
+Method = Literal["untuned", "model-based", "single-loop", "exact"]
+"""As in a comparison."""
+
+HELD = 40
+"""Iterations of 16 chains, for each pair of state and action, that `untuned` holds its first steps; runs are thrice as
+long, and not shorter than `RunConfig` says."""
+
+OfNetworks = ScheduleConfig(
+    schedule="constant-entropy", upper=1e-3, actor=1e-3, critic=3e-3, penalty=0.3, offset=3_000.0, num_chains=32
+)
+"""Steps where followers are networks; nothing is worked out from the problem."""
+
+
+@dataclass(frozen=True)
+class OwnProblem(Study):
+    """Run your own problem: `bilevel-rl run path/to/file.py:name`."""
+
+    name: ClassVar[str] = "own-problem"
+    takes_reference: ClassVar[bool] = True
+
+    problem: ReferencedProblem
+    run: RunConfig = field(default_factory=RunConfig)
+    method: Method = "untuned"
+    """untuned: steps worked out from the problem; single-loop: the steps below; exact: no samples, for tables only"""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    coupled: bool = True
+    """of single-loop in tables: both policies' chains share their random numbers"""
+    width: int = 64
+    """of both hidden layers of every network, where there is no table"""
+    find_optimum: bool = True
+    """work out the optimum after the run, by exact descent, where it is not known and there are small tables"""
+
+    @classmethod
+    def of(cls, problem: ReferencedProblem) -> "OwnProblem":
+        """With defaults that suit the problem."""
+        built = default_problem(problem)
+        if built is None or isinstance(built.environment, TabularMDP):
+            return cls(problem=problem, run=_run_of_tables(built))
+        seeds = 1 if isinstance(built.environment, HostEnvironment) else 4
+        run = RunConfig(num_seeds=seeds, num_iterations=20_000, log_every=500)
+        return cls(problem=problem, run=run, method="single-loop", schedule=OfNetworks)
+
+    @property
+    def label(self) -> str:
+        """What the file is called."""
+        return self.problem.short_name
+
+    @property
+    def num_iterations(self) -> int | None:
+        """Of the run."""
+        return self.run.num_iterations
+
+    @property
+    def report_to(self) -> ReportTo:
+        """Where its metric rows go besides `metrics.csv`."""
+        return self.run.report_to
+
+    def check(self):
+        """Raises `ValueError` for options that cannot be run with."""
+        checks.instance("run", self.run, RunConfig)
+        self.run.check()
+        self.algorithm()
+
+    def algorithm(self) -> Algorithm:
+        """What runs; building it checks every option."""
+        checks.one_of("method", self.method, get_args(Method))
+        checks.instance("schedule", self.schedule, ScheduleConfig)
+        checks.flag("coupled", self.coupled)
+        problem, schedule = self.problem.problem(), self.schedule
+        if not isinstance(problem.environment, TabularMDP):
+            if self.method != "single-loop":
+                kind = type(problem.environment).__name__
+                raise ValueError(f"--method {self.method} needs tables, which a {kind} has not; use single-loop")
+            return schedule.neural_loop(problem, width=self.width)
+        if self.method == "untuned":
+            return untuned(problem, schedule.num_chains)
+        if self.method == "model-based":
+            return ModelBased.untuned(problem, schedule.num_chains)
+        step_sizes = _at_own_entropy(problem, schedule.step_sizes())
+        if self.method == "single-loop":
+            chains = Followers(schedule.num_chains, coupled=self.coupled)
+            return SingleLoopActorCritic(problem, step_sizes, chains)
+        if problem.entropy_weight is None:
+            evaluated = self.run.evaluation_entropy_weight
+            annealed = GeometricDecay(max(schedule.entropy_weight, evaluated), evaluated, self.run.num_iterations / 2)
+            step_sizes = dataclasses.replace(step_sizes, entropy=annealed)
+        with warnings.catch_warnings(action="ignore", category=ScheduleWarning):
+            return ExactDescent(problem, step_sizes)
+
+    def settled(self) -> "OwnProblem":
+        """Says what was chosen for the problem, where that may not suit it."""
+        problem = self.problem.problem()
+        if not isinstance(problem.environment, TabularMDP):
+            warnings.warn(
+                f"{type(problem.environment).__name__} has no tables: followers are networks of width {self.width}, "
+                f"with step sizes that are not worked out from the problem (upper {self.schedule.upper:g}, actor "
+                f"{self.schedule.actor:g}, critic {self.schedule.critic:g}; --upper, --actor, --critic)",
+                stacklevel=2,
+            )
+        elif self.method == "untuned" and self.run.num_iterations < _length(problem) * 16 / self.schedule.num_chains:
+            warnings.warn(
+                f"untuned takes some {_length(problem) * 16 // self.schedule.num_chains:,} iterations on "
+                f"{problem.mdp.num_states:,} states and {problem.mdp.num_actions} actions, got --num-iterations "
+                f"{self.run.num_iterations:,}",
+                stacklevel=2,
+            )
+        return self
+
+    def main(self, folder: RunFolder, *, progress: bool = True):
+        """Runs it, works out the optimum, and draws the figures."""
+        with_digest_of_now(self, folder)._run(folder, progress=progress)
+
+    def _run(self, folder: RunFolder, *, progress: bool):
+        keep_source(self.problem, folder)
+        result = self.run.run(self.algorithm(), folder, progress=progress)
+        if processes.is_writer():
+            folder.write_arrays("outcome", **self._measured(result, folder, progress=progress))
+            self.plot(folder)
+
+    def _measured(self, result: RunResult, folder: RunFolder, *, progress: bool) -> dict[str, np.ndarray]:
+        """What the files say of the outcome: x at both ends by name, and the optimum."""
+        problem, τ = self.problem.problem(), self.run.evaluation_entropy_weight
+        leaves = [np.asarray(leaf, np.float64).reshape(self.run.num_seeds, -1) for leaf in jax.tree.leaves(result.x)]
+        ends = np.concatenate(leaves, axis=1)
+        arrays = described(problem) | {"x": ends}
+        if figures.is_sampled(folder):
+            return arrays
+        if self.problem.knows_optimum():
+            optimum = self.problem.optimum(problem, τ)
+            return arrays | found(optimum, "known optimum")
+        if self.find_optimum and problem.mdp.num_states <= DENSE_LIMIT:
+            best = int(np.argmin(figures.final_values(folder, "upper_objective")))
+            starts = [problem.initial_x, jax.tree.map(lambda leaf: np.asarray(leaf[best], np.float64), result.x)]
+            optimum = descend(problem, τ, starts, progress=progress)
+            return arrays | found(optimum, f"found by exact descent, {optimum.status}")
+        return arrays
+
+    def plot(self, folder: RunFolder):
+        """Draws the figures from the files."""
+        _present(folder, outcomes.read(folder))
+
+    def outcome(self, folder: RunFolder) -> dict[str, Any]:
+        """The outcome as data."""
+        read = outcomes.read(folder)
+        return {"summary": self.summarize(folder), **read.as_json(), "findings": outcomes.findings(folder)}
+
+    def summarize(self, folder: RunFolder) -> str:
+        """Φ before and after, the optimum, what x is, and what `diagnose` says."""
+        read = outcomes.read(folder)
+        return f"{read.sentence()}; {outcomes.verdict(diagnosis.diagnose(folder))}"
+
+
+def _length(problem: BilevelProblem) -> int:
+    """Iterations of 16 chains after which the steps of `untuned` have faded."""
+    pairs = problem.mdp.num_states * problem.mdp.num_actions
+    return max(RunConfig().num_iterations, 3_000 * math.ceil(3 * HELD * pairs / 3_000))
+
+
+def _run_of_tables(problem: BilevelProblem | None) -> RunConfig:
+    length = RunConfig().num_iterations if problem is None else _length(problem)
+    return RunConfig(num_iterations=length, log_every=length // 30, evaluation_entropy_weight=evaluated_at(problem))
+
+
+def _at_own_entropy(problem: BilevelProblem, step_sizes: StepSizes) -> StepSizes:
+    """A follower with an entropy weight of its own keeps it."""
+    if problem.entropy_weight is None:
+        return step_sizes
+    return dataclasses.replace(step_sizes, entropy=PowerDecay(problem.entropy_weight, 0.0))
+
+
+def _present(folder: RunFolder, outcome: outcomes.Outcome):
+    """Draws what a finished run has to show."""
+    figures.draw_step_sizes(folder)
+    columns = folder.read_rows("metrics")[0].keys()
+    if outcome.optimal_objective is not None:
+        figures.draw_learning_curves(folder, optimal_objective=outcome.optimal_objective)
+    elif "lower_mean_squared_td_error" in columns:
+        figures.draw_sampled_curves(folder)
+    if {"lower_residual", "penalized_residual"} <= columns:
+        figures.draw_residuals(folder)
