@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from bilevel_rl.figures.grids import ARROWS
@@ -73,8 +74,7 @@ def draw_map(axes: Axes, layout: Layout, exact: Exact, answer: Answer, most: flo
         return _draw_graph(axes, layout, exact, answer, most, style)
     image = axes.imshow(on_grid(layout, exact.visits(answer)), cmap=style.placement, vmin=0, vmax=most)
     axes.set(xlabel="column", ylabel="row")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
+    label_cells(axes)
     for cell, is_end in zip(layout.cells, exact.terminal, strict=True):
         if cell is not None and is_end:
             axes.plot(cell[1], cell[0], "s", color="none", markeredgecolor=style.accent, markersize=11)
@@ -127,8 +127,18 @@ def _draw_graph(axes: Axes, layout: GraphLayout, exact: Exact, answer: Answer, m
     return image
 
 
+def label_cells(axes: Axes):
+    """Numbers rows and columns of a grid."""
+    axes.grid(visible=False)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+
+
 def label_nodes(axes: Axes, layout: GraphLayout, names: Sequence[str]):
     """Writes the names of nodes below them, where there are few."""
     placed = [(place, name) for place, name in zip(layout.places(), names, strict=True) if np.isfinite(place[0])]
     for place, name in placed if len(placed) <= MOST_LABELS else ():
-        axes.annotate(name, place, (0, -9), textcoords="offset points", ha="center", va="top", fontsize="x-small")
+        text = axes.annotate(
+            name, place, (0, -8), textcoords="offset points", ha="center", va="top", fontsize=7, zorder=5
+        )
+        text.set_path_effects([withStroke(linewidth=2, foreground="white")])

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bilevel_rl.figures.curves import draw_band, draw_learning_curves, draw_residuals
-from bilevel_rl.figures.maps import draw_map, heat_of_x, label_nodes
+from bilevel_rl.figures.maps import draw_map, heat_of_x, label_cells, label_nodes
 from bilevel_rl.figures.style import Style, label_transitions, save_figure, save_figure_at
 from bilevel_rl.figures.tables import is_sampled, read_curves
 from bilevel_rl.formulation import GraphLayout
@@ -60,7 +60,7 @@ def _figure_of_x(outcome: Outcome, style: Style) -> Figure:
         for axes, values, title in zip(figure.subplots(1, 2), maps, titles, strict=True):
             image = axes.imshow(values, cmap=style.placement, vmin=limits[0], vmax=limits[1] + 1e-12)
             axes.set(title=title, xlabel="column", ylabel="row")
-            axes.grid(visible=False)
+            label_cells(axes)
         figure.colorbar(image, ax=figure.axes, shrink=0.85, label="x")
         return figure
     shown = ranked_entries(outcome)
@@ -91,7 +91,7 @@ def draw_dumbbells(axes: Axes, outcome: Outcome, shown: Sequence[int] | np.ndarr
     axes.set_yticks(rows, [outcome.x_names[i] for i in shown])
     axes.set(ylim=(len(shown) - 0.5, -0.5), xlabel="x")
     axes.grid(visible=False, axis="y")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.9 / (0.5 + 0.34 * len(shown))), ncols=4, fontsize="small")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.55 / (0.34 * len(shown))), ncols=4, fontsize="small")
 
 
 def answers_of(exact: Exact) -> list[tuple[str, Answer]]:
@@ -115,7 +115,7 @@ def _figure_of_follower(outcome: Outcome, exact: Exact, style: Style) -> Figure:
         return figure
     visits = np.stack([answer.occupancy.sum(1) for _, answer in answers])
     shown = np.argsort(-visits.max(axis=0), kind="stable")[:MOST_BARS]
-    figure = Figure(figsize=(12, 1.6 + 0.3 * len(shown)))
+    figure = Figure(figsize=(12, max(3.6, 1.6 + 0.3 * len(shown))))
     left, *others = figure.subplots(1, 3, width_ratios=(2, 1, 1), sharey=True)
     _paired_bars(left, visits[:, shown], [outcome.state_names[s] for s in shown])
     left.set(xlabel="share of the follower's time", title="Where the follower is")
@@ -137,7 +137,7 @@ def _figure_of_payments(outcome: Outcome, exact: Exact, style: Style) -> Figure:
         return figure
     paid = np.stack([payments[0].sum(1), payments[1].sum(1)])
     shown = np.argsort(-np.abs(paid).max(axis=0), kind="stable")[: MOST_BARS // 2]
-    figure = Figure(figsize=(10.5, 1.8 + 0.3 * len(shown)))
+    figure = Figure(figsize=(10.5, max(4.2, 1.8 + 0.3 * len(shown))))
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.6))
     _draw_parts(left, outcome, exact, style)
     _paired_bars(right, paid[:, shown], [outcome.state_names[s] for s in shown])
@@ -161,7 +161,7 @@ def _draw_parts(axes: Axes, outcome: Outcome, exact: Exact, style: Style):
     axes.axhline(0, color=style.path, linewidth=0.8)
     axes.set(title="What the leader pays", ylabel="per step", xlim=(-0.6, 1.6))
     axes.grid(visible=False, axis="x")
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2)
 
 
 def _paired_bars(axes: Axes, values: Float[np.ndarray, "2 n"], names: Sequence[str]):
