@@ -134,8 +134,11 @@ class Outcome:
 
     @property
     def x_names(self) -> tuple[str, ...]:
-        """A name for each entry of x."""
-        return self.names.of_x(len(self.initial_x))
+        """A name for each entry of x; where there is one for each state and none is named, the state's."""
+        count = len(self.initial_x)
+        if self.exact is not None and len(self.exact.terminal) == count > 1 and not self.names.x:
+            return tuple(f"x at {state}" for state in self.state_names)
+        return self.names.of_x(count)
 
     @property
     def state_names(self) -> tuple[str, ...]:

@@ -12,6 +12,9 @@ from bilevel_rl.outcome import Exact, Outcome
 
 Spec = dict[str, Any]
 
+FEW = {"tickCount": 4, "format": "~g", "labelOverlap": True}
+"""Ticks that fit a small screen."""
+
 MOST_BARS = 20
 
 SMALLEST_SHOWN = 1e-6
@@ -24,6 +27,7 @@ def curves_chart(
     """Medians over the seeds with the range of all and of the middle half, against transitions; hover for values."""
     rows = [row for label, curve in curves.items() for row in _rows(label, curve, log)]
     scale = {"type": "log"} if log else {"zero": False}
+    axis = {"format": "~e" if log else "~g", "tickCount": 5}
     x = {
         "field": "t",
         "type": "quantitative",
@@ -34,17 +38,17 @@ def curves_chart(
         "field": "series",
         "type": "nominal",
         "sort": list(curves),
-        "legend": {"orient": "top", "title": None, "labelLimit": 320, "columns": 2} if len(curves) > 1 else None,
+        "legend": {"orient": "top", "title": None, "labelLimit": 300, "columns": 1} if len(curves) > 1 else None,
     }
 
     def band(low: str, high: str, opacity: float) -> Spec:
-        y = {"field": low, "type": "quantitative", "scale": scale, "title": None}
+        y = {"field": low, "type": "quantitative", "scale": scale, "title": None, "axis": axis}
         return {
             "mark": {"type": "area", "opacity": opacity},
             "encoding": {"x": x, "y": y, "y2": {"field": high}, "color": colour},
         }
 
-    y = {"field": "median", "type": "quantitative", "scale": scale, "title": None}
+    y = {"field": "median", "type": "quantitative", "scale": scale, "title": None, "axis": axis}
     tooltip = [
         {"field": "series", "type": "nominal", "title": "curve"},
         {"field": "t", "type": "quantitative", "title": "transitions", "format": ",d"},
@@ -131,7 +135,7 @@ def x_chart(outcomes: Mapping[str, Outcome], description: str) -> Spec:
     def at(field: str, to: str | None = None) -> Spec:
         span = {} if to is None else {"x2": {"field": to}}
         return {
-            "x": {"field": field, "type": "quantitative", "title": "x", "scale": {"zero": False}},
+            "x": {"field": field, "type": "quantitative", "title": "x", "scale": {"zero": False}, "axis": FEW},
             "y": y,
             "tooltip": tooltip,
             **span,
@@ -147,7 +151,12 @@ def x_chart(outcomes: Mapping[str, Outcome], description: str) -> Spec:
         layers.append(
             {"mark": {"type": "tick", "thickness": 2.5, "size": 18, "style": "accent"}, "encoding": at("best")}
         )
-    return _chart(description, {"values": rows}, layers, height={"step": 26 if len(outcomes) == 1 else 44})
+    return _chart(
+        description,
+        {"values": rows},
+        layers,
+        height=len(shown) * (26 if len(outcomes) == 1 else 18 + 14 * len(outcomes)),
+    )
 
 
 def bars_chart(
@@ -168,7 +177,7 @@ def bars_chart(
             "title": None,
             "axis": {"labelLimit": 150, "grid": False},
         },
-        "x": {"field": "value", "type": "quantitative", "title": title},
+        "x": {"field": "value", "type": "quantitative", "title": title, "axis": FEW},
         "tooltip": [
             {"field": "name", "type": "nominal", "title": "of"},
             *([{"field": "series", "type": "nominal", "title": "when"}] if several else []),
@@ -179,10 +188,16 @@ def bars_chart(
         legend = {"orient": "top", "title": None}
         encoding |= {
             "yOffset": {"field": "series", "type": "nominal", "sort": list(columns)},
-            "color": {"field": "series", "type": "nominal", "sort": list(columns), "legend": legend},
+            "color": {
+                "field": "series",
+                "type": "nominal",
+                "sort": list(columns),
+                "legend": legend,
+                "scale": {"range": "ordinal"},
+            },
         }
     layer = {"mark": {"type": "bar"}, "encoding": encoding}
-    return _chart(description, {"values": rows}, [layer], height={"step": 15 if several else 22})
+    return _chart(description, {"values": rows}, [layer], height=len(names) * (30 if several else 22))
 
 
 def parts_chart(exact: Exact, optimum: float | None, description: str) -> Spec:
@@ -198,7 +213,7 @@ def parts_chart(exact: Exact, optimum: float | None, description: str) -> Spec:
     legend = {"orient": "top", "title": None, "labelLimit": 260, "columns": 1}
     encoding = {
         "y": {"field": "when", "type": "nominal", "sort": list(points), "title": None},
-        "x": {"field": "value", "type": "quantitative", "title": "cost per step"},
+        "x": {"field": "value", "type": "quantitative", "title": "cost per step", "axis": FEW},
         "color": {"field": "part", "type": "nominal", "sort": list(parts), "legend": legend},
         "tooltip": [
             {"field": "when", "type": "nominal"},
@@ -216,8 +231,8 @@ def parts_chart(exact: Exact, optimum: float | None, description: str) -> Spec:
                 "encoding": {"x": {"field": "best", "type": "quantitative"}},
             }
         )
-    return _chart(description, {"values": rows}, layers, height={"step": 40})
+    return _chart(description, {"values": rows}, layers, height=80)
 
 
-def _chart(description: str, data: Spec, layers: Sequence[Spec], height: Any) -> Spec:
+def _chart(description: str, data: Spec, layers: Sequence[Spec], height: int) -> Spec:
     return {"description": description, "width": "container", "height": height, "data": data, "layer": list(layers)}

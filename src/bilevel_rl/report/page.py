@@ -197,7 +197,7 @@ def _follower(outcome: Outcome, exact: Exact) -> list[Chart]:
         for when, answer in (("before", exact.before), ("after", exact.after)):
             chances = (f"{chance:.0%}" for chance in answer.policy[s])
             rows.append((outcome.state_names[s], when, f"{visits[when][s]:.1%}", *chances))
-    return [Chart("Where the follower is; in the table also what it does", spec, rows)]
+    return [Chart("Where the follower is", spec, rows)]
 
 
 def _payments(outcome: Outcome, exact: Exact) -> list[Chart]:

@@ -117,7 +117,7 @@ def _points(layout: Layout) -> tuple[Float[np.ndarray, "S 2"], tuple[float, floa
     if not isinstance(layout, GridLayout):
         lies = np.isfinite(places[:, 0])
         extent = np.ptp(places[lies], axis=0).max() or 1.0
-        places = places * CELL * max(2.0, 1.25 * np.sqrt(lies.sum())) / extent / CELL
+        places = places * CELL * max(3.0, 1.9 * np.sqrt(lies.sum())) / extent / CELL
     points = places * CELL
     margin = CELL / 2 if isinstance(layout, GridLayout) else 0.7 * CELL
     low, high = np.nanmin(points, axis=0) - margin, np.nanmax(points, axis=0) + margin
@@ -127,7 +127,7 @@ def _points(layout: Layout) -> tuple[Float[np.ndarray, "S 2"], tuple[float, floa
 def _picture(outcome: Outcome, layout: Layout, exact: Exact, answer: Answer, most: float, name: str) -> Picture:
     points, box = _points(layout)
     is_grid = isinstance(layout, GridLayout)
-    caption = "Before: the best answer to the first x" if name == "before" else "After: the best answer to the last x"
+    caption = "Before: answer to the first x" if name == "before" else "After: answer to the last x"
     return Picture(
         name,
         caption,

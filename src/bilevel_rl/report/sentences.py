@@ -49,7 +49,9 @@ def _moved(what: str, before: float, after: float, best: float | None) -> str:
     verb = "falls" if after < before else "rises" if after > before else "stays"
     text = f"{what} {verb} from {number(before)} to {number(after)}"
     if best is not None and before > best:
-        text += f", which is {(before - after) / (before - best):.0%} of the way to the best known, {number(best)}"
+        share = (before - after) / (before - best)
+        near = "more than 99 %" if 0.99 < share < 1 else f"{100 * share:.0f} %"
+        text += f", which is {near} of the way to the best known, {number(best)}"
     return f"{text}."
 
 

@@ -14,13 +14,14 @@
       background: "transparent",
       font: "system-ui, sans-serif",
       view: { stroke: null },
+      rule: { color: series[0] },
       axis: { ...text, gridColor: line, domainColor: line, tickColor: line },
-      legend: { ...text, labelColor: ink, symbolType: "square" },
-      range: { category: series },
+      legend: { ...text, labelColor: ink, symbolType: "square", symbolOpacity: 1 },
+      range: { category: series, ordinal: [dark.matches ? "#6f7c89" : "#b3bcc6", series[0]] },
       mark: { color: series[0] },
       style: {
-        accent: { stroke: accent, fill: accent },
-        muted: { stroke: soft, opacity: 0.5 },
+        accent: { color: accent, stroke: accent, fill: accent },
+        muted: { color: soft, stroke: soft, opacity: 0.5 },
         hollow: { fill: dark.matches ? "#1c2229" : "#ffffff", stroke: ink, strokeWidth: 1.5, opacity: 1 },
       },
     };
