@@ -1,12 +1,12 @@
 """Reports: the sentences, numbers and settings of the files, whatever a folder lacks; nothing unescaped."""
 
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from hand_outcomes import GRAPH, GRID, hand_folder, hand_outcome, rows
 from PIL import Image
 
 import bilevel_rl as brl
@@ -15,6 +15,7 @@ from bilevel_rl.report.gather import command_of, gather
 from bilevel_rl.report.pictures import CELL, pictures_of, x_pictures_of
 from bilevel_rl.report.sentences import answer_of, number, question_of
 from bilevel_rl.runs.folder import DamagedFileError, RunFolderError
+from hand_outcomes import GRAPH, GRID, hand_folder, hand_outcome, rows
 
 EVIL = "<script>alert('x')</script>"
 
@@ -134,8 +135,6 @@ def test_runs_are_laid_side_by_side(tmp_path):
 
 
 def test_runs_of_other_x_are_not_compared_entry_by_entry(tmp_path):
-    import dataclasses
-
     other = dataclasses.replace(hand_outcome(), names=brl.Names(states=("a", "b", "c")))
     folders = hand_folder(tmp_path / "a", hand_outcome()), hand_folder(tmp_path / "b", other)
     page = Parsed(write_report([folder.path for folder in folders], tmp_path / "both.html"))
@@ -239,8 +238,6 @@ def test_a_walker_waits_hidden_where_a_state_lies_nowhere():
 
 def test_x_is_drawn_on_a_grid_where_it_has_an_entry_for_each_cell():
     assert x_pictures_of(hand_outcome(GRID)) == ()
-    import dataclasses
-
     names = brl.Names(layout=brl.GridLayout([(0, 0), (0, 1)]))
     before, after = x_pictures_of(dataclasses.replace(hand_outcome(), names=names, exact=None))
     assert [place.shade for place in before.places] == [0, 0]

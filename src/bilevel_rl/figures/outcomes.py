@@ -58,10 +58,10 @@ def _figure_of_x(outcome: Outcome, style: Style) -> Figure:
         limits = min(outcome.initial_x.min(), end.min()), max(outcome.initial_x.max(), end.max())
         titles = "x at the start", f"x at the end (median of {len(outcome.final_x)} seeds)"
         for axes, values, title in zip(figure.subplots(1, 2), maps, titles, strict=True):
-            image = axes.imshow(values, cmap=style.placement, vmin=limits[0], vmax=limits[1] + 1e-12)
+            axes.imshow(values, cmap=style.placement, vmin=limits[0], vmax=limits[1] + 1e-12)
             axes.set(title=title, xlabel="column", ylabel="row")
             label_cells(axes)
-        figure.colorbar(image, ax=figure.axes, shrink=0.85, label="x")
+        figure.colorbar(figure.axes[0].images[0], ax=figure.axes, shrink=0.85, label="x")
         return figure
     shown = ranked_entries(outcome)
     figure = Figure(figsize=(7.5, 1.6 + 0.34 * len(shown)))
@@ -106,12 +106,13 @@ def _figure_of_follower(outcome: Outcome, exact: Exact, style: Style) -> Figure:
     if layout is not None:
         figure = Figure(figsize=(10.5, 4.9))
         most = max(exact.visits(answer).max() for _, answer in answers)
+        shades = []
         for axes, (title, answer) in zip(figure.subplots(1, 2), answers, strict=True):
-            image = draw_map(axes, layout, exact, answer, most, style)
+            shades.append(draw_map(axes, layout, exact, answer, most, style))
             axes.set_title(title)
             if isinstance(layout, GraphLayout):
                 label_nodes(axes, layout, outcome.state_names)
-        figure.colorbar(image, ax=figure.axes, shrink=0.8, label="share of the follower's time, where it can act")
+        figure.colorbar(shades[0], ax=figure.axes, shrink=0.8, label="share of the follower's time, where it can act")
         return figure
     visits = np.stack([answer.occupancy.sum(1) for _, answer in answers])
     shown = np.argsort(-visits.max(axis=0), kind="stable")[:MOST_BARS]
@@ -120,11 +121,11 @@ def _figure_of_follower(outcome: Outcome, exact: Exact, style: Style) -> Figure:
     _paired_bars(left, visits[:, shown], [outcome.state_names[s] for s in shown])
     left.set(xlabel="share of the follower's time", title="Where the follower is")
     for axes, (title, answer) in zip(others, answers, strict=True):
-        image = axes.imshow(answer.policy[shown], aspect="auto", cmap=style.placement, vmin=0, vmax=1)
+        axes.imshow(answer.policy[shown], aspect="auto", cmap=style.placement, vmin=0, vmax=1)
         axes.set_xticks(range(answer.policy.shape[1]), outcome.action_names, rotation=40, ha="right")
         axes.set_title(f"What it does {title.partition(':')[0]}")
         axes.grid(visible=False)
-    figure.colorbar(image, ax=others, label="π(a|s)", shrink=0.9)
+    figure.colorbar(others[0].images[0], ax=others, label="π(a|s)", shrink=0.9)
     return figure
 
 

@@ -61,8 +61,8 @@ def read_outcome(folder: RunFolder) -> Outcome:
         if seed is not None:
             parts = {part: _part(kind, part, arrays) for part, kind in PARTS.items()}
             exact = Exact(seed, **{name: arrays[name] for name in OF_EXACT}, **parts)
-        x = [arrays[name] for name in OF_OUTCOME]
-        return Outcome(_names(text["names"]), text["entropy_weight"], *x, optimum, exact)
+        start, end = (arrays[name] for name in OF_OUTCOME)
+        return Outcome(_names(text["names"]), text["entropy_weight"], start, end, optimum, exact)
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedFileError(path, f"it is no outcome, {error}") from error
 

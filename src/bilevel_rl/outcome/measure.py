@@ -11,17 +11,19 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from bilevel_rl import checks
 from bilevel_rl.environments import TabularMDP
-from bilevel_rl.exact.evaluation import DENSE_LIMIT, expected_next, occupancy
+from bilevel_rl.exact.evaluation import DENSE_LIMIT, occupancy
 from bilevel_rl.exact.objectives import best_response, implicit_gradient
 from bilevel_rl.exact.oracle import as_upper_variable, check_finite, in_double_precision
-from bilevel_rl.exact.soft_mdp import soft_optimal
-from bilevel_rl.exact.tables import cost_table, following_value_table, reward_table
+from bilevel_rl.exact.tables import cost_table
 from bilevel_rl.formulation import BilevelProblem, Names, OccupancyCost
 from bilevel_rl.outcome.outcome import Answer, Costs, Exact, Optimum, Outcome, Slopes
 from bilevel_rl.outcome.walks import Kernel
 
 MOST_CURVED = 64
 """Curvature is worked out where x has at most this many entries."""
+
+DIFFERENCE = 1e-5
+"""Step of central differences, relative to the largest entry of x."""
 
 
 def measure_outcome(
@@ -63,13 +65,20 @@ def measure_outcome(
     if not can_be_exact(problem):
         return known
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), problem.initial_x, *seeds)
-    costs, *tables = in_double_precision(_answers, problem, stacked, weight)
-    check_finite("hyper_objective", (costs, tables))
+    costs, policies, visits, payments = in_double_precision(_answers, problem, stacked, weight)
+    check_finite("hyper_objective", (costs, policies, visits, payments))
     seed = int(np.argsort(costs[0][1:], kind="stable")[(len(seeds) - 1) // 2])
     kernels = [Kernel.of(problem, x) for x in (problem.initial_x, seeds[seed])]
     edges = np.unique(np.concatenate([kernel.edges() for kernel in kernels]), axis=0)
     before, after = (
-        _answer(problem.names, kernel, edges, *(None if table is None else table[point] for table in tables))
+        _answer(
+            problem.names,
+            kernel,
+            edges,
+            policies[point],
+            visits[point],
+            None if payments is None else payments[point],
+        )
         for point, kernel in zip((0, 1 + seed), kernels, strict=True)
     )
     exact = Exact(
@@ -158,34 +167,29 @@ def scales_of(known: Float[np.ndarray, "k n"]) -> Float[np.ndarray, " n"]:
 def _derivatives(
     problem: BilevelProblem, x: PyTree, entropy_weight: Array, is_curved: bool
 ) -> tuple[Float[Array, " n"], Float[Array, " n"] | None]:
-    """∇Φ, and the diagonal of its Jacobian by Hessian-vector products, which share one factorization."""
+    """∇Φ, and the diagonal of its Jacobian: by Hessian-vector products, which share one factorization.
+
+    Where x acts through the dynamics, by central differences of ∇Φ instead.
+    """
     flat, unravel = ravel_pytree(x)
 
     def gradient(flat: Array) -> Array:
         x = unravel(flat)
-        return ravel_pytree(implicit_gradient(problem, x, _log_policy(problem, x, entropy_weight), entropy_weight)[1])[
-            0
-        ]
+        log_policy = best_response(problem, x, entropy_weight).log_policy
+        return ravel_pytree(implicit_gradient(problem, x, log_policy, entropy_weight)[1])[0]
+
+    def difference(direction: Array) -> Array:
+        step = DIFFERENCE * jnp.maximum(1.0, jnp.max(jnp.abs(flat))) * direction
+        return (gradient(flat + step) - gradient(flat - step)) / (2 * jnp.sum(step))
 
     if not is_curved:
         return gradient(flat), None
-    slope, product = jax.linearize(gradient, flat)
-    return slope, jax.lax.map(
-        lambda i: product(jax.nn.one_hot(i, flat.size, dtype=flat.dtype))[i], jnp.arange(flat.size)
-    )
-
-
-def _log_policy(problem: BilevelProblem, x: PyTree, entropy_weight: Array) -> Float[Array, "S A"]:
-    """log π_τ*(x), with a derivative also where x acts through the dynamics.
-
-    To first order, P_x acts on the follower's values as a reward of γ (∂_x P) V does.
-    """
-    environment, reward = problem.environment_at(x), reward_table(problem, x)
     if problem.outcome_probabilities is None:
-        return soft_optimal(environment, reward, entropy_weight).log_policy
-    frozen, fixed = jax.lax.stop_gradient((environment, reward))
-    values = soft_optimal(frozen, fixed, entropy_weight).values
-    following = following_value_table(problem, x, values)
-    acted = reward + following - jax.lax.stop_gradient(following)
-    values = soft_optimal(frozen, acted, entropy_weight, start_values=values).values
-    return jax.nn.log_softmax((reward + environment.discount * expected_next(environment, values)) / entropy_weight)
+        slope, product = jax.linearize(gradient, flat)
+    else:
+        slope, product = gradient(flat), difference
+
+    def second(i: Array) -> Array:
+        return product(jax.nn.one_hot(i, flat.size, dtype=flat.dtype))[i]
+
+    return slope, jax.lax.map(second, jnp.arange(flat.size))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import ArrayLike, Bool, Float, Int, PyTree
 
 from bilevel_rl.exact.oracle import in_double_precision
 from bilevel_rl.formulation import BilevelProblem
@@ -78,7 +78,7 @@ class Kernel:
 
 
 @eqx.filter_jit
-def _probabilities(problem: BilevelProblem, x: PyTree) -> Array:
+def _probabilities(problem: BilevelProblem, x: PyTree) -> Float[ArrayLike, "S A K"]:
     return problem.environment_at(x).probabilities
 
 

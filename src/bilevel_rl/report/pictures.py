@@ -189,7 +189,11 @@ def _edges(points: np.ndarray, exact: Exact, answer: Answer) -> tuple[Line, ...]
             key = min(a, b), max(a, b)
             widths[key] = widths.get(key, 0.0) + float(flow)
     most = max(widths.values(), default=0.0) or 1.0
-    return tuple(Line(*map(float, (*points[a], *points[b])), 8 * flow / most) for (a, b), flow in widths.items())
+    return tuple(_line(points[a], points[b], 8 * flow / most) for (a, b), flow in widths.items())
+
+
+def _line(start: Float[np.ndarray, "2"], end: Float[np.ndarray, "2"], width: float = 0.0) -> Line:
+    return Line(float(start[0]), float(start[1]), float(end[0]), float(end[1]), width)
 
 
 def _arrows(layout: Layout, exact: Exact, answer: Answer) -> tuple[Line, ...]:
@@ -200,7 +204,7 @@ def _arrows(layout: Layout, exact: Exact, answer: Answer) -> tuple[Line, ...]:
     for place, move, length in zip(places * CELL, moves, lengths, strict=True):
         if longest > 0 and length > RESTS * longest:
             half = 0.3 * CELL * move / longest
-            lines.append(Line(*map(float, (*(place - half), *(place + half)))))
+            lines.append(_line(place - half, place + half))
     return tuple(lines)
 
 

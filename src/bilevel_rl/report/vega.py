@@ -16,7 +16,7 @@ def script() -> str:
     path = caches / f"vega-{version('vl-convert-python')}.js"
     if path.is_file():
         return path.read_text()
-    text = vl_convert.javascript_bundle().replace("</script", "<\\/script")
+    text = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
     with contextlib.suppress(OSError):  # A home that cannot be written to costs some seconds, not the report.
         caches.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text)
