@@ -37,6 +37,9 @@ from bilevel_rl.environments import (  # noqa: E402
 from bilevel_rl.followers import LearnedReward as LearnedReward, rollout as rollout  # noqa: E402
 from bilevel_rl.formulation import (  # noqa: E402
     BilevelProblem as BilevelProblem,
+    GraphLayout as GraphLayout,
+    GridLayout as GridLayout,
+    Names as Names,
     OccupancyCost as OccupancyCost,
     OccupancyFunctional as OccupancyFunctional,
     PolicyLoss as PolicyLoss,

@@ -6,6 +6,7 @@ from bilevel_rl.figures.curves import (
     draw_sampled_curves as draw_sampled_curves,
     draw_step_sizes as draw_step_sizes,
 )
+from bilevel_rl.figures.outcomes import draw_outcome as draw_outcome, draw_side_by_side as draw_side_by_side
 from bilevel_rl.figures.style import also_for_print as also_for_print
 from bilevel_rl.figures.tables import (
     final_values as final_values,

@@ -35,22 +35,24 @@ def draw_band(axes: Axes, curves: Curves, label: str, levels: Sequence[tuple[flo
         axes.fill_between(curves.num_transitions, lower, upper, color=line.get_color(), alpha=alpha, linewidth=0)
 
 
-def draw_learning_curves(folder: RunFolder, optimal_objective: float):
-    """Φ(x_k) against transitions, with the optimum, and the gap to it on a logarithmic scale."""
+def draw_learning_curves(folder: RunFolder, optimal_objective: float | None = None):
+    """Φ(x_k) against transitions; where the optimum is known with it, and with the gap to it on a logarithmic scale."""
     objective, value = read_curves(folder, "upper_objective"), read_curves(folder, "upper_value")
 
     def draw(style: Style) -> Figure:
-        figure = Figure(figsize=(9.5, 3.8))
-        left, right = figure.subplots(1, 2)
+        figure = Figure(figsize=(9.5 if optimal_objective is not None else 6, 3.8))
+        left, *others = figure.subplots(1, 1 if optimal_objective is None else 2, squeeze=False)[0]
         draw_band(left, objective, "Φ(x), the follower having optimized")
         draw_band(left, value, "f(x, π), the policy learned so far")
-        left.axhline(optimal_objective, color=style.accent, linestyle="--", linewidth=1.2, label="optimum Φ*")
         left.set(ylabel="upper objective", title=f"What the leader pays ({len(objective.values)} seeds)")
+        if optimal_objective is not None:
+            left.axhline(optimal_objective, color=style.accent, linestyle="--", linewidth=1.2, label="optimum Φ*")
+            gap = objective._replace(values=np.maximum(objective.values - optimal_objective, SMALLEST_SHOWN))
+            draw_band(others[0], gap, "Φ(x) − Φ*")
+            title = "Gap to the optimum: median, half and all of the seeds"
+            others[0].set(yscale="log", ylabel="Φ(x) − Φ*", title=title)
         left.legend()
-        gap = objective._replace(values=np.maximum(objective.values - optimal_objective, SMALLEST_SHOWN))
-        draw_band(right, gap, "Φ(x) − Φ*")
-        right.set(yscale="log", ylabel="Φ(x) − Φ*", title="Gap to the optimum: median, half and all of the seeds")
-        for axes in (left, right):
+        for axes in (left, *others):
             label_transitions(axes)
         return figure
 

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -96,12 +97,17 @@ def also_for_print() -> Iterator[None]:
 
 def save_figure(folder: RunFolder, name: str, draw: Callable[[Style], Figure]):
     """Draws a figure and saves it as `figures/name.png`, within `also_for_print` as `figures/name-print.pdf` too."""
+    save_figure_at(folder.figures() / name, draw)
+
+
+def save_figure_at(path: Path, draw: Callable[[Style], Figure]):
+    """As `save_figure`, at a path without its suffix."""
     for style in _styles.get():
         with mpl.rc_context(rc=style.parameters):  # pyright: ignore[reportArgumentType]
             figure = draw(style)
             # A fixed date keeps the bytes of a PDF the same when the data are.
             metadata = {"CreationDate": None} if style.suffix.endswith("pdf") else None
-            figure.savefig(folder.figures() / f"{name}{style.suffix}", metadata=metadata)
+            figure.savefig(path.with_name(f"{path.name}{style.suffix}"), metadata=metadata)
 
 
 def label_transitions(axes: Axes):

@@ -14,6 +14,7 @@ from bilevel_rl import checks
 from bilevel_rl.checks.functions import answer, scalar, takes
 from bilevel_rl.environments import DrivenMDP, Episode, HostEpisode, ObservedEnvironment, TabularMDP
 from bilevel_rl.formulation.closures import open_function
+from bilevel_rl.formulation.names import Names
 from bilevel_rl.formulation.upper_objectives import (
     OccupancyCost,
     StateActionFunction,
@@ -57,6 +58,7 @@ class BilevelProblem(eqx.Module):
             the dynamics alone. An outcome of probability 0 is never sampled, and what its gradient says is lost.
         entropy_weight: λ of a follower that values entropy itself: Φ_λ is then what the leader minimizes, not a
             smoothed Φ. None for a follower that maximizes its reward alone. Oracles and step sizes are told their τ.
+        names: what states, actions and numbers of x are called, and where states lie. Nothing computed depends on it.
 
     Raises:
         TypeError: an argument is of another type, or a function takes other arguments or returns no numbers.
@@ -64,7 +66,7 @@ class BilevelProblem(eqx.Module):
             numbers or not feasible, a bound or `entropy_weight` is not positive, `initial_spread` is negative or not
             finite, `project` changes shapes, `upper` does not fit the environment, or `outcome_probabilities` gives no
             distribution or is beside a `TrajectoryLoss` or in a `FunctionalEnvironment` or `HostEnvironment`, which
-            also ask for an `OccupancyCost`.
+            also ask for an `OccupancyCost`. Or `names` are not as many as there are states, actions or numbers of x.
 
     Example:
         >>> import numpy as np, bilevel_rl as brl
@@ -88,6 +90,7 @@ class BilevelProblem(eqx.Module):
     initial_spread: float = eqx.field(static=True, default=0.0)
     entropy_weight: float | None = None
     outcome_probabilities: OutcomeFunction | None = None
+    names: Names = eqx.field(static=True, default=Names())
 
     def __init__(
         self,
@@ -100,6 +103,7 @@ class BilevelProblem(eqx.Module):
         initial_spread: float = 0.0,
         entropy_weight: float | None = None,
         outcome_probabilities: OutcomeFunction | None = None,
+        names: Names = Names(),  # noqa: B008  Frozen.
     ):
         kinds = TabularMDP, *get_args(ObservedEnvironment)
         self.environment = checks.instance("environment", environment, *kinds)
@@ -111,11 +115,13 @@ class BilevelProblem(eqx.Module):
         self.initial_spread = checks.number("initial_spread", initial_spread, at_least=0)
         self.outcome_probabilities = self.entropy_weight = None
         if outcome_probabilities is not None:
-            names = "x", "state", "action"
-            self.outcome_probabilities = open_function(takes("outcome_probabilities", outcome_probabilities, *names))
+            arguments = "x", "state", "action"
+            checked = takes("outcome_probabilities", outcome_probabilities, *arguments)
+            self.outcome_probabilities = open_function(checked)
         if entropy_weight is not None:
             remedy = "None is for a follower without one"
             self.entropy_weight = checks.number("entropy_weight", entropy_weight, above=0, remedy=remedy)
+        self.names = checks.instance("names", names, Names)
         self._validate()
         self.upper = upper.bound_to(environment, jax.tree.map(jnp.asarray, self.initial_x))
 
@@ -196,6 +202,12 @@ class BilevelProblem(eqx.Module):
 
     def _validate(self):
         """Calls every function but `project` for the first time."""
+        tabular = self.environment if isinstance(self.environment, TabularMDP) else None
+        self.names.check(
+            num_entries=sum(np.size(leaf) for leaf in jax.tree.leaves(self.initial_x)),
+            num_states=tabular and tabular.num_states,
+            num_actions=tabular and tabular.num_actions,
+        )
         x, pair = jax.tree.map(jnp.asarray, self.initial_x), example_pair(self.environment)
         scalar("reward", self.reward, {"x": x, **pair}, of="one state and one action")
         scalar("upper.regularizer", self.upper.regularizer, {"x": x})

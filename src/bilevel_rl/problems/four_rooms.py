@@ -26,6 +26,7 @@ from jaxtyping import Array, ArrayLike, Float
 from bilevel_rl import checks
 from bilevel_rl.environments import TabularMDP
 from bilevel_rl.exact.objectives import hyper_objective
+from bilevel_rl.formulation.names import GridLayout, Names
 from bilevel_rl.formulation.problem import BilevelProblem
 from bilevel_rl.formulation.upper_objectives import OccupancyCost
 from bilevel_rl.problems.grid import Cell, Grid
@@ -127,6 +128,12 @@ def four_rooms(
         reward_bound=max(1.0, budget),
         initial_spread=INITIAL_SPREAD,
         entropy_weight=entropy_weight,
+        names=Names(
+            f"Which penalties lead a follower on the way to its goal through {TARGET}?",
+            actions=("up", "right", "down", "left"),
+            x=(*(f"penalty at {cell}" for cell in FREE_CELLS), "unused budget"),
+            layout=GridLayout([*FREE_CELLS * num_contexts, None]),
+        ),
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from bilevel_rl import checks
 from bilevel_rl.environments import TabularMDP, gymnasium_reward
 from bilevel_rl.exact.solver import Solution, solve
+from bilevel_rl.formulation.names import GridLayout, Names
 from bilevel_rl.formulation.problem import BilevelProblem
 from bilevel_rl.formulation.projections import Box
 from bilevel_rl.formulation.upper_objectives import OccupancyCost
@@ -64,6 +65,11 @@ class FrozenLake:
             project=Box(0.0, self.largest_bonus),
             reward_bound=largest + self.largest_bonus,
             entropy_weight=self.entropy_weight,
+            names=Names(
+                "Which squares of the frozen lake should carry a bonus, and how large?",
+                actions=("left", "down", "right", "up"),
+                layout=GridLayout.of_shape(4, 4),
+            ),
         )
 
     def optimum(self, problem: BilevelProblem, entropy_weight: float) -> Solution:

@@ -102,6 +102,7 @@ class GoalPlacement:
             ),
             initial_x=np.zeros(grid.num_cells),
             reward_bound=self.scale,
+            names=grid.names(f"On which ground must the reward lie so that the follower goes to {self.delivery}?"),
         )
 
     def optimum(self, problem: BilevelProblem, entropy_weight: float) -> Solution:

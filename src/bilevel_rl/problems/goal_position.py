@@ -92,6 +92,10 @@ class GoalPosition:
             initial_x=np.asarray(self.initial_x, float),
             project=Box(0.0, size - 1.0),
             reward_bound=1.0,
+            names=grid.names(
+                f"Where must the goal stand so that the follower spends its time at {tuple(target)}?",
+                x=("goal's row", "goal's column"),
+            ),
         )
 
     def landscape(self, problem: BilevelProblem, entropy_weight: float) -> Landscape:

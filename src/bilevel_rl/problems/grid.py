@@ -10,12 +10,18 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from bilevel_rl import checks
 from bilevel_rl.environments import TabularMDP
+from bilevel_rl.formulation.names import GridLayout, Names
 
 Cell = tuple[int, int]
 
 MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1), (0, 0))
 """Row and column steps of the actions up, down, left, right, stay."""
 
+
+MOVE_NAMES = ("up", "down", "left", "right", "stay")
+
+MOST_NAMED = 1_500
+"""Larger grids are not drawn cell by cell, so their cells get no names."""
 
 LARGEST_SIZE = 46_340
 """Larger grids have more cells than compiled programs can count."""
@@ -78,6 +84,12 @@ class Grid:
     def position(self, state: Int[ArrayLike, ""]) -> Float[Array, "2"]:
         """(row, col) of a state, as floats."""
         return jnp.stack(jnp.divmod(state, self.size)).astype(float)
+
+    def names(self, question: str, x: Sequence[str] = (), *, num_followers: int = 1) -> Names:
+        """Names of the moves and of the numbers of x, and where the cells lie, once for each follower."""
+        cells = [divmod(state, self.size) for state in range(self.num_cells)] * num_followers
+        layout = GridLayout(cells) if len(cells) <= MOST_NAMED else None
+        return Names(question, actions=MOVE_NAMES, x=x, layout=layout)
 
     def free_states(self) -> Int[np.ndarray, " free"]:
         """Indices of the cells that are not walls."""

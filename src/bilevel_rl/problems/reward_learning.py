@@ -26,6 +26,12 @@ from bilevel_rl.formulation.upper_objectives import (
 )
 from bilevel_rl.problems.grid import Cell, Grid
 
+QUESTIONS: dict[type[UpperObjective], str] = {
+    OccupancyFunctional: "Which reward spreads the follower's time as it is wanted?",
+    PolicyLoss: "Which reward explains what was demonstrated?",
+    TrajectoryLoss: "Which reward explains the preferences between the follower's own trajectories?",
+}
+
 FLOOR = 1e-3
 """Share of the time that counts as never, so that the divergence of a visitation stays finite."""
 
@@ -214,4 +220,5 @@ def _with_reward_of_cells(
         project=Box(-1.0, 1.0),
         reward_bound=1.0,
         entropy_weight=entropy_weight,
+        names=grid.names(QUESTIONS[type(upper)]),
     )

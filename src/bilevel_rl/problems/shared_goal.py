@@ -98,4 +98,9 @@ def shared_goal(
         initial_x=np.asarray(initial_x, float),
         project=Box(0.0, size - 1.0),
         reward_bound=1.0 + max(attachments),
+        names=grid.names(
+            f"Where must one goal stand so that {len(homes)} followers spend their time at {tuple(target)}?",
+            x=("goal's row", "goal's column"),
+            num_followers=len(homes),
+        ),
     )

@@ -102,6 +102,7 @@ class WindDesign:
             initial_x=np.full((grid.num_cells, NUM_DIRECTIONS), CALM),
             reward_bound=1.0,
             outcome_probabilities=outcome_probabilities,
+            names=grid.names(f"Which winds blow a follower that wants to {self.goal} to {self.target}?"),
         )
 
 

@@ -1,0 +1,148 @@
+"""What the files of a run folder say, for a report; what is not there is left out."""
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bilevel_rl.figures.tables import Curves, read_curves
+from bilevel_rl.outcome import Outcome, has_outcome, read_outcome
+from bilevel_rl.runs.diagnosis import Finding, diagnose
+from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.runs.json_files import read_json, read_object
+
+OBJECTIVES = {
+    "upper_objective": "Φ(x), the follower having optimized",
+    "upper_value": "f(x, π), the policy learned so far",
+}
+"""What the leader pays, the exact one first."""
+
+OTHERS = {
+    "lower_judge_score": "judge's score of the follower's texts",
+    "lower_mean_reward": "follower's mean reward",
+}
+"""What is shown of runs that have none of `OBJECTIVES`."""
+
+RESIDUALS = {"lower_residual": "lower policy, to π*(x)", "penalized_residual": "penalized policy, to πᴸ(x)"}
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """One run.
+
+    Attributes:
+        folder: of the run.
+        curves: by the name of the metric, of those that a report shows and the run has.
+        labels: of these metrics.
+        outcome: what became of it; None where that was not measured.
+        findings: what `diagnose` says.
+        divergences: seeds that stopped early.
+        confidence: of logged data, name to value; empty where there is none.
+        settings: every setting, dotted name to text.
+        versions: of packages and machine, name to text.
+        command: that makes the run again, or what is known of it.
+    """
+
+    folder: RunFolder
+    curves: Mapping[str, Curves]
+    labels: Mapping[str, str]
+    outcome: Outcome | None
+    findings: Sequence[Finding]
+    divergences: Sequence[Mapping[str, Any]]
+    confidence: Mapping[str, str]
+    settings: Mapping[str, str]
+    versions: Mapping[str, str]
+    command: str
+
+    @property
+    def name(self) -> str:
+        """Of the folder."""
+        return self.folder.path.name
+
+    @property
+    def objective(self) -> str | None:
+        """The metric that says best what the leader pays; None where there is none."""
+        return next((metric for metric in (*OBJECTIVES, *OTHERS) if metric in self.curves), None)
+
+
+def gather(folder: RunFolder) -> Gathered:
+    """Reads the files of a run.
+
+    Raises:
+        DamagedFileError: a file is not what was written.
+    """
+    rows = folder.read_rows("metrics")
+    labels = OBJECTIVES | OTHERS | RESIDUALS
+    found = {metric: read_curves(folder, metric) for metric in labels if rows and metric in rows[0]}
+    files = {name: _object(folder.path / f"{name}.json") for name in ("config", "run", "environment")}
+    confidence = folder.path / "confidence.json"
+    settings = dict(_flat(files["config"])) | dict(_flat({k: v for k, v in files["run"].items() if k != "digests"}))
+    return Gathered(
+        folder,
+        found,
+        {metric: labels[metric] for metric in found},
+        read_outcome(folder) if has_outcome(folder) else None,
+        diagnose(folder) if rows else (),
+        folder.read_divergences(),
+        dict(_flat(read_json(confidence))) if confidence.is_file() else {},
+        settings,
+        dict(_flat(files["environment"])),
+        command_of(files["config"], files["run"]),
+    )
+
+
+def _object(path: Path) -> dict[str, Any]:
+    return read_object(path) if path.is_file() else {}
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Entries of nested objects by their dotted names."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _flat(entry, f"{name}.{key}" if name else str(key))
+    else:
+        yield name or "value", value if isinstance(value, str) else json.dumps(value)
+
+
+def command_of(config: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    """The command line that makes a run again; for a run from Python the call's name and its settings.
+
+    A `command` in `config.json`, text or a list of words, says it itself.
+    """
+    match config.get("command"):
+        case str(command):
+            return command
+        case [*words]:
+            return shlex.join(map(str, words))
+    if config:
+        name = str(config.get("experiment", ""))
+        verb = next((verb for verb in ("compare", "tune") if name.startswith(f"{verb}-")), "run")
+        return shlex.join(["bilevel-rl", verb, name.removeprefix(f"{verb}-"), *_flags(config.get("options"))])
+    if run:
+        wanted = ("num_seeds", "log_every", "evaluation_entropy_weight", "diagnostics")
+        given = ", ".join(f"{name}={run[name]!r}" for name in wanted if name in run)
+        return f"brl.run({run.get('algorithm', 'algorithm')}(problem, …), key, {given})"
+    return ""
+
+
+def _flags(options: Any) -> Iterator[str]:
+    """Every option as a flag; nested objects have the flags of their fields."""
+    for name, value in options.items() if isinstance(options, dict) else ():
+        flag = str(name).replace("_", "-")
+        if isinstance(value, dict):
+            yield from _flags(value)
+        elif isinstance(value, bool):
+            yield f"--{flag}" if value else f"--no-{flag}"
+        elif value is not None and value != []:
+            yield f"--{flag}"
+            yield from _words(value)
+
+
+def _words(value: Any) -> Iterator[str]:
+    if isinstance(value, list):
+        for entry in value:
+            yield from _words(entry)
+    else:
+        yield str(value)
