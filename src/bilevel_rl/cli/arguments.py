@@ -11,7 +11,20 @@ from typing import Annotated, Any, cast
 import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
-from bilevel_rl.cli.commands import Compare, Diagnose, Init, List, Plot, Resume, Run, Runs, Solve, SolveAny, Tune
+from bilevel_rl.cli.commands import (
+    Compare,
+    Diagnose,
+    Init,
+    List,
+    Plot,
+    Report,
+    Resume,
+    Run,
+    Runs,
+    Solve,
+    SolveAny,
+    Tune,
+)
 from bilevel_rl.cli.looking import title
 from bilevel_rl.references import ReferencedProblem, is_reference, registered
 from bilevel_rl.references.parameters import REQUIRED, flag_of
@@ -24,6 +37,7 @@ OTHERS: dict[str, Any] = {
     "solve": SolveAny,
     "resume": Resume,
     "plot": Plot,
+    "report": Report,
     "diagnose": Diagnose,
     "list": List,
     "runs": Runs,

@@ -101,12 +101,24 @@ class Resume:
 
 @dataclass(frozen=True)
 class Plot:
-    """Draw the figures of a run folder again, without running anything."""
+    """Draw the figures of a run folder again, without running anything; of several, one figure of all side by side."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """run folder"""
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """run folders"""
+    output: Path = Path("side_by_side")
+    """figure of several runs, without its suffix"""
     pdf: bool = False
     """also for paper: as PDF, readable in black and white"""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write one HTML file about runs, which opens without a network: question, answer, curves, settings."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """run folders; several are shown side by side"""
+    output: Path | None = None
+    """the file; by default report.html in the first run folder"""
 
 
 @dataclass(frozen=True)

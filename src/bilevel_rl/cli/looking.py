@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from bilevel_rl import figures
-from bilevel_rl.cli.commands import Plot, Runs
+from bilevel_rl.cli.commands import Plot, Report, Runs
 from bilevel_rl.cli.output import print_json, row, shown
 from bilevel_rl.cli.running import PRUNED
 from bilevel_rl.references import registered
+from bilevel_rl.report import write_report
 from bilevel_rl.runs import diagnosis, lock
 from bilevel_rl.runs.folder import DamagedFileError, RunFolder, RunFolderError
 from bilevel_rl.runs.study import Command, Study
@@ -27,11 +28,21 @@ def title(kind: type[Study]) -> str:
 
 
 def plot(command: Plot, console: Console):
-    """Draws figures again."""
-    study = open_study(folder := RunFolder.open(command.run))
+    """Draws figures again, or those of several runs in one."""
+    folders = [RunFolder.open(run) for run in command.runs]
     with figures.also_for_print() if command.pdf else contextlib.nullcontext():
-        study.plot(folder)
-    console.print(f"{study.label}: figures in {shown(folder.figures())}")
+        if len(folders) > 1:
+            figures.draw_side_by_side(folders, command.output)
+            console.print(f"figure  {shown(command.output.with_name(f'{command.output.name}.png'))}")
+            return
+        study = open_study(folders[0])
+        study.plot(folders[0])
+    console.print(f"{study.label}: figures in {shown(folders[0].figures())}")
+
+
+def report(command: Report, console: Console):
+    """Writes a report."""
+    console.print(f"report  {shown(write_report(command.runs, command.output))}")
 
 
 def diagnose(path: Path, console: Console, *, as_json: bool):

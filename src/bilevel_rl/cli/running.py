@@ -12,6 +12,7 @@ from rich.console import Console
 from bilevel_rl.cli.commands import RUNS, Resume
 from bilevel_rl.cli.output import print_json, shown, standard_error
 from bilevel_rl.comparison.workers import Workers
+from bilevel_rl.report import REPORT
 from bilevel_rl.runs import interruption, lock, processes
 from bilevel_rl.runs.folder import RunFolder, RunFolderError, is_vacant
 from bilevel_rl.runs.job import Job
@@ -121,6 +122,8 @@ def _finish(study: Study, folder: RunFolder, console: Console, *, progress: bool
         )
     for figure in sorted(folder.figures().glob("*.png")):
         console.print(f"figure  {shown(figure)}")
+    if (page := folder.path / REPORT).is_file():
+        console.print(f"report  {shown(page)}")
     return {"experiment": study.name, "folder": str(folder.path), "divergences": divergences} | (
         {"outcome": study.outcome(folder)}
     )

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import jinja2
 
+from bilevel_rl.files.atomic import write_atomically
 from bilevel_rl.report import files, vega
 from bilevel_rl.report.gather import gather
 from bilevel_rl.report.sections import section_of
 from bilevel_rl.report.side_by_side import comparison_of, runs_table
-from bilevel_rl.runs.atomic import write_atomically
 from bilevel_rl.runs.diagnosis import find_runs
 
-NAME = "report.html"
+REPORT = "report.html"
 
 
 def write_report(folders: Sequence[Path | str], path: Path | str | None = None) -> Path:
@@ -46,6 +46,6 @@ def write_report(folders: Sequence[Path | str], path: Path | str | None = None) 
         table=runs_table(runs),
         vega=vega.script(),
     )
-    target = Path(folders[0]) / NAME if path is None else Path(path)
+    target = Path(folders[0]) / REPORT if path is None else Path(path)
     write_atomically(target, text)
     return target

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import vl_convert
 
-from bilevel_rl.runs.atomic import write_atomically
+from bilevel_rl.files.atomic import write_atomically
 
 
 def script() -> str:

@@ -9,12 +9,16 @@ import numpy as np
 
 from bilevel_rl import checks, figures
 from bilevel_rl.algorithms import Algorithm, Followers, SingleLoopActorCritic
+from bilevel_rl.followers import write_reward
 from bilevel_rl.formulation import BilevelProblem
+from bilevel_rl.outcome import Optimum
+from bilevel_rl.report import write_report
 from bilevel_rl.runs import processes
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.run import RunResult
 from bilevel_rl.runs.study import Study
 from bilevel_rl.runs.trackers import ReportTo
+from bilevel_rl.studies import outcomes
 from bilevel_rl.studies.config import RunConfig, ScheduleConfig
 
 WHOLE = "."
@@ -77,6 +81,19 @@ class Experiment(Study):
             if measured := self.measure(finished):
                 folder.write_arrays(self.results, **measured)
             self.plot(folder)
+            self._report(folder, finished)
+
+    def _report(self, folder: RunFolder, finished: Mapping[str, Finished]):
+        """Keeps what became of a single run and the reward that it learned, and writes the report."""
+        if single := finished.get(WHOLE):
+            problem, weight = single.algorithm.problem, self.settings(single.algorithm).evaluation_entropy_weight
+            outcomes.keep(folder, problem, single.result.x, weight, self.optimum(folder))
+            write_reward(folder, problem, single.result, reference=self.name)
+        write_report([folder.path])
+
+    def optimum(self, folder: RunFolder) -> Optimum | None:
+        """The best that is known, from the files; None where nothing is."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -134,6 +151,10 @@ class BesideOptimum(SingleRun):
     def optimal_objective(self, folder: RunFolder) -> float:
         """Φ at the known optimum."""
         return float(folder.read_arrays(self.results)["optimal_objective"])
+
+    def optimum(self, folder: RunFolder) -> Optimum | None:
+        """That of the file."""
+        return None if figures.is_sampled(folder) else Optimum(self.optimal_objective(folder), how=self.reference)
 
     def summarize(self, folder: RunFolder) -> str:
         """One line about the outcome."""

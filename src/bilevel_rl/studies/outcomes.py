@@ -1,13 +1,15 @@
-"""What a run of a user's problem came to, read from its files: nothing of the problem is executed."""
+"""What a run leaves behind, measured at its end; and what its files say in a sentence, of which nothing is executed."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, PyTree
 
 from bilevel_rl import figures
+from bilevel_rl.formulation import BilevelProblem
+from bilevel_rl.outcome import Optimum, Outcome, measure_outcome, read_outcome, write_outcome
 from bilevel_rl.runs import diagnosis
 from bilevel_rl.runs.folder import RunFolder
 
@@ -16,73 +18,70 @@ MOST_SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Summary:
     """The outcome of a run.
 
     Attributes:
         before: Φ at the start of each seed; where it was sampled, the mean of f(x, π) over the first log interval.
         after: the same at the end; over the last log interval.
         is_sampled: whether they are estimates of f(x, π), and not exact values of Φ(x).
-        labels: what the entries of x are called.
-        initial_x: x_0.
-        x: at the end, of each seed.
-        optimal_objective: Φ at the optimum, None where it is not known.
-        optimum_is: where that comes from.
+        outcome: what became of x and of the follower.
     """
 
     before: Float[np.ndarray, " seeds"]
     after: Float[np.ndarray, " seeds"]
     is_sampled: bool
-    labels: Sequence[str]
-    initial_x: Float[np.ndarray, " n"]
-    x: Float[np.ndarray, "seeds n"]
-    optimal_objective: float | None
-    optimum_is: str
+    outcome: Outcome
 
     def sentence(self) -> str:
         """For people, without the verdict."""
         what = "f(x, π) in the first and last log interval" if self.is_sampled else "Φ"
         of = f"median of {len(self.after)} seeds" if len(self.after) > 1 else "1 seed"
         parts = [f"{what} {np.median(self.before):.5g} → {np.median(self.after):.5g} ({of})"]
-        if self.optimal_objective is not None:
-            parts.append(f"optimum {self.optimal_objective:.5g} ({self.optimum_is})")
-        return "; ".join([*parts, named(self.labels, np.median(self.x, axis=0))])
+        if (optimum := self.outcome.optimum) is not None:
+            parts.append(f"optimum {optimum.objective:.5g} ({optimum.how})")
+        return "; ".join([*parts, named(self.outcome.x_names, np.median(self.outcome.final_x, axis=0))])
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
+        optimum = self.outcome.optimum
         return {
             "initial_objectives": self.before.tolist(),
             "final_objectives": self.after.tolist(),
             "is_sampled": self.is_sampled,
-            "optimal_objective": self.optimal_objective,
-            "optimum_is": self.optimum_is,
-            "labels": list(self.labels),
-            "initial_x": self.initial_x.tolist(),
-            "x": self.x.tolist(),
+            "optimal_objective": None if optimum is None else optimum.objective,
+            "optimum_is": None if optimum is None else optimum.how,
+            "labels": list(self.outcome.x_names),
+            "initial_x": self.outcome.initial_x.tolist(),
+            "x": self.outcome.final_x.tolist(),
         }
 
 
-def read(folder: RunFolder) -> Outcome:
+def keep(folder: RunFolder, problem: BilevelProblem, x: PyTree, entropy_weight: float, optimum: Optimum | None = None):
+    """Measures what became of a run and writes it, so that nothing later needs the problem.
+
+    Args:
+        folder: of the run.
+        problem: that it solved.
+        x: its last x; the leading axis of every leaf is the seed.
+        entropy_weight: τ at which the follower answers.
+        optimum: the best that is known.
+    """
+    write_outcome(folder, measure_outcome(problem, x, entropy_weight=entropy_weight, optimum=optimum))
+
+
+def read(folder: RunFolder) -> Summary:
     """The outcome of a run.
 
     Raises:
         RunFolderError: the run has not come that far.
     """
-    data = folder.read_arrays("outcome")
+    outcome = read_outcome(folder)
     is_sampled = figures.is_sampled(folder)
     curves = figures.read_curves(folder, "upper_value" if is_sampled else "upper_objective").values
     # The first sampled row is of the first iteration alone, in which chains are where they start.
     first = min(int(is_sampled), curves.shape[1] - 1)
-    return Outcome(
-        before=curves[:, first],
-        after=curves[:, -1],
-        is_sampled=is_sampled,
-        labels=data["labels"].tolist(),
-        initial_x=data["initial_x"],
-        x=data["x"],
-        optimal_objective=float(data["optimal_objective"]) if "optimal_objective" in data else None,
-        optimum_is=str(data.get("optimum_is", "")),
-    )
+    return Summary(curves[:, first], curves[:, -1], is_sampled, outcome)
 
 
 def named(labels: Sequence[str], x: Float[np.ndarray, " n"]) -> str:

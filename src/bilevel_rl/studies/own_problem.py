@@ -14,9 +14,12 @@ from bilevel_rl.algorithms import Algorithm, ExactDescent, Followers, ModelBased
 from bilevel_rl.algorithms.step_sizes import GeometricDecay, PowerDecay, ScheduleWarning, StepSizes
 from bilevel_rl.environments import HostEnvironment, TabularMDP
 from bilevel_rl.exact.evaluation import DENSE_LIMIT
+from bilevel_rl.followers import write_reward
 from bilevel_rl.formulation import BilevelProblem
+from bilevel_rl.outcome import Optimum
 from bilevel_rl.references import ReferencedProblem
 from bilevel_rl.references.problem import descend
+from bilevel_rl.report import write_report
 from bilevel_rl.runs import diagnosis, processes
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.result import RunResult
@@ -26,9 +29,7 @@ from bilevel_rl.studies import outcomes
 from bilevel_rl.studies.config import RunConfig, ScheduleConfig
 from bilevel_rl.studies.referenced import (
     default_problem,
-    described,
     evaluated_at,
-    found,
     keep_source,
     with_digest_of_now,
 )
@@ -149,30 +150,36 @@ class OwnProblem(Study):
         keep_source(self.problem, folder)
         result = self.run.run(self.algorithm(), folder, progress=progress)
         if processes.is_writer():
-            folder.write_arrays("outcome", **self._measured(result, folder, progress=progress))
+            problem = self.problem.problem()
+            optimum = self._optimum(problem, result, folder, progress=progress)
+            outcomes.keep(folder, problem, result.x, self.run.evaluation_entropy_weight, optimum)
+            write_reward(folder, problem, result, reference=self.problem.title)
             self.plot(folder)
+            write_report([folder.path])
 
-    def _measured(self, result: RunResult, folder: RunFolder, *, progress: bool) -> dict[str, np.ndarray]:
-        """What the files say of the outcome: x at both ends by name, and the optimum."""
-        problem, τ = self.problem.problem(), self.run.evaluation_entropy_weight
-        leaves = [np.asarray(leaf, np.float64).reshape(self.run.num_seeds, -1) for leaf in jax.tree.leaves(result.x)]
-        ends = np.concatenate(leaves, axis=1)
-        arrays = described(problem) | {"x": ends}
+    def _optimum(
+        self, problem: BilevelProblem, result: RunResult, folder: RunFolder, *, progress: bool
+    ) -> Optimum | None:
+        """As the problem says it, or as exact descent finds it from the start and from the best seed's end."""
+        τ = self.run.evaluation_entropy_weight
         if figures.is_sampled(folder):
-            return arrays
+            return None
         if self.problem.knows_optimum():
-            optimum = self.problem.optimum(problem, τ)
-            return arrays | found(optimum, "known optimum")
-        if self.find_optimum and problem.mdp.num_states <= DENSE_LIMIT:
-            best = int(np.argmin(figures.final_values(folder, "upper_objective")))
-            starts = [problem.initial_x, jax.tree.map(lambda leaf: np.asarray(leaf[best], np.float64), result.x)]
-            optimum = descend(problem, τ, starts, progress=progress)
-            return arrays | found(optimum, f"found by exact descent, {optimum.status}")
-        return arrays
+            known = self.problem.optimum(problem, τ)
+            return Optimum(known.objective, known.x, "known optimum")
+        if not self.find_optimum or problem.mdp.num_states > DENSE_LIMIT:
+            return None
+        best = int(np.argmin(figures.final_values(folder, "upper_objective")))
+        starts = [problem.initial_x, jax.tree.map(lambda leaf: np.asarray(leaf[best], np.float64), result.x)]
+        found = descend(problem, τ, starts, progress=progress)
+        return Optimum(found.objective, found.x, f"found by exact descent, {found.status}")
 
     def plot(self, folder: RunFolder):
         """Draws the figures from the files."""
-        _present(folder, outcomes.read(folder))
+        figures.draw_outcome(folder)
+        figures.draw_step_sizes(folder)
+        if figures.is_sampled(folder):
+            figures.draw_sampled_curves(folder)
 
     def outcome(self, folder: RunFolder) -> dict[str, Any]:
         """The outcome as data."""
@@ -201,15 +208,3 @@ def _at_own_entropy(problem: BilevelProblem, step_sizes: StepSizes) -> StepSizes
     if problem.entropy_weight is None:
         return step_sizes
     return dataclasses.replace(step_sizes, entropy=PowerDecay(problem.entropy_weight, 0.0))
-
-
-def _present(folder: RunFolder, outcome: outcomes.Outcome):
-    """Draws what a finished run has to show."""
-    figures.draw_step_sizes(folder)
-    columns = folder.read_rows("metrics")[0].keys()
-    if outcome.optimal_objective is not None:
-        figures.draw_learning_curves(folder, optimal_objective=outcome.optimal_objective)
-    elif "lower_mean_squared_td_error" in columns:
-        figures.draw_sampled_curves(folder)
-    if {"lower_residual", "penalized_residual"} <= columns:
-        figures.draw_residuals(folder)

@@ -3,14 +3,9 @@
 import dataclasses
 import warnings
 from pathlib import Path
-from typing import Any, TypeVar
-
-import jax
-import numpy as np
-from jaxtyping import Float
+from typing import TypeVar
 
 from bilevel_rl.environments import TabularMDP
-from bilevel_rl.exact import Solution
 from bilevel_rl.formulation import BilevelProblem, measure_scales
 from bilevel_rl.references import ReferencedProblem
 from bilevel_rl.references.parameters import REQUIRED
@@ -71,26 +66,3 @@ def keep_source(problem: ReferencedProblem, folder: RunFolder):
     if not copy.exists():
         copy.parent.mkdir(exist_ok=True)
         copy.write_bytes(Path(problem.file).read_bytes())
-
-
-def flat(x: Any) -> Float[np.ndarray, " n"]:
-    """All numbers of x, in the order of the metric rows."""
-    return np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(x)])
-
-
-def described(problem: BilevelProblem) -> dict[str, np.ndarray]:
-    """x_0, and what its entries are called."""
-    start = flat(problem.initial_x)
-    names = getattr(getattr(problem, "names", None), "x", None)
-    labels = [f"x{i}" for i in range(len(start))] if names is None else [str(name) for name in names]
-    return {"initial_x": start, "labels": np.array(labels)}
-
-
-def found(solution: Solution, how: str) -> dict[str, np.ndarray]:
-    """An optimum, and where it comes from."""
-    return {
-        "optimal_objective": np.array(solution.objective),
-        "optimal_x": flat(solution.x),
-        "residual": np.array(solution.residual),
-        "optimum_is": np.array(how),
-    }

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import jax
 import numpy as np
 
-from bilevel_rl import checks, exact
+from bilevel_rl import checks, exact, figures
+from bilevel_rl.outcome import Optimum, Outcome, read_outcome
 from bilevel_rl.references import ReferencedProblem
 from bilevel_rl.references.problem import descend
 from bilevel_rl.runs.folder import RunFolder
@@ -14,9 +16,7 @@ from bilevel_rl.studies import outcomes
 from bilevel_rl.studies.referenced import (
     EVALUATED,
     default_problem,
-    described,
     evaluated_at,
-    found,
     keep_source,
     with_digest_of_now,
 )
@@ -62,27 +62,37 @@ class SolveOwnProblem(Study):
     def _solve(self, folder: RunFolder, *, progress: bool):
         keep_source(self.problem, folder)
         problem, τ = self.problem.problem(), self.evaluation_entropy_weight
-        before = exact.hyper_objective(problem, problem.initial_x, entropy_weight=τ)
         options = {"max_iterations": self.max_iterations, "tolerance": self.tolerance, "progress": progress}
         solution = descend(problem, τ, **options)
-        arrays = described(problem) | found(solution, f"found by exact descent, {solution.status}")
-        folder.write_arrays("outcome", **arrays, initial_objective=np.array(before))
+        ends = jax.tree.map(lambda leaf: np.asarray(leaf)[None], solution.x)
+        optimum = Optimum(solution.objective, solution.x, f"found by exact descent, {solution.status}")
+        outcomes.keep(folder, problem, ends, τ, optimum)
+        before = exact.hyper_objective(problem, problem.initial_x, entropy_weight=τ)
+        objectives = np.array([before, solution.objective])
+        folder.write_arrays("solution", objectives=objectives, residual=np.array(solution.residual))
+        self.plot(folder)
 
     def plot(self, folder: RunFolder):
-        """Draws nothing: there is no course to show."""
+        """Draws x and the follower; there is no course to show."""
+        figures.draw_outcome(folder)
 
     def outcome(self, folder: RunFolder) -> dict[str, Any]:
         """The outcome as data."""
-        data = folder.read_arrays("outcome")
-        named = dict(zip(data["labels"].tolist(), data["optimal_x"].tolist(), strict=True))
-        numbers = {name: float(data[name]) for name in ("initial_objective", "optimal_objective", "residual")}
-        return {"summary": self.summarize(folder), **numbers, "x": named, "status": str(data["optimum_is"])}
+        found, objectives, residual = self._read(folder)
+        named = dict(zip(found.x_names, found.final_x[0].tolist(), strict=True))
+        numbers = {"initial_objective": objectives[0], "optimal_objective": objectives[1], "residual": residual}
+        return {"summary": self.summarize(folder), **numbers, "x": named, "status": found.optimum and found.optimum.how}
 
     def summarize(self, folder: RunFolder) -> str:
         """Φ before and after, x, and how stationary it is."""
-        data = folder.read_arrays("outcome")
-        x = outcomes.named(data["labels"].tolist(), data["optimal_x"])
+        found, (before, after), residual = self._read(folder)
+        how = found.optimum and found.optimum.how
         return (
-            f"Φ {data['initial_objective']:.5g} → {data['optimal_objective']:.5g} at entropy weight "
-            f"{self.evaluation_entropy_weight:g} ({data['optimum_is']}, residual {data['residual']:.1e}); {x}"
+            f"Φ {before:.5g} → {after:.5g} at entropy weight {self.evaluation_entropy_weight:g} "
+            f"({how}, residual {residual:.1e}); {outcomes.named(found.x_names, found.final_x[0])}"
         )
+
+    def _read(self, folder: RunFolder) -> tuple[Outcome, list[float], float]:
+        """What was found, Φ before and after, and the residual."""
+        found, solution = read_outcome(folder), folder.read_arrays("solution")
+        return found, solution["objectives"].tolist(), float(solution["residual"])
