@@ -39,6 +39,14 @@ def test_rewards_and_costs_of_a_batch_broadcast():
     assert problem.rewards(problem.initial_x, 1, 2).shape == ()
 
 
+def test_functions_may_look_x_up_by_the_state():
+    problem = build(reward=lambda x, s, a: x[s] + 10.0 * a, initial_x=np.arange(5.0))
+
+    rewards = problem.rewards(np.array([4.0, 1.0, 0.5, 3.0, 2.0]), np.arange(5)[:, None], np.arange(2))
+
+    np.testing.assert_array_equal(rewards, [[4, 14], [1, 11], [0.5, 10.5], [3, 13], [0, 0]])
+
+
 def test_terminal_states_accrue_nothing_even_where_the_functions_are_not_finite():
     def nan_at_the_end(x, s, a):
         return jnp.where(s == 4, jnp.nan, 1.0)

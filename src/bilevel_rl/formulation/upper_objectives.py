@@ -50,6 +50,7 @@ def accrued(
         states: of the batch; an `Episode` in a `FunctionalEnvironment`, a `HostEpisode` in a `HostEnvironment`.
         actions: of the batch; where they are vectors, their axis is the last.
     """
+    x = jax.tree.map(jnp.asarray, x)  # An array of NumPy cannot be indexed by a state that is traced.
     if isinstance(environment, ObservedEnvironment):
         assert isinstance(states, Episode | HostEpisode)
         is_terminal = environment.is_terminal(states)  # pyright: ignore[reportArgumentType]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bilevel_rl.environments import TransitionLog
 from bilevel_rl.exact.solver import Solution, solve
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.references.loading import digest_of, file_of, find, place_of, registered
@@ -88,6 +89,18 @@ class ReferencedProblem:
     def knows_optimum(self) -> bool:
         """Whether the object behind the reference says where the optimum is."""
         return hasattr(_build(self).maker, "optimum")
+
+    def log(self) -> TransitionLog | None:
+        """The logged data that the object behind the reference says it is from: its `log()`; None where it has none.
+
+        Raises:
+            ValueError: that gives something else.
+        """
+        log = getattr(_build(self).maker, "log", None)
+        given = log() if callable(log) else log
+        if given is not None and not isinstance(given, TransitionLog):
+            raise ValueError(f"{self.title}: log must give a TransitionLog, got {type(given).__name__}")
+        return given
 
     def optimum(self, problem: BilevelProblem, entropy_weight: float) -> Solution:
         """The known optimum, or what exact descent finds from `initial_x`.

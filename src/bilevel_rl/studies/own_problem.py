@@ -153,7 +153,9 @@ class OwnProblem(Study):
             problem = self.problem.problem()
             optimum = self._optimum(problem, result, folder, progress=progress)
             outcomes.keep(folder, problem, result.x, self.run.evaluation_entropy_weight, optimum)
-            write_reward(folder, problem, result, reference=self.problem.title)
+            reward = write_reward(folder, problem, result, reference=self.problem.title)
+            if (log := self.problem.log()) is not None:
+                outcomes.keep_confidence(folder, problem, log, reward.x, self.run.evaluation_entropy_weight)
             self.plot(folder)
             write_report([folder.path])
 
