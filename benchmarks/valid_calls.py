@@ -73,6 +73,13 @@ def of_formulation() -> list[Call]:
         array = numbers_of(value)
         return array is not None and array.size > 0 and not bool(np.isnan(array).any())
 
+    def is_text(value: Any) -> bool:
+        return isinstance(value, str)
+
+    def are_texts(value: Any) -> bool:
+        return isinstance(value, list | tuple | np.ndarray) and all(map(is_text, value))
+
+    nodes = brl.GraphLayout([(0, 0), (1, 2)])
     steps = {"initial": leaf(zero=True), "exponent": leaf(zero=True), "offset": leaf(zero=False)}
     sizes = {"upper": 0.03, "actor": 1.0, "critic": 4.0, "penalty": 1.0, "entropy": 0.1, "offset": 2e4}
     of_sizes = {name: leaf(zero=name in ("upper", "actor", "critic")) for name in sizes}
@@ -93,6 +100,7 @@ def of_formulation() -> list[Call]:
                 "initial_spread": 0.1,
                 "entropy_weight": 0.1,
                 **outcomes,
+                "names": brl.Names("How much?", x=("bonus", "toll")),
             },
             {
                 "initial_x": _arrays_of_x,
@@ -122,6 +130,18 @@ def of_formulation() -> list[Call]:
             {"loss": lambda x, s, a: x[0], "num_steps": 2, "num_trajectories": 2},
             {"num_steps": COUNT, "num_trajectories": count(1, 2)},
         ),
+        Call(
+            "Names",
+            brl.Names,
+            {"question": "How much?", "states": ("a", "b"), "actions": ["c"], "x": ("d",), "layout": nodes},
+            {
+                "question": is_text,
+                **{name: are_texts for name in ("states", "actions", "x")},
+                "layout": optional(nothing),
+            },
+        ),
+        Call("GridLayout", brl.GridLayout, {"cells": [(0, 0), (0, 1), None]}),
+        Call("GraphLayout", brl.GraphLayout, {"positions": [(0, 0), (0.5, 1), None]}),
         Call("Box", brl.projections.Box, {"lower": 0.0, "upper": 1.0}, {"lower": bounds, "upper": bounds}),
         Call(
             "Simplex",

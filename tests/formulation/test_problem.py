@@ -40,7 +40,8 @@ def test_rewards_and_costs_of_a_batch_broadcast():
 
 
 def test_functions_may_look_x_up_by_the_state():
-    problem = build(reward=lambda x, s, a: x[s] + 10.0 * a, initial_x=np.arange(5.0))
+    upper = OccupancyCost(cost=lambda x, s, a: x[s])
+    problem = build(reward=lambda x, s, a: x[s] + 10.0 * a, upper=upper, initial_x=np.arange(5.0))
 
     rewards = problem.rewards(np.array([4.0, 1.0, 0.5, 3.0, 2.0]), np.arange(5)[:, None], np.arange(2))
 

@@ -64,9 +64,10 @@ def _figure_of_x(outcome: Outcome, style: Style) -> Figure:
         figure.colorbar(figure.axes[0].images[0], ax=figure.axes, shrink=0.85, label="x")
         return figure
     shown = ranked_entries(outcome)
-    figure = Figure(figsize=(7.5, 1.6 + 0.34 * len(shown)))
+    figure = Figure(figsize=(7.5, 1.9 + 0.34 * len(shown)))
     axes = figure.subplots()
     draw_dumbbells(axes, outcome, shown, style)
+    figure.legend(loc="outside lower center", ncols=4, fontsize="small")
     total = len(outcome.initial_x)
     axes.set_title(
         "What x became" if len(shown) == total else f"What x became: the {len(shown)} of {total} that moved most"
@@ -91,7 +92,6 @@ def draw_dumbbells(axes: Axes, outcome: Outcome, shown: Sequence[int] | np.ndarr
     axes.set_yticks(rows, [outcome.x_names[i] for i in shown])
     axes.set(ylim=(len(shown) - 0.5, -0.5), xlabel="x")
     axes.grid(visible=False, axis="y")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.55 / (0.34 * len(shown))), ncols=4, fontsize="small")
 
 
 def answers_of(exact: Exact) -> list[tuple[str, Answer]]:

@@ -69,7 +69,7 @@ class Slopes:
 
     Attributes:
         gradient: ∂Φ/∂x_i.
-        curvature: ∂²Φ/∂x_i², from Hessian-vector products or differences of the exact gradient; None where x has too
+        curvature: ∂²Φ/∂x_i², from Hessian-vector products, or differences of the exact gradient; None where x has too
             many entries.
         scale: of each entry: the largest |x_i| at the start and of any seed's end; where that is 0, that of all x; 1
             where all are 0.

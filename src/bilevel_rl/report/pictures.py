@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from bilevel_rl.figures.maps import RESTS, has_shared_cells, moves_of, on_grid
 from bilevel_rl.formulation import GridLayout
@@ -17,6 +17,7 @@ CELL = 40.0
 MOST_STATES = 1_500
 MOST_LABELS = 40
 SECONDS_PER_STEP = 0.45
+STEPS_AT_REST = 4
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ def _points(layout: Layout) -> tuple[Float[np.ndarray, "S 2"], tuple[float, floa
 
 def _picture(outcome: Outcome, layout: Layout, exact: Exact, answer: Answer, most: float, name: str) -> Picture:
     points, box = _points(layout)
+    walks = _until_all_rest(answer.walks)
     is_grid = isinstance(layout, GridLayout)
     caption = "Before: answer to the first x" if name == "before" else "After: answer to the last x"
     return Picture(
@@ -138,8 +140,8 @@ def _picture(outcome: Outcome, layout: Layout, exact: Exact, answer: Answer, mos
         else _nodes(outcome, points, exact, answer, most),
         () if is_grid else _edges(points, exact, answer),
         _arrows(layout, exact, answer) if is_grid else (),
-        _walks(points, answer),
-        SECONDS_PER_STEP * answer.walks.shape[1],
+        _walks(points, walks),
+        SECONDS_PER_STEP * walks.shape[1],
     )
 
 
@@ -208,10 +210,16 @@ def _arrows(layout: Layout, exact: Exact, answer: Answer) -> tuple[Line, ...]:
     return tuple(lines)
 
 
-def _walks(points: np.ndarray, answer: Answer) -> tuple[Walk, ...]:
+def _until_all_rest(walks: Int[np.ndarray, "walks T"]) -> Int[np.ndarray, "walks t"]:
+    """Walks without the time in which nobody moves any more, but for a moment to see where they are."""
+    moves = np.flatnonzero((walks[:, 1:] != walks[:, :-1]).any(axis=0))
+    return walks[:, : (moves[-1] if len(moves) else 0) + 1 + STEPS_AT_REST]
+
+
+def _walks(points: np.ndarray, walks: Int[np.ndarray, "walks T"]) -> tuple[Walk, ...]:
     """Walkers a little beside each other, so that all are seen; a state that lies nowhere hides them."""
-    walks, count = [], len(answer.walks)
-    for i, states in enumerate(answer.walks):
+    shown, count = [], len(walks)
+    for i, states in enumerate(walks):
         angle = 2 * np.pi * i / count
         path = points[states] + 0.13 * CELL * np.array([np.cos(angle), np.sin(angle)])
         seen = np.isfinite(path[:, 0])
@@ -225,5 +233,5 @@ def _walks(points: np.ndarray, answer: Answer) -> tuple[Walk, ...]:
             (round(float(p), 2), round(float(x), 1), round(float(y), 1), int(is_seen))
             for p, (x, y), is_seen in zip(percents, path, seen, strict=True)
         )
-        walks.append(Walk(frames, " ".join(f"{x},{y}" for _, x, y, _ in frames)))
-    return tuple(walks)
+        shown.append(Walk(frames, " ".join(f"{x},{y}" for _, x, y, _ in frames)))
+    return tuple(shown)
