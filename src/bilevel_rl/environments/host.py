@@ -95,7 +95,7 @@ class HostEnvironment(eqx.Module):
         The environment then knows how to make the copies that `run_host` steps, so that `bilevel-rl run` can.
 
         Args:
-            make: called without arguments, for instance `lambda: gymnasium.make("CartPole-v1")`.
+            make: called without arguments, for instance `lambda: gymnasium.make("CartPole-v1")`, or the class itself.
             discount: γ.
 
         Raises:
@@ -108,7 +108,8 @@ class HostEnvironment(eqx.Module):
             >>> environment.vector(4).num_envs
             4
         """
-        checks.function("make", make)
+        if not callable(make):
+            raise TypeError(f"make must be a function or a class that gives an environment, got {make!r}")
         envs = _vector(make, 1)
         try:
             read = cls.from_vector(envs, discount=discount)

@@ -1,5 +1,6 @@
 """From `path/to/file.py:name`, `module:name` or a registered name to the object; a mistake in it is one sentence."""
 
+import contextlib
 import difflib
 import functools
 import hashlib
@@ -9,7 +10,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -123,6 +124,17 @@ def _execute(path: Path, digest: str) -> ModuleType:
         del sys.modules[name]
         raise ValueError(_sentence(error, path)) from error
     return module
+
+
+@contextlib.contextmanager
+def blamed(source: str) -> Iterator[None]:
+    """While it is open, what goes wrong is one sentence about a file; a `ValueError` says enough by itself."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ValueError(_sentence(error, Path(source))) from error
 
 
 def _load_module(name: str) -> ModuleType:

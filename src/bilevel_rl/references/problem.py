@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from bilevel_rl.environments import TransitionLog
 from bilevel_rl.exact.solver import Solution, solve
 from bilevel_rl.formulation import BilevelProblem
-from bilevel_rl.references.loading import digest_of, file_of, find, place_of, registered
+from bilevel_rl.references.loading import blamed, digest_of, file_of, find, place_of, registered
 from bilevel_rl.references.parameters import Parameter, built, flag_of, options_of, parameters_of
 from bilevel_rl.runs.json_files import from_json
 
@@ -151,7 +151,8 @@ def _build(reference: ReferencedProblem) -> Built:
             raise ValueError(f"{file} has changed since this was begun; put it back as it was, or begin anew")
     value = find(reference.reference)
     parameters = parameters_of(value, reference.title)
-    return Built(*built(value, _arguments(parameters, reference.arguments), reference.title))
+    with blamed(reference.title if reference.file is None else reference.file):
+        return Built(*built(value, _arguments(parameters, reference.arguments), reference.title))
 
 
 def _arguments(parameters: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
