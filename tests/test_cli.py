@@ -126,7 +126,16 @@ FINISHED = [
     name if name == QUICK else pytest.param(name, marks=pytest.mark.slow if name in GATED else pytest.mark.long)
     for name in sorted(set(EXPERIMENTS) - NOT_RUN_HERE)
 ]
-RUN_FILES = {"run.json", "environment.json", "metrics.csv", "timing.csv", "divergences.json", "checkpoints"}
+RUN_FILES = {
+    "run.json",
+    "environment.json",
+    "metrics.csv",
+    "timing.csv",
+    "divergences.json",
+    "checkpoints",
+    "result.npz",
+}
+OUTCOME_FILES = {"outcome.json", "outcome.npz", "reward.json", "reward.npz"}
 
 
 def entries_of(path):
@@ -168,8 +177,8 @@ def test_run_writes_config_tables_arrays_and_figures(finished):
         assert entries_of(folder / subfolder) >= RUN_FILES
         rows = RunFolder(folder / subfolder).read_rows("metrics")
         assert [(row["num_iterations"], row["seed"]) for row in rows] == [(k, i) for k in iterations for i in (0, 1)]
-    own_files = {part.split("/")[0] for part in LOG_POINTS[name]} if name in LOG_POINTS else RUN_FILES
-    assert entries_of(folder) == {"config.json", ARRAYS[name], "figures"} | own_files | TABLES.get(name, set())
+    own = {part.split("/")[0] for part in LOG_POINTS[name]} if name in LOG_POINTS else RUN_FILES | OUTCOME_FILES
+    assert entries_of(folder) == {"config.json", ARRAYS[name], "figures", "report.html"} | own | TABLES.get(name, set())
 
 
 @pytest.mark.slow

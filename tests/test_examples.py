@@ -6,6 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import bilevel_rl as brl
+from bilevel_rl.references import ReferencedProblem
+from commands import call
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -73,3 +77,51 @@ def test_a_log_of_couriers_tells_their_wishes_and_a_better_incentive(tmp_path, c
         assert low < found.true_costs[name] < high, name
     assert f"{found.true_costs['best bonus']:.2f}" in capsys.readouterr().out
     assert (tmp_path / "couriers.png").stat().st_size > 10_000
+
+
+OWN = {
+    "road_tolls.py": ("toll at 8", "learning_curves"),
+    "cliff_bonuses.py": ("x at (0, 0)", "learning_curves"),
+    "demonstrations.py": ("cars", "learning_curves"),
+    "courier_bonuses.py:Couriers": ("x at campus", "learning_curves"),
+    "heated_room.py": ("comfort", "sampled_curves"),
+}
+"""Examples of one's own problem: the name of the first entry of x, and a figure."""
+
+
+@pytest.mark.parametrize("reference", OWN)
+def test_own_problems_are_short_and_are_built(reference):
+    file = EXAMPLES / reference.partition(":")[0]
+    code = [line for line in file.read_text().partition('"""\n\n')[2].splitlines() if line.strip()]
+    assert len(code) <= 60
+    problem = ReferencedProblem.of(str(EXAMPLES / reference)).problem()
+    assert problem.names.question.endswith("?")
+
+
+@pytest.mark.slow
+@pytest.mark.variants(rest="long")
+@pytest.mark.parametrize("reference", OWN)
+def test_own_problems_run_and_report(reference, tmp_path):
+    folder = tmp_path / "run"
+    seeds = [] if reference.startswith("heated") else ["--num-seeds", "2"]
+    code, out, err = call(
+        *("run", EXAMPLES / reference, "--folder", folder, "--num-iterations", "40", "--log-every", "20"),
+        *("--no-find-optimum", "--no-progress", *seeds),
+    )
+    assert code is None, err
+    label, figure = OWN[reference]
+    assert f"{label} = " in out
+    assert (folder / "figures" / f"{figure}.png").is_file()
+    assert label in (folder / "report.html").read_text()
+    assert (folder / "confidence.json").is_file() == reference.startswith("courier")
+
+
+def test_tolls_keep_drivers_off_the_quiet_streets():
+    example = load("road_tolls")
+    problem = example.problem()
+    by_hand = brl.exact.hyper_objective(problem, [3.0] * 8, entropy_weight=example.VARIETY)
+    free = brl.exact.hyper_objective(problem, problem.initial_x, entropy_weight=example.VARIETY)
+    assert by_hand < 0.15 * free
+    # A town to which a toll is as bad as the noise that it stops asks for none everywhere.
+    dear = example.problem(burden=5.0)
+    assert brl.exact.hyper_objective(dear, [3.0] * 8, entropy_weight=example.VARIETY) > by_hand

@@ -66,7 +66,7 @@ class ComparisonConfig:
 class Comparison(Study):
     """Methods compared on a problem, all tuned in the same way. Subclasses say on which problem."""
 
-    command: ClassVar[Command] = "compare"
+    command: ClassVar[Command | None] = "compare"
     shared_by: ClassVar[Sharing] = "workers"
 
     problem: WorkedProblem

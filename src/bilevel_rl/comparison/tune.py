@@ -66,7 +66,7 @@ class TuningConfig:
 class Tuning(Study):
     """A method tuned on a problem. Subclasses say on which; that problem's own study runs what was found."""
 
-    command: ClassVar[Command] = "tune"
+    command: ClassVar[Command | None] = "tune"
     shared_by: ClassVar[Sharing] = "workers"
 
     run_by: ClassVar[str]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 
 from bilevel_rl import checks
 
@@ -32,7 +32,7 @@ class GridLayout:
         (1, 1)
     """
 
-    cells: Sequence[Sequence[int] | None]
+    cells: Sequence[Sequence[int] | None] | Int[np.ndarray, "S 2"]
 
     def __post_init__(self):
         object.__setattr__(self, "cells", tuple(_cell(i, cell) for i, cell in _numbered("cells", self.cells)))
@@ -79,7 +79,7 @@ class GraphLayout:
         [[0.0, -0.0], [1.5, -2.0]]
     """
 
-    positions: Sequence[Sequence[float] | None]
+    positions: Sequence[Sequence[float] | None] | Float[np.ndarray, "S 2"]
 
     def __post_init__(self):
         given = _numbered("positions", self.positions)
@@ -191,7 +191,7 @@ def _point(number: int, position: Any) -> tuple[float, float] | None:
     return x, y
 
 
-def _pair(name: str, value: Any) -> Sequence[Any]:
+def _pair(name: str, value: Any) -> Sequence[Any] | Shaped[np.ndarray, "2"]:
     pair = checks.instance(name, value, tuple, list, np.ndarray, remedy="a pair of numbers")
     if len(pair) != 2:
         raise ValueError(f"{name} must be a pair of numbers, got {checks.shown(value)}")

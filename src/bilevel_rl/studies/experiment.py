@@ -87,11 +87,11 @@ class Experiment(Study):
         """Keeps what became of a single run and the reward that it learned, and writes the report."""
         if single := finished.get(WHOLE):
             problem, weight = single.algorithm.problem, self.settings(single.algorithm).evaluation_entropy_weight
-            outcomes.keep(folder, problem, single.result.x, weight, self.optimum(folder))
+            outcomes.keep(folder, problem, single.result.x, weight, self.best_known(folder))
             write_reward(folder, problem, single.result, reference=self.name)
         write_report([folder.path])
 
-    def optimum(self, folder: RunFolder) -> Optimum | None:
+    def best_known(self, folder: RunFolder) -> Optimum | None:
         """The best that is known, from the files; None where nothing is."""
         return None
 
@@ -152,7 +152,7 @@ class BesideOptimum(SingleRun):
         """Φ at the known optimum."""
         return float(folder.read_arrays(self.results)["optimal_objective"])
 
-    def optimum(self, folder: RunFolder) -> Optimum | None:
+    def best_known(self, folder: RunFolder) -> Optimum | None:
         """That of the file."""
         return None if figures.is_sampled(folder) else Optimum(self.optimal_objective(folder), how=self.reference)
 

@@ -27,7 +27,7 @@ class SolveOwnProblem(Study):
     """Solve your own problem by exact descent, where it has tables: `bilevel-rl solve path/to/file.py:name`."""
 
     name: ClassVar[str] = "solve-own-problem"
-    command: ClassVar[Command] = "solve"
+    command: ClassVar[Command | None] = "solve"
     takes_reference: ClassVar[bool] = True
 
     problem: ReferencedProblem
