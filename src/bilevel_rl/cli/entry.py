@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None):
     try:
         with output.only_json("--json" in words):
             command = parse(words)
-        _do(command)
+        _do(command, words)
     except BrokenPipeError:  # Whoever read the output, as `head`, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         processes.leave(128 + signal.SIGPIPE)
@@ -45,21 +45,21 @@ def main(arguments: Sequence[str] | None = None):
         output.fail(str(error), 2)
 
 
-def _do(command: object):
+def _do(command: object, words: Sequence[str]):
     json = bool(getattr(command, "json", False))
     console = output.standard_output(quiet=json)
     match command:
         case Run(study, folder, job, progress):
             with output.only_json(json):
-                outcome = running.start(study, folder, job, Workers(), console, progress=progress)
+                outcome = running.start(study, folder, job, Workers(), console, words, progress=progress)
             running.report(outcome, json=json)
         case Compare(study, folder, workers, progress) | Tune(study, folder, workers, progress):
             with output.only_json(json):
-                outcome = running.start(study, folder, Job(), workers, console, progress=progress)
+                outcome = running.start(study, folder, Job(), workers, console, words, progress=progress)
             running.report(outcome, json=json)
         case Solve(study, folder, progress):
             with output.only_json(json):
-                outcome = running.start(study, folder, Job(), Workers(), console, progress=progress)
+                outcome = running.start(study, folder, Job(), Workers(), console, words, progress=progress)
             running.report(outcome, json=json)
         case Resume():
             with output.only_json(json):

@@ -3,7 +3,7 @@
 import contextlib
 import datetime
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,17 @@ PRUNED = "pruned.json"
 
 
 def start(
-    study: Study, path: Path | None, job: Job, workers: Workers, console: Console, *, progress: bool
+    study: Study,
+    path: Path | None,
+    job: Job,
+    workers: Workers,
+    console: Console,
+    words: Sequence[str],
+    *,
+    progress: bool,
 ) -> dict[str, Any] | None:
-    """Runs a study in a new folder; the outcome as data, None on the processes that do not write.
+    """Runs a study in a new folder, which keeps the words of the command; the outcome as data, None on the processes
+    that do not write.
 
     Raises:
         ValueError: bad options, or the folder is not empty.
@@ -41,7 +49,7 @@ def start(
         with _alone_in(folder, study):
             if processes.is_writer():
                 _check_vacant(new)  # Again, since another command may have come first.
-                folder.write_config(study.to_json())
+                folder.write_config(study.to_json() | {"command": ["bilevel-rl", *words]})
             return _finish(study, folder, console, progress=progress)
 
 
