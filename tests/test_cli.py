@@ -210,7 +210,7 @@ def test_run_says_where_it_writes_and_what_came_out(finished):
     assert open_study(RunFolder(folder)).summarize(RunFolder(folder)) in out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("finished", ["goal-position"], indirect=True)
 def test_the_summary_of_goal_position_is_the_gap_to_the_optimum(finished):
     _, folder, _ = finished
@@ -235,7 +235,7 @@ def test_plot_draws_the_same_figures_again_and_runs_nothing(finished, tmp_path, 
     assert entries_of(copy) == entries_of(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("finished", ["goal-position"], indirect=True)
 def test_figures_for_print_are_drawn_when_asked_for_and_the_same_bytes_again(finished, tmp_path, computes_nothing):
     _, folder, _ = finished
@@ -750,6 +750,7 @@ def test_variants_of_a_study_share_their_compilation_and_break_conditions_with_o
         assert jax.tree.leaves(first) == jax.tree.leaves(next(iter(build().variants.values())))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("finished", ["ablations"], indirect=True)
 def test_diagnose_prints_a_finding_for_every_run_of_a_folder(finished, monkeypatch):
     _, folder, _ = finished

@@ -85,6 +85,7 @@ def test_probabilities_are_never_read(problem):
         jax.tree.map(np.testing.assert_array_equal, *ends)
 
 
+@pytest.mark.slow
 def test_the_explorer_tries_what_the_follower_would_not():
     """A pair that stays where the reward is lowest, as far as anybody knows, is tried m times all the same."""
     problem = random_problem(seed=15)
@@ -109,6 +110,7 @@ def test_it_is_known_where_a_follower_goes_that_nobody_has_followed():
     np.testing.assert_allclose(info.unknown_occupancy, 1.0, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_untuned_steps_have_the_problems_units(problem):
     def x_after(unit_of_reward, unit_of_cost):
         scaled = dataclasses.replace(

@@ -27,7 +27,7 @@ def test_a_storm_of_malformed_calls_and_lines(tmp_path):
     assert int(output.splitlines()[-1].split("|")[1]) > 1000
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_storm_of_all_calls_and_many_lines(tmp_path):
     code, output = output_of("-m", "benchmarks.storm_api", "--lines", "300", folder=tmp_path, seconds=1200)
     assert code == 0, output

@@ -21,8 +21,9 @@ SHORT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind", [pytest.param("tables"), *(pytest.param(k, marks=pytest.mark.slow) for k in ("log", "jax", "gymnasium"))]
+    "kind", [pytest.param("tables"), *(pytest.param(k, marks=pytest.mark.long) for k in ("log", "jax", "gymnasium"))]
 )
 def test_starter_files_run_as_they_are(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -97,7 +97,7 @@ def test_a_run_leaves_the_reward_of_its_best_seed(tmp_path):
     np.testing.assert_array_equal(found.x, np.asarray(result.x[np.argmin(last)], np.float64))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_stable_baselines_learns_on_the_wrapped_cartpole(cartpole):
     sb3 = pytest.importorskip("stable_baselines3")
     import torch

@@ -66,7 +66,7 @@ def central_difference(function, problem, h=1e-5):
     return np.array(gradient)
 
 
-@pytest.mark.variants
+@pytest.mark.variants(rest="long")
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_exact_gradients_are_central_differences(name):
     problem = driven_problem(**PROBLEMS[name])
@@ -105,6 +105,7 @@ def at_x(problem):
     return dataclasses.replace(problem, environment=environment, outcome_probabilities=None)
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("coupled", [False, True], ids=["independent", "coupled"])
 @pytest.mark.parametrize("name", ["garnet 0", "terminal", "dict"])

@@ -132,7 +132,7 @@ def test_devices_must_be_able_to_share_the_groups(num_devices, num_seeds, seeds_
 # Random numbers and bits.
 
 
-@pytest.mark.variants
+@pytest.mark.variants(rest="long")
 @pytest.mark.parametrize(
     ("name", "generator"),
     [
@@ -212,6 +212,7 @@ def test_no_two_iterations_of_any_seeds_share_random_numbers(generator):
     np.testing.assert_allclose(totals.x + more_totals.x, noise[..., 0].sum(1), rtol=1e-5)
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "seeds_per_group"),
@@ -242,6 +243,7 @@ def test_bits_of_a_seed_do_not_depend_on_the_number_of_seeds_with_any_generator(
     assert np.abs(others[1].parameters - many[1].parameters).max() > 0.01
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_groups_of_another_size_round_differently_at_most(name):
@@ -361,6 +363,7 @@ def on_four_devices(tmp_path_factory):
         return dict(leaves)
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_four_devices_end_with_the_bits_of_one(case, on_four_devices):

@@ -117,6 +117,7 @@ def expected_noise(problem, x, lower, penalized, w):
     return np.sqrt(np.einsum("ij,ijd->", chances, (directions - mean) ** 2))
 
 
+@pytest.mark.slow
 def test_measurements_are_those_of_the_oracles():
     algorithm = small_algorithm()
     for seed, row in enumerate(rows()):

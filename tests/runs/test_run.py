@@ -493,6 +493,7 @@ def test_a_problem_that_is_broken_at_its_start_is_refused(tmp_path):
         small_run(SingleLoopActorCritic(priced))
 
 
+@pytest.mark.slow
 def test_critics_that_grow_without_an_end_count_as_diverged(tmp_path):
     problem = small_algorithm().problem
     problem = dataclasses.replace(problem, reward=lambda x, s, a: 1e17 * (1.0 + s), reward_bound=np.inf)

@@ -111,7 +111,7 @@ def log_records(data, offset):
             yield record
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_weights_and_biases_offline(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     from wandb.proto import wandb_internal_pb2
@@ -128,7 +128,7 @@ def test_weights_and_biases_offline(tmp_path, monkeypatch):
     assert found == EXPECTED
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_trackio_in_a_local_folder(tmp_path, monkeypatch):
     pytest.importorskip("trackio")
     from trackio import sqlite_storage, utils
@@ -141,7 +141,7 @@ def test_trackio_in_a_local_folder(tmp_path, monkeypatch):
     assert found == EXPECTED
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_mlflow_in_a_local_database(tmp_path, monkeypatch):
     pytest.importorskip("mlflow")
     pytest.importorskip("sqlalchemy")
