@@ -18,7 +18,7 @@ OUTSIDE = "project"
 
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 IMAGE = re.compile(r"(!\[[^\]]*\])\(([^()\s]+)\)")
-CODE = re.compile(r"(^```.*?^```|`[^`\n]+`(?!\]))", re.DOTALL | re.MULTILINE)
+FENCED = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)
 
 
 def repository_path(page: str) -> str:
@@ -58,7 +58,7 @@ def rewritten(markdown: str, page: str) -> str:
     def image(match: re.Match) -> str:
         return f"{match[1]}({target(match[2]) or match[2]})"
 
-    parts = CODE.split(markdown)
+    parts = FENCED.split(markdown)
     return "".join(part if i % 2 else IMAGE.sub(image, LINK.sub(link, part)) for i, part in enumerate(parts))
 
 
