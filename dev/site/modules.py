@@ -38,7 +38,9 @@ class House(griffe.Extension):
         fields = [
             member
             for member in cls.members.values()
-            if isinstance(member, griffe.Attribute) and member.annotation is not None and "property" not in member.labels
+            if isinstance(member, griffe.Attribute)
+            and member.annotation is not None
+            and "property" not in member.labels
         ]
         parameters = [
             griffe.Parameter("self", kind=kind),
