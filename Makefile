@@ -47,7 +47,7 @@ lint: .venv/.installed-dev .venv/.installed-lm
 
 # The site, in site/: strict, so that a broken link is an error.
 docs: .venv/.installed-docs
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf .venv
