@@ -12,7 +12,7 @@ WITHOUT_LM := $(LM:%=--ignore=%)
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: run test test-rest test-long test-all coverage lm test-lm lint clean
+.PHONY: run test test-rest test-long test-all coverage lm test-lm lint docs clean
 
 run: .venv/.installed
 	$(BIN)/bilevel-rl run $(EXPERIMENT) $(ARGS)
@@ -45,6 +45,10 @@ lint: .venv/.installed-dev .venv/.installed-lm
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 
+# The site, in site/: strict, so that a broken link is an error.
+docs: .venv/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
 	rm -rf .venv
 
@@ -62,4 +66,8 @@ clean:
 
 .venv/.installed-dev: .venv/.installed pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+.venv/.installed-docs: .venv/.installed pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@

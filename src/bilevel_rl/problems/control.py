@@ -92,6 +92,7 @@ class CartpoleDesign:
 
 
 cartpole_design = as_function(CartpoleDesign)
+"""The problem that `CartpoleDesign` describes, from the same arguments."""
 
 
 def heights(x: Float[ArrayLike, " 9"], position: Float[ArrayLike, "*batch"]) -> Float[Array, "*batch"]:
@@ -194,6 +195,7 @@ class PendulumDesign:
 
 
 pendulum_design = as_function(PendulumDesign)
+"""The problem that `PendulumDesign` describes, from the same arguments."""
 
 
 def angle_heights(x: Float[ArrayLike, " 10"], angle: Float[ArrayLike, "*batch"]) -> Float[Array, "*batch"]:

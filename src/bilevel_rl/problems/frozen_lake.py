@@ -78,3 +78,4 @@ class FrozenLake:
 
 
 frozen_lake = as_function(FrozenLake)
+"""The problem that `FrozenLake` describes, from the same arguments."""

@@ -111,6 +111,7 @@ class GoalPlacement:
 
 
 goal_placement = as_function(GoalPlacement)
+"""The problem that `GoalPlacement` describes, from the same arguments."""
 
 ONE_HOT_LOGIT = 30.0
 """Logit of the chosen cell; the others share a mass of 1e-11."""

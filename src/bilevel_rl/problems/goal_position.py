@@ -113,3 +113,4 @@ class GoalPosition:
 
 
 goal_position = as_function(GoalPosition)
+"""The problem that `GoalPosition` describes, from the same arguments."""

@@ -135,6 +135,7 @@ class MountainCarShaping:
 
 
 mountain_car_shaping = as_function(MountainCarShaping)
+"""The problem that `MountainCarShaping` describes, from the same arguments."""
 
 
 def known_shapings(discount: float = 0.99, time_limit: int = 200) -> BilevelProblem:

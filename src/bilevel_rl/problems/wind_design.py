@@ -107,3 +107,4 @@ class WindDesign:
 
 
 wind_design = as_function(WindDesign)
+"""The problem that `WindDesign` describes, from the same arguments."""
