@@ -465,6 +465,7 @@ def test_bad_values_are_refused_before_anything_happens(
         (["run", "goal-position", "--checkpoint-every", "often"], "--checkpoint-every"),
         (["resume"], "PATH"),
         (["plot"], "PATH"),
+        (["report"], "PATH"),
         (["diagnose"], "PATH"),
         (["run", "ablations", "--study", "nothing"], "--study"),
     ],

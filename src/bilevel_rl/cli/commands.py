@@ -103,8 +103,10 @@ class Resume:
 class Plot:
     """Draw the figures of a run folder again, without running anything; of several, one figure of all side by side."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """run folders"""
+    run: Annotated[Path, tyro.conf.Positional]
+    """run folder"""
+    beside: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """more run folders"""
     output: Path = Path("side_by_side")
     """figure of several runs, without its suffix"""
     pdf: bool = False
@@ -115,8 +117,10 @@ class Plot:
 class Report:
     """Write one HTML file about runs, which opens without a network: question, answer, curves, settings."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """run folders; several are shown side by side"""
+    run: Annotated[Path, tyro.conf.Positional]
+    """run folder"""
+    beside: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """more run folders, shown side by side"""
     output: Path | None = None
     """the file; by default report.html in the first run folder"""
 

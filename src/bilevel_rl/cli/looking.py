@@ -29,7 +29,7 @@ def title(kind: type[Study]) -> str:
 
 def plot(command: Plot, console: Console):
     """Draws figures again, or those of several runs in one."""
-    folders = [RunFolder.open(run) for run in command.runs]
+    folders = [RunFolder.open(run) for run in (command.run, *command.beside)]
     with figures.also_for_print() if command.pdf else contextlib.nullcontext():
         if len(folders) > 1:
             figures.draw_side_by_side(folders, command.output)
@@ -42,7 +42,7 @@ def plot(command: Plot, console: Console):
 
 def report(command: Report, console: Console):
     """Writes a report."""
-    console.print(f"report  {shown(write_report(command.runs, command.output))}")
+    console.print(f"report  {shown(write_report([command.run, *command.beside], command.output))}")
 
 
 def diagnose(path: Path, console: Console, *, as_json: bool):
