@@ -145,6 +145,7 @@ def lines() -> list[tuple[str, ...]]:
         *(
             (kind.command, kind.name.removeprefix(f"{kind.command}-"), f"--{option.replace('_', '-')}", token)
             for kind in find_studies().values()
+            if kind.command is not None and not kind.takes_reference
             for option in _options(kind)
             for token in TOKENS
         ),
