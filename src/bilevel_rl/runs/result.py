@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from bilevel_rl import checks
 from bilevel_rl.environments import TabularMDP
@@ -73,7 +74,7 @@ class RunResult:
             return self.policies[seed]
         state = jax.tree.map(lambda leaf: leaf[seed], self.states)
         if isinstance(self.algorithm.problem.environment, TabularMDP):
-            return np.exp(np.asarray(self.algorithm.log_policies(state)[0], np.float64))
+            return np.exp(np.asarray(_lower_log_policy(self.algorithm, state), np.float64))
         follower = jax.tree.map(lambda leaf: leaf[0], state.parameters)
         return NetworkPolicy(self.algorithm.followers.policies, follower.weights, follower.moments)
 
@@ -155,3 +156,9 @@ def columns_of(rows: Sequence[Row]) -> dict[str, np.ndarray]:
 
 def _short(leaf: Any) -> str:
     return " ".join(np.array2string(np.asarray(leaf), precision=4, threshold=6, edgeitems=2).split())
+
+
+@eqx.filter_jit
+def _lower_log_policy(algorithm: Any, state: Any) -> Array:
+    """Of one seed; one program, which the cache keeps, where single operations would each be compiled anew."""
+    return algorithm.log_policies(state)[0]
