@@ -24,6 +24,7 @@ SLOW_FIXTURES = {"finished_comparison", "finished_search"}
 
 SLOW_EXAMPLES = {
     "bilevel_rl.algorithms.exact_descent.ExactDescent",
+    "bilevel_rl.algorithms.model_based.ModelBased",
     "bilevel_rl.policies.neural.NeuralActorCritic",
     "bilevel_rl.results.opened.open_run",
     "bilevel_rl.runs.host.run_host",

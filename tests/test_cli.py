@@ -121,7 +121,7 @@ TABLES = {"four-rooms": {"table.md"}}
 NOT_RUN_HERE = {"cartpole-design", "happy-tweets", "inverse-rl", "mountain-car", "pendulum-design", "target-visitation"}
 """Cart, car and pendulum have files of their own, happy-tweets is in tests/lm; the others, `preferences` with another
 objective, are built below."""
-QUICK, GATED = "goal-position", {"entropy-schedules", "preferences"}
+QUICK, GATED = "goal-position", {"entropy-schedules"}
 FINISHED = [
     name if name == QUICK else pytest.param(name, marks=pytest.mark.slow if name in GATED else pytest.mark.long)
     for name in sorted(set(EXPERIMENTS) - NOT_RUN_HERE)

@@ -134,6 +134,7 @@ def test_a_followers_own_entropy_weight_is_kept(problem):
     assert [float(algorithm.step_sizes(k).entropy) for k in (0, 10_000)] == pytest.approx([0.07, 0.07])
 
 
+@pytest.mark.slow
 def test_a_small_grid_is_solved_from_a_few_thousand_transitions():
     problem = brl.problems.goal_position(size=5, target=(3, 1), initial_x=(1, 3), width=2.0)
     algorithm = ModelBased.untuned(problem)

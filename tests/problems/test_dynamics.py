@@ -66,6 +66,7 @@ def central_difference(function, problem, h=1e-5):
     return np.array(gradient)
 
 
+@pytest.mark.slow
 @pytest.mark.variants(rest="long")
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_exact_gradients_are_central_differences(name):

@@ -84,6 +84,7 @@ def findings_of(algorithm, key, num_iterations=10_000):
 KEYS = (0, pytest.param(1, marks=pytest.mark.long))
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize(
@@ -104,6 +105,7 @@ def test_goal_position_made_to_fail(expected, changed, key):
     assert got[expected] >= 3, got
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("entropy", [0.01, 0.003])
@@ -112,6 +114,7 @@ def test_states_that_are_never_explored(entropy, key):
     assert got[UNEXPLORED] >= 3, got
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize(("exponent", "offset"), [(3.0, 200.0), (4.0, 200.0)])
@@ -160,6 +163,7 @@ def test_with_the_papers_exponents_the_same_runs_are_healthy(offset):
     assert findings(position_problem(), 0, offset=offset) == {HEALTHY: NUM_SEEDS}
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize(
@@ -175,6 +179,7 @@ def test_random_problems(expected, changed, seed, key):
     assert got[expected] >= (NUM_SEEDS if expected == HEALTHY else 3), got
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("key", [*KEYS, pytest.param(2, marks=pytest.mark.long)])
 @pytest.mark.parametrize("problem", [position_problem, placement_problem], ids=["position", "placement"])
@@ -188,6 +193,7 @@ def test_a_run_that_starts_at_the_optimum_is_healthy(key):
     assert findings(dataclasses.replace(position_problem(), initial_x=(4.0, 1.0)), key) == {HEALTHY: NUM_SEEDS}
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("num_iterations", [40, 200])

@@ -37,6 +37,7 @@ def test_what_is_no_count_is_refused(fields, message):
         LogPoints(*fields)
 
 
+@pytest.mark.slow
 def test_a_run_with_early_log_points_is_measured_there_and_resumes(tmp_path):
     problem = brl.problems.goal_position(size=3, target=(2, 0), initial_x=(0, 2), width=2.0)
     algorithm, log_points = brl.SingleLoopActorCritic(problem), LogPoints(40, 2)

@@ -83,7 +83,7 @@ def test_a_tracker_is_closed_also_where_the_run_fails(tmp_path, monkeypatch):
     tracker = types.SimpleNamespace(run="a run", log=lambda rows: 1 / 0, close=lambda: calls.append("closed"))
     monkeypatch.setattr(importlib.import_module("bilevel_rl.runs.trackers.report"), "_opened", lambda *_: tracker)
     with contextlib.suppress(ZeroDivisionError):
-        small_run(folder=RunFolder(tmp_path, report_to="wandb"), num_iterations=50)
+        small_run(folder=RunFolder(tmp_path, report_to="tensorboard"), num_iterations=50)
     assert calls == ["closed"]
 
 

@@ -49,8 +49,19 @@ def start(
         with _alone_in(folder, study):
             if processes.is_writer():
                 _check_vacant(new)  # Again, since another command may have come first.
-                folder.write_config(study.to_json() | {"command": ["bilevel-rl", *words]})
+                folder.write_config(study.to_json() | {"command": ["bilevel-rl", *_without_folder(words)]})
             return _finish(study, folder, console, progress=progress)
+
+
+def _without_folder(words: Sequence[str]) -> list[str]:
+    """The words that make the run again, elsewhere."""
+    kept, rest = [], iter(words)
+    for word in rest:
+        if word == "--folder":
+            next(rest, None)
+        elif not word.startswith("--folder="):
+            kept.append(word)
+    return kept
 
 
 def _check_vacant(path: Path):
