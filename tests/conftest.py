@@ -45,6 +45,8 @@ def pytest_collection_modifyitems(items):
             if function in seen:
                 item.add_marker(marker.kwargs.get("rest", "slow"))
             seen.add(function)
+        if item.get_closest_marker("slow") and item.path.parent.name == "studies":
+            item.add_marker("long")  # Whole runs of shipped experiments, most with networks.
         if item.get_closest_marker("long"):
             item.add_marker("slow")
 
