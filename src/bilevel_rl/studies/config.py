@@ -20,6 +20,7 @@ from bilevel_rl.runs.host import run_host
 from bilevel_rl.runs.metrics import Diagnostics
 from bilevel_rl.runs.run import RunResult, run
 from bilevel_rl.runs.start import check_run_arguments, check_storage
+from bilevel_rl.runs.study import Study
 from bilevel_rl.runs.trackers import ReportTo, check_tracker
 
 Generator = Literal["threefry2x32", "rbg"]
@@ -98,6 +99,22 @@ class RunConfig:
                 checkpoint_every=self.checkpoint_every,
                 progress=progress,
             )
+
+
+class OfRuns(Study):
+    """A study whose field `run` says how long it runs, and where its rows go."""
+
+    run: RunConfig
+
+    @property
+    def num_iterations(self) -> int | None:
+        """Iterations of a run."""
+        return self.run.num_iterations
+
+    @property
+    def report_to(self) -> ReportTo:
+        """Where its metric rows go besides `metrics.csv`."""
+        return self.run.report_to
 
 
 @dataclass(frozen=True)

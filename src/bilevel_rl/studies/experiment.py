@@ -16,10 +16,8 @@ from bilevel_rl.report import write_report
 from bilevel_rl.runs import processes
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.run import RunResult
-from bilevel_rl.runs.study import Study
-from bilevel_rl.runs.trackers import ReportTo
 from bilevel_rl.studies import outcomes
-from bilevel_rl.studies.config import RunConfig, ScheduleConfig
+from bilevel_rl.studies.config import OfRuns, RunConfig, ScheduleConfig
 
 WHOLE = "."
 """The subfolder of a single run: none."""
@@ -34,7 +32,7 @@ class Finished(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Experiment(Study):
+class Experiment(OfRuns):
     """A study that runs algorithms, measures what came out, writes that to `RESULTS.npz`, and draws it."""
 
     results: ClassVar[str]
@@ -53,16 +51,6 @@ class Experiment(Study):
     def settings(self, algorithm: Algorithm) -> RunConfig:
         """How one of `algorithms` is run."""
         return self.run
-
-    @property
-    def num_iterations(self) -> int | None:
-        """Iterations of a run."""
-        return self.run.num_iterations
-
-    @property
-    def report_to(self) -> ReportTo:
-        """Where its metric rows go besides `metrics.csv`."""
-        return self.run.report_to
 
     def check(self):
         """Raises `ValueError` for options that cannot be run with."""

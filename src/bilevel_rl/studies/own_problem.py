@@ -23,10 +23,8 @@ from bilevel_rl.report import write_report
 from bilevel_rl.runs import diagnosis, processes
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.result import RunResult
-from bilevel_rl.runs.study import Study
-from bilevel_rl.runs.trackers import ReportTo
 from bilevel_rl.studies import outcomes
-from bilevel_rl.studies.config import RunConfig, ScheduleConfig
+from bilevel_rl.studies.config import OfRuns, RunConfig, ScheduleConfig
 from bilevel_rl.studies.referenced import (
     default_problem,
     evaluated_at,
@@ -48,7 +46,7 @@ OfNetworks = ScheduleConfig(
 
 
 @dataclass(frozen=True)
-class OwnProblem(Study):
+class OwnProblem(OfRuns):
     """Run your own problem: `bilevel-rl run path/to/file.py:name`."""
 
     name: ClassVar[str] = "own-problem"
@@ -80,16 +78,6 @@ class OwnProblem(Study):
     def label(self) -> str:
         """What the file is called."""
         return self.problem.short_name
-
-    @property
-    def num_iterations(self) -> int | None:
-        """Of the run."""
-        return self.run.num_iterations
-
-    @property
-    def report_to(self) -> ReportTo:
-        """Where its metric rows go besides `metrics.csv`."""
-        return self.run.report_to
 
     def check(self):
         """Raises `ValueError` for options that cannot be run with."""
