@@ -48,10 +48,10 @@ def test_entries_are_named_in_the_order_of_the_metrics():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (brl.Names(states=("a", "b")), "names.states must be 3, one for each, got 2"),
-        (brl.Names(actions=("a",)), "names.actions must be 2, one for each, got 1"),
-        (brl.Names(x=("a", "b", "c")), "names.x must be 2, one for each, got 3"),
-        (brl.Names(layout=brl.GridLayout.of_shape(2, 2)), "names.layout must be 3, one for each, got 4"),
+        (brl.Names(states=("a", "b")), "names.states must be 3, one for each state, got 2"),
+        (brl.Names(actions=("a",)), "names.actions must be 2, one for each action, got 1"),
+        (brl.Names(x=("a", "b", "c")), "names.x must be 2, one for each number of initial_x, got 3"),
+        (brl.Names(layout=brl.GridLayout.of_shape(2, 2)), "names.layout must be 3, one for each state, got 4"),
     ],
 )
 def test_names_must_be_as_many_as_there_are_things(names, message):

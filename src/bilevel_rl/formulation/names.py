@@ -148,7 +148,8 @@ class Names:
             if number and counts[field] is None:
                 raise ValueError(f"names.{field} must be left out where the environment is no TabularMDP, got {number}")
             if number and number != counts[field]:
-                raise ValueError(f"names.{field} must be {counts[field]}, one for each, got {number}")
+                whole = {"x": "number of initial_x", "actions": "action"}.get(field, "state")
+                raise ValueError(f"names.{field} must be {counts[field]}, one for each {whole}, got {number}")
 
     def of_x(self, num_entries: int) -> tuple[str, ...]:
         """A name for each number of x."""

@@ -23,21 +23,22 @@ class MLflow:
     """
 
     def __init__(self, name: str, run: str | None, config: Mapping[str, Any]):
-        from mlflow.tracking import MlflowClient
+        from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
 
         self._client = MlflowClient()
         if run is None:
             title = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
             experiment = self._client.get_experiment_by_name(title)
             number = self._client.create_experiment(title) if experiment is None else experiment.experiment_id
-            run = self._client.create_run(number, run_name=name, tags={"config": json.dumps(config)}).info.run_id
+            created = self._client.create_run(number, run_name=name, tags={"config": json.dumps(config)})
+            self.run = str(created.info.run_id)
         else:
             self._client.update_run(run, status="RUNNING")
-        self.run: str = run
+            self.run = run
 
     def log(self, rows: Sequence[Row]):
         """As `Tracker.log`."""
-        from mlflow.entities import Metric
+        from mlflow.entities import Metric  # pyright: ignore[reportMissingImports]
 
         now = int(1_000 * time.time())
         metrics = [Metric(name, value, now, step) for step, found in by_step(rows) for name, value in found.items()]

@@ -20,7 +20,7 @@ class Trackio:
     """
 
     def __init__(self, name: str, run: str | None, config: Mapping[str, Any]):
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports]
 
         self._name = run or f"{name}-{secrets.token_hex(4)}"
         with contextlib.redirect_stdout(sys.stderr):  # Which says how to draw it.

@@ -20,7 +20,7 @@ class WeightsAndBiases:
     """
 
     def __init__(self, path: Path, run: str | None, config: Mapping[str, Any]):
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
