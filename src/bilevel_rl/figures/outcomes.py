@@ -13,7 +13,7 @@ from bilevel_rl.figures.maps import draw_map, heat_of_x, label_cells, label_node
 from bilevel_rl.figures.style import Style, label_transitions, save_figure, save_figure_at
 from bilevel_rl.figures.tables import is_sampled, read_curves
 from bilevel_rl.formulation import GraphLayout
-from bilevel_rl.outcome import Answer, Exact, Outcome, has_outcome, read_outcome
+from bilevel_rl.outcome import Answer, Exact, Outcome, find_outcome, read_outcome
 from bilevel_rl.runs.folder import RunFolder
 
 MOST_BARS = 20
@@ -23,10 +23,12 @@ MOST_BARS = 20
 def draw_outcome(folder: RunFolder):
     """Draws all that the files of a run folder allow, from `outcome.npz`, `outcome.json` and `metrics.csv`.
 
+    Of a run whose outcome was not measured, such as one from Python, curves and x.
+
     Raises:
-        RunFolderError: there is no outcome.
+        RunFolderError: the run has not ended.
     """
-    outcome = read_outcome(folder)
+    outcome = find_outcome(folder) or read_outcome(folder)
     if folder.read_rows("metrics") and not is_sampled(folder):
         draw_learning_curves(folder, None if outcome.optimum is None else outcome.optimum.objective)
         if _has(folder, "lower_residual") and _has(folder, "penalized_residual"):
@@ -192,7 +194,7 @@ def draw_side_by_side(folders: Sequence[RunFolder], path: Path):
 
 
 def _side_by_side(folders: Sequence[RunFolder], style: Style) -> Figure:
-    outcomes = [read_outcome(folder) if has_outcome(folder) else None for folder in folders]
+    outcomes = [find_outcome(folder) for folder in folders]
     names = {outcome.x_names for outcome in outcomes if outcome is not None}
     compares_x = len(names) == 1 and None not in outcomes
     figure = Figure(figsize=(11.5, 4.2) if compares_x else (6.5, 4.2))

@@ -119,7 +119,7 @@ class Outcome:
 
     Attributes:
         names: of the problem.
-        entropy_weight: τ at which the follower answers.
+        entropy_weight: τ at which the follower answers; None where nothing was measured.
         initial_x: x_0.
         final_x: of every seed.
         optimum: the best that is known, x flattened; None where nothing is.
@@ -127,7 +127,7 @@ class Outcome:
     """
 
     names: Names
-    entropy_weight: float
+    entropy_weight: float | None
     initial_x: Float[np.ndarray, " n"]
     final_x: Float[np.ndarray, "seeds n"]
     optimum: Optimum | None = None

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bilevel_rl.figures.tables import Curves
+from bilevel_rl.followers import Judgement
 from bilevel_rl.outcome import Exact, Outcome
 from bilevel_rl.report import charts, files
 from bilevel_rl.report.gather import OBJECTIVES, OTHERS, RESIDUALS, Gathered
@@ -41,6 +42,7 @@ class Section:
     x: Chart | None
     payments: Sequence[Chart]
     seeds: Table
+    fresh: Table
     sensitivity: Chart | None
     embedded: Sequence[files.Embedded]
     omitted: Sequence[str]
@@ -65,6 +67,7 @@ def section_of(run: Gathered, left: int) -> tuple[Section, int]:
         None if outcome is None else _x(outcome),
         _payments(outcome, exact) if outcome is not None and exact is not None else (),
         _seeds(run),
+        () if run.judgement is None else _fresh(run.judgement),
         _sensitivity(outcome, exact) if outcome is not None and exact is not None else None,
         embedded,
         omitted,
@@ -209,6 +212,26 @@ def _seeds(run: Gathered) -> Table:
         if first > best:
             near = int((final - best <= 0.1 * (first - best)).sum())
             rows.append(("close 90 % of the gap to the best known", f"{near} of {len(final)}"))
+    return rows
+
+
+def _fresh(judgement: Judgement) -> Table:
+    """Whether the reward teaches others than the run's own follower."""
+
+    def shown(costs: Sequence[float]) -> str:
+        return f"{number(np.median(costs))} ({number(min(costs))} to {number(max(costs))})"
+
+    rows = [
+        (
+            "followers trained from scratch",
+            f"{len(judgement.after)}, on {judgement.num_transitions:,} transitions each",
+        ),
+        ("leader’s cost f(x, π) with the first reward, median", shown(judgement.before)),
+        ("with the learned reward, median", shown(judgement.after)),
+        ("with the run’s own follower", number(judgement.own)),
+    ]
+    if judgement.share is not None:
+        rows.append(("fresh followers’ share of that gain", f"{100 * judgement.share:.0f} %".replace("-", "−")))
     return rows
 
 

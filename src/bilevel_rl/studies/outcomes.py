@@ -84,13 +84,13 @@ def keep_confidence(folder: RunFolder, problem: BilevelProblem, log: TransitionL
     folder.write_text("confidence.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
 
-def read(folder: RunFolder) -> Summary:
-    """The outcome of a run.
+def read(folder: RunFolder, outcome: Outcome | None = None) -> Summary:
+    """The outcome of a run; by default as it was measured.
 
     Raises:
         RunFolderError: the run has not come that far.
     """
-    outcome = read_outcome(folder)
+    outcome = outcome or read_outcome(folder)
     is_sampled = figures.is_sampled(folder)
     curves = figures.read_curves(folder, "upper_value" if is_sampled else "upper_objective").values
     # The first sampled row is of the first iteration alone, in which chains are where they start.

@@ -14,9 +14,9 @@ from bilevel_rl.algorithms import Algorithm, ExactDescent, Followers, ModelBased
 from bilevel_rl.algorithms.step_sizes import GeometricDecay, PowerDecay, ScheduleWarning, StepSizes
 from bilevel_rl.environments import HostEnvironment, TabularMDP
 from bilevel_rl.exact.evaluation import DENSE_LIMIT
-from bilevel_rl.followers import write_reward
-from bilevel_rl.formulation import BilevelProblem
-from bilevel_rl.outcome import Optimum
+from bilevel_rl.followers import LearnedReward, read_judgement, write_judgement, write_reward
+from bilevel_rl.formulation import BilevelProblem, OccupancyCost
+from bilevel_rl.outcome import Optimum, can_be_exact
 from bilevel_rl.references import ReferencedProblem
 from bilevel_rl.references.problem import descend
 from bilevel_rl.report import write_report
@@ -38,6 +38,9 @@ Method = Literal["untuned", "model-based", "single-loop", "exact"]
 HELD = 40
 """Iterations of 16 chains, for each pair of state and action, that `untuned` holds its first steps; runs are thrice as
 long, and not shorter than `RunConfig` says."""
+
+FRESH = 4
+"""Followers that are trained from scratch by default, where that is cheap."""
 
 OfNetworks = ScheduleConfig(
     schedule="constant-entropy", upper=1e-3, actor=1e-3, critic=3e-3, penalty=0.3, offset=3_000.0, num_chains=32
@@ -63,6 +66,9 @@ class OwnProblem(OfRuns):
     """of both hidden layers of every network, where there is no table"""
     find_optimum: bool = True
     """work out the optimum after the run, by exact descent, where it is not known and there are small tables"""
+    fresh_followers: int | None = None
+    """followers trained from scratch after the run, with the first and with the learned reward, to see whether it
+    teaches others too; by default 4 where there are small tables, and none otherwise"""
 
     @classmethod
     def of(cls, problem: ReferencedProblem) -> "OwnProblem":
@@ -84,6 +90,20 @@ class OwnProblem(OfRuns):
         checks.instance("run", self.run, RunConfig)
         self.run.check()
         self.algorithm()
+        if self.fresh_followers is not None:
+            checks.integer("fresh_followers", self.fresh_followers, at_least=0)
+            self._check_judged(self.problem.problem())
+
+    def _check_judged(self, problem: BilevelProblem):
+        has_tables, has_costs = isinstance(problem.environment, TabularMDP), isinstance(problem.upper, OccupancyCost)
+        if self.fresh_followers and isinstance(problem.environment, HostEnvironment):
+            remedy = "train any library's agent in LearnedReward.load(folder, reward=…).as_gymnasium_wrapper(env)"
+            raise ValueError(f"--fresh-followers cannot be trained in a HostEnvironment; {remedy}")
+        if self.fresh_followers and not (problem.upper.has_exact_value if has_tables else has_costs):
+            kind = type(problem.upper).__name__
+            raise ValueError(
+                f"--fresh-followers must be 0, since what the leader pays for them, a {kind}, is not known"
+            )
 
     def algorithm(self) -> Algorithm:
         """What runs; building it checks every option."""
@@ -144,8 +164,25 @@ class OwnProblem(OfRuns):
             reward = write_reward(folder, problem, result, reference=self.problem.title)
             if (log := self.problem.log()) is not None:
                 outcomes.keep_confidence(folder, problem, log, reward.x, self.run.evaluation_entropy_weight)
+            self._judge(folder, problem, reward, result)
             self.plot(folder)
             write_report([folder.path])
+
+    def _judge(self, folder: RunFolder, problem: BilevelProblem, reward: LearnedReward, result: RunResult):
+        """Trains fresh followers, each on as many transitions as the run's own, or as `untuned` takes."""
+        by_default = FRESH if can_be_exact(problem) else 0
+        num_followers = by_default if self.fresh_followers is None else self.fresh_followers
+        if num_followers == 0:
+            return
+        ran = self.algorithm()
+        algorithm = ran if isinstance(ran, SingleLoopActorCritic) else None
+        num_transitions = (
+            _length(problem) * 16 if algorithm is None else self.run.num_iterations * ran.followers.num_samples
+        )
+        key = jax.random.fold_in(jax.random.key(self.run.seed, impl=self.run.generator), 2**31)
+        policy = result.policy(reward.card["seed"])
+        counts = {"num_followers": num_followers, "algorithm": algorithm}
+        write_judgement(folder, problem, reward.x, policy, key, num_transitions, **counts)
 
     def _optimum(
         self, problem: BilevelProblem, result: RunResult, folder: RunFolder, *, progress: bool
@@ -173,13 +210,16 @@ class OwnProblem(OfRuns):
 
     def outcome(self, folder: RunFolder) -> dict[str, Any]:
         """The outcome as data."""
-        read = outcomes.read(folder)
-        return {"summary": self.summarize(folder), **read.as_json(), "findings": outcomes.findings(folder)}
+        read, judgement = outcomes.read(folder), read_judgement(folder)
+        fresh = None if judgement is None else dataclasses.asdict(judgement)
+        found = {"fresh_followers": fresh, "findings": outcomes.findings(folder)}
+        return {"summary": self.summarize(folder), **read.as_json(), **found}
 
     def summarize(self, folder: RunFolder) -> str:
-        """Φ before and after, the optimum, what x is, and what `diagnose` says."""
-        read = outcomes.read(folder)
-        return f"{read.sentence()}; {outcomes.verdict(diagnosis.diagnose(folder))}"
+        """Φ before and after, the optimum, what x is, what fresh followers make of it, and what `diagnose` says."""
+        read, judgement = outcomes.read(folder), read_judgement(folder)
+        parts = [read.sentence(), *([] if judgement is None else [judgement.sentence()])]
+        return "; ".join([*parts, outcomes.verdict(diagnosis.diagnose(folder))])
 
 
 def _length(problem: BilevelProblem) -> int:

@@ -9,8 +9,16 @@ from matplotlib.figure import Figure
 from bilevel_rl import figures
 from bilevel_rl.figures.curves import STEP_SIZES, draw_band
 from bilevel_rl.figures.style import Style, label_transitions, save_figure
+from bilevel_rl.followers import write_reward
+from bilevel_rl.formulation import BilevelProblem
+from bilevel_rl.outcome import Optimum, find_outcome
+from bilevel_rl.runs import diagnosis
 from bilevel_rl.runs.folder import PYTHON_RUN, RunFolder, RunFolderError
+from bilevel_rl.runs.json_files import read_object
+from bilevel_rl.runs.result import RunResult
 from bilevel_rl.runs.study import Command, Sharing, Study
+from bilevel_rl.studies import outcomes
+from bilevel_rl.studies.config import RunConfig
 
 PANELS = {
     "What the leader pays": {
@@ -57,16 +65,29 @@ class PythonRun(Study):
         )
 
     def plot(self, folder: RunFolder):
-        """Draws curves of what was measured."""
+        """Draws curves of what was measured, and what became of x."""
         columns = _columns(folder)
+        if find_outcome(folder) is not None:
+            figures.draw_outcome(folder)
         if columns >= STEP_SIZES.keys():
             figures.draw_step_sizes(folder)
         panels = {title: {name: of[name] for name in of if name in columns} for title, of in PANELS.items()}
         draw_panels(folder, {title: of for title, of in panels.items() if of})
 
+    def measure(self, folder: RunFolder, problem: BilevelProblem, result: RunResult, optimum: Optimum | None):
+        """Writes what became of x and of the follower, and the learned reward, and draws them."""
+        noted = read_object(folder.path / "run.json").get("evaluation_entropy_weight")
+        outcomes.keep(
+            folder, problem, result.x, RunConfig().evaluation_entropy_weight if noted is None else noted, optimum
+        )
+        write_reward(folder, problem, result, reference=folder.path.name)
+        self.plot(folder)
+
     def summarize(self, folder: RunFolder) -> str:
         """One line about the outcome."""
-        columns = _columns(folder)
+        columns, outcome = _columns(folder), find_outcome(folder)
+        if outcome is not None:
+            return f"{outcomes.read(folder, outcome).sentence()}; {outcomes.verdict(diagnosis.diagnose(folder))}"
         metric = "upper_objective" if "upper_objective" in columns else "upper_value"
         if metric not in columns:
             return f"{len(folder.read_rows('metrics')):,} metric rows"
