@@ -75,7 +75,7 @@ def test_a_run_from_python_is_a_full_run_folder(begun):
     study = open_study(folder)
     assert study == PythonRun("bilevel_rl.run", 100)
     assert study.num_iterations == 100
-    assert re.match(r"Φ 0\.\d+ → 0\.\d+ \(median of 3 seeds\); x0 = .*; not judged", study.summarize(folder))
+    assert re.match(r"Φ \d\.\d+ → 0\.\d+ \(median of 3 seeds\); x0 = .*; not judged", study.summarize(folder))
     with pytest.raises(RunFolderError, match=r"begun by bilevel_rl\.run.*\.continue_\(100, algorithm\)"):
         study.main(folder)
 
@@ -88,7 +88,7 @@ def test_commands_look_at_a_run_from_python_as_at_any_other(tmp_path):
         code, out, err = call(*words)
         assert (code, err) == (None, "")
     assert "100 of 100" in out
-    assert "Φ 0." in out
+    assert "Φ 1." in out
     assert {figure.stem for figure in (path / "figures").iterdir()} == told
     text = (path / "report.html").read_text()
     assert "brl.run(SingleLoopActorCritic(problem, …), key, num_iterations=100, num_seeds=3" in text

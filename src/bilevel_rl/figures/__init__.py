@@ -10,8 +10,10 @@ from bilevel_rl.figures.outcomes import draw_outcome as draw_outcome, draw_side_
 from bilevel_rl.figures.style import also_for_print as also_for_print
 from bilevel_rl.figures.tables import (
     final_values as final_values,
+    first_measured as first_measured,
     initial_values as initial_values,
     is_sampled as is_sampled,
     read_curves as read_curves,
+    seeds_of as seeds_of,
     summarize_samples as summarize_samples,
 )

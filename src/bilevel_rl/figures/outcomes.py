@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bilevel_rl.figures.curves import draw_band, draw_learning_curves, draw_residuals
-from bilevel_rl.figures.maps import draw_map, heat_of_x, label_cells, label_nodes
+from bilevel_rl.figures.maps import draw_map, heat_of_x, label_cells, label_nodes, panel_height
 from bilevel_rl.figures.style import Style, label_transitions, save_figure, save_figure_at
-from bilevel_rl.figures.tables import is_sampled, read_curves
-from bilevel_rl.formulation import GraphLayout
+from bilevel_rl.figures.tables import is_sampled, read_curves, seeds_of
+from bilevel_rl.formulation import GraphLayout, GridLayout
 from bilevel_rl.outcome import Answer, Exact, Outcome, find_outcome, read_outcome
 from bilevel_rl.runs.folder import RunFolder
 
@@ -55,10 +55,12 @@ def _figure_of_x(outcome: Outcome, style: Style) -> Figure:
     """A dumbbell for each entry, or heat maps where x has an entry for each cell of a grid."""
     maps = heat_of_x(outcome)
     if maps is not None:
-        figure = Figure(figsize=(9.5, 4.4))
+        layout = outcome.names.layout
+        assert isinstance(layout, GridLayout)  # Else there are no maps.
+        figure = Figure(figsize=(9.5, panel_height(layout, 3.6)))
         end = np.median(outcome.final_x, axis=0)
         limits = min(outcome.initial_x.min(), end.min()), max(outcome.initial_x.max(), end.max())
-        titles = "x at the start", f"x at the end (median of {len(outcome.final_x)} seeds)"
+        titles = "x at the start", f"x at the end (median of {seeds_of(len(outcome.final_x))})"
         for axes, values, title in zip(figure.subplots(1, 2), maps, titles, strict=True):
             axes.imshow(values, cmap=style.placement, vmin=limits[0], vmax=limits[1] + 1e-12)
             axes.set(title=title, xlabel="column", ylabel="row")
@@ -106,7 +108,7 @@ def _figure_of_follower(outcome: Outcome, exact: Exact, style: Style) -> Figure:
     """A map with occupancies and mean moves, or without a layout ranked bars and the policy in these states."""
     answers, layout = answers_of(exact), outcome.names.layout
     if layout is not None:
-        figure = Figure(figsize=(10.5, 4.9))
+        figure = Figure(figsize=(10.5, panel_height(layout, 4.0) if isinstance(layout, GridLayout) else 4.9))
         most = max(exact.visits(answer).max() for _, answer in answers)
         shades = []
         for axes, (title, answer) in zip(figure.subplots(1, 2), answers, strict=True):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bilevel_rl.figures.tables import Curves, read_curves
+from bilevel_rl.figures.tables import Curves, first_measured, is_sampled, read_curves
 from bilevel_rl.followers import Judgement, read_judgement
 from bilevel_rl.outcome import Outcome, find_outcome
 from bilevel_rl.runs.diagnosis import Finding, diagnose
@@ -36,6 +36,7 @@ class Gathered:
     Attributes:
         folder: of the run.
         curves: by the name of the metric, of those that a report shows and the run has.
+        is_sampled: whether they were estimated from samples.
         labels: of these metrics.
         outcome: what became of it; None where that was not measured.
         findings: what `diagnose` says.
@@ -49,6 +50,7 @@ class Gathered:
 
     folder: RunFolder
     curves: Mapping[str, Curves]
+    is_sampled: bool
     labels: Mapping[str, str]
     outcome: Outcome | None
     findings: Sequence[Finding]
@@ -69,6 +71,15 @@ class Gathered:
         """The metric that says best what the leader pays; None where there is none."""
         return next((metric for metric in (*OBJECTIVES, *OTHERS) if metric in self.curves), None)
 
+    @property
+    def measured(self) -> Curves | None:
+        """What the leader pays, from the point on that shows how the run began."""
+        if self.objective is None:
+            return None
+        curves = self.curves[self.objective]
+        first = first_measured(curves, is_sampled=self.is_sampled)
+        return Curves(*(part[..., first:] for part in curves))
+
 
 def gather(folder: RunFolder) -> Gathered:
     """Reads the files of a run.
@@ -85,6 +96,7 @@ def gather(folder: RunFolder) -> Gathered:
     return Gathered(
         folder,
         found,
+        is_sampled(folder),
         {metric: labels[metric] for metric in found},
         find_outcome(folder),
         diagnose(folder) if rows else (),

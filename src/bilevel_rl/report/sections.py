@@ -89,8 +89,8 @@ def facts_of(run: Gathered) -> list[tuple[str, str]]:
     if outcome is not None and outcome.exact is not None:
         costs = outcome.exact.costs.objective
         facts += [("Φ before", number(costs[0])), ("Φ after", number(costs[1 + outcome.exact.shown_seed]))]
-    elif run.objective is not None:
-        values = run.curves[run.objective].values
+    elif run.measured is not None:
+        values = run.measured.values
         facts += [("before", number(np.median(values[:, 0]))), ("after", number(np.median(values[:, -1])))]
     if outcome is not None and outcome.optimum is not None:
         facts.append(("best known", number(outcome.optimum.objective)))
@@ -198,15 +198,16 @@ def _seeds(run: Gathered) -> Table:
     final = final_values(run)
     if final is None:
         return ()
+    if len(final) == 1:
+        return [("seeds", "1: runs with another --seed would tell how much chance there is in it")]
     rows = [
         ("seeds", f"{len(final)}"),
         ("median", number(np.median(final))),
         ("lowest to highest", f"{number(final.min())} to {number(final.max())}"),
         ("interquartile mean", number(float(interquartile_mean(final)))),
     ]
-    if len(final) > 1:
-        low, high = bootstrap_interval(final)
-        rows.append(("its 95 % bootstrap interval", f"{number(float(low))} to {number(float(high))}"))
+    low, high = bootstrap_interval(final)
+    rows.append(("its 95 % bootstrap interval", f"{number(float(low))} to {number(float(high))}"))
     if run.outcome is not None and run.outcome.optimum is not None and run.outcome.exact is not None:
         best, first = run.outcome.optimum.objective, run.outcome.exact.costs.objective[0]
         if first > best:
