@@ -49,7 +49,7 @@ def documented() -> set[str]:
 
     A function that is called as its module has its full path there, or the entry would be that of the module.
     """
-    text = "\n".join(page.read_text("utf-8") for page in sorted((DOCS / "api").glob("*.md")))
+    text = "\n".join(page.read_text("utf-8") for page in sorted((DOCS / "reference/api").glob("*.md")))
     entries = re.findall(r"^::: bilevel_rl\.([\w.]+)$", text, re.MULTILINE)
     return {re.sub(r"\b(\w+)\.\1$", r"\1", entry) for entry in entries}
 
@@ -66,8 +66,8 @@ def test_relative_links_and_pictures_resolve(page: Path):
 
 
 def test_links_to_nowhere_are_found():
-    text = "[a](no.md) ![b](images/no.png) [c](method.md#no) [d](#no) [e](method.md#1-problem) [f](../README.md)"
-    assert broken(DOCS / "index.md", text) == ["no.md", "images/no.png", "method.md#no", "#no"]
+    text = "[a](no.md) ![b](images/no.png) [c](explanation/method.md#no) [d](#no) [e](explanation/method.md#1-problem) [f](../README.md)"
+    assert broken(DOCS / "index.md", text) == ["no.md", "images/no.png", "explanation/method.md#no", "#no"]
 
 
 @pytest.mark.parametrize("index", ["mkdocs.yml", "docs/llms.txt"])
@@ -92,5 +92,5 @@ def test_every_name_of_a_public_module_is_in_the_reference(documented: set[str],
 
 
 def test_every_entry_of_the_reference_is_in_its_index(documented: set[str]):
-    index = (DOCS / "api/index.md").read_text("utf-8")
+    index = (DOCS / "reference/api/index.md").read_text("utf-8")
     assert {name for name in documented if f"`{name}`" not in index and f"`{last(name)}`" not in index} == set()
