@@ -1,7 +1,7 @@
 """What one batch of completions says about the policies and about the reward: pure functions of tensors.
 
 Equation names are those of docs/explanation/method.md, section 4; the language-model forms are in
-docs/how_to/language_models.md.
+docs/explanation/language_models.md.
 
 | symbol | name               | meaning                                                             |
 |--------|--------------------|---------------------------------------------------------------------|
