@@ -121,8 +121,8 @@ def draw_trade(style: Style) -> Figure:
     for w in (0.01, 0.1, 1.0):
         i = abs(weights - w).argmin()
         print(
-            f"w = {weights[i]:.2f}: slope {mean[i]:.3f} for {slope:.3f}, noise {np.sqrt(independent[i]):.2f} independent, "
-            f"{np.sqrt(coupled[i]):.2f} coupled"
+            f"w = {weights[i]:.2f}: slope {mean[i]:.3f} for {slope:.3f}, "
+            f"noise {np.sqrt(independent[i]):.2f} independent, {np.sqrt(coupled[i]):.2f} coupled"
         )
     return figure
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import textwrap
 from collections.abc import Sequence
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -33,7 +34,8 @@ def help_of(words: Sequence[str]) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         parse([*words, "--help"])
-    return "\n".join(line.rstrip() for line in printed.getvalue().splitlines()).strip()
+    lines = (line.rstrip() for line in printed.getvalue().splitlines())
+    return "\n".join(textwrap.fill(line, int(WIDTH)) if len(line) > int(WIDTH) else line for line in lines).strip()
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
