@@ -392,5 +392,5 @@ def test_runs_of_an_experiment_are_found_in_its_subfolders(tmp_path):
 
 
 def test_every_remedy_and_rule_is_documented():
-    text = (Path(__file__).parents[2] / "docs" / "ablations.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "reports" / "ablations.md").read_text()
     assert [signature.name for signature in SIGNATURES if signature.name not in text] == []

@@ -21,7 +21,7 @@ from dense_reference import entropies, occupancy_series
 from garnets import random_problem
 from small_runs import NUM_CHAINS, NUM_SEEDS, small_algorithm, small_run
 
-DOCUMENTATION = Path(__file__).parents[2] / "docs" / "metrics.md"
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 TAU = 0.02
 """Entropy weight of the evaluation."""
 
