@@ -126,6 +126,7 @@ def test_measurements_are_those_of_the_oracles():
             assert row[name] == pytest.approx(float(value), rel=1e-12, abs=1e-12), name
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"num_terminal": 1}, {"num_terminal": 2, "as_dict": True}, {"discount": 0.99}])
 def test_measurements_far_from_the_optimum_are_those_of_the_oracles(options):
