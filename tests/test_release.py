@@ -61,7 +61,7 @@ def test_one_version_everywhere():
 
 
 def test_every_extra_is_in_the_table_of_extras():
-    page = (ROOT / "docs/command_line.md").read_text("utf-8")
+    page = (ROOT / "docs/reference/command_line.md").read_text("utf-8")
     table = page.partition("## Extras")[2]
     assert set(PROJECT["optional-dependencies"]) - set(re.findall(r"`([\w-]+)`", table)) == set()
 
