@@ -92,6 +92,13 @@ def test_pages_open_without_errors_and_fit_the_screen(opened, address, folder, w
     assert wide == []
 
 
+def test_options_of_every_command_are_there(folder):
+    text = (folder / "reference/commands.html").read_text("utf-8")
+    commands = ("solve", "resume", "plot", "report", "diagnose", "list", "runs", "init", "compare-goal-position")
+    assert [name for name in (*commands, "run-goal-position") if f'<h2 id="{name}">' not in text] == []
+    assert "--installation-cost" in text
+
+
 def test_search_finds_the_penalty(opened, address):
     page = opened(1440)
     page.goto(f"{address}index.html")
