@@ -13,9 +13,11 @@ from bilevel_rl.figures.style import also_for_print as also_for_print
 from bilevel_rl.figures.tables import (
     columns_of as columns_of,
     final_values as final_values,
+    first_measured as first_measured,
     initial_values as initial_values,
     is_sampled as is_sampled,
     read_curves as read_curves,
     read_paths as read_paths,
+    seeds_of as seeds_of,
     summarize_samples as summarize_samples,
 )

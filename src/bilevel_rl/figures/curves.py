@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bilevel_rl.figures.style import Style, label_transitions, save_figure
-from bilevel_rl.figures.tables import Curves, columns_of, is_sampled, read_curves
+from bilevel_rl.figures.tables import Curves, columns_of, is_sampled, read_curves, seeds_of
 from bilevel_rl.runs.folder import RunFolder
 
 SMALLEST_SHOWN = 1e-6
@@ -83,7 +83,7 @@ def draw_learning_curves(folder: RunFolder, optimal_objective: float | None = No
         left, *others = figure.subplots(1, 1 if optimal_objective is None else 2, squeeze=False)[0]
         draw_band(left, objective, "Φ(x), the follower having optimized")
         draw_band(left, value, "f(x, π), the policy learned so far")
-        left.set(ylabel="upper objective", title=f"What the leader pays ({len(objective.values)} seeds)")
+        left.set(ylabel="upper objective", title=f"What the leader pays ({seeds_of(len(objective.values))})")
         if optimal_objective is not None:
             left.axhline(optimal_objective, color=style.accent, linestyle="--", linewidth=1.2, label="optimum Φ*")
             draw_band(others[0], objective.above(optimal_objective), "Φ(x) − Φ*", is_log=True)
@@ -105,7 +105,7 @@ def draw_sampled_curves(folder: RunFolder):
         figure = Figure(figsize=(9.5, 3.8))
         left, right = figure.subplots(1, 2)
         draw_band(left, value, "f(x, π), estimated by the chains")
-        left.set(ylabel="upper objective", title=f"What the leader pays, sampled ({len(value.values)} seeds)")
+        left.set(ylabel="upper objective", title=f"What the leader pays, sampled ({seeds_of(len(value.values))})")
         for label, error in errors.items():
             draw_band(right, error, label, is_log=True)
         right.set(ylabel="mean δ²", title="Squared temporal-difference errors")

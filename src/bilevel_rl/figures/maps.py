@@ -15,6 +15,9 @@ from bilevel_rl.formulation import GraphLayout, GridLayout
 from bilevel_rl.formulation.names import Layout
 from bilevel_rl.outcome import Answer, Exact, Outcome
 
+NEVER = 1e-12
+"""Where the follower spends no more of its time, it is not told what it does there."""
+
 MOST_LABELS = 40
 """Graphs with more nodes are drawn without their names."""
 
@@ -26,6 +29,12 @@ def heat_of_x(outcome: Outcome) -> tuple[np.ndarray, np.ndarray] | None:
         return None
     start, end = (on_grid(layout, x) for x in (outcome.initial_x, np.median(outcome.final_x, axis=0)))
     return start, end
+
+
+def panel_height(layout: GridLayout, width: float) -> float:
+    """Of a picture of a grid that is as wide, with its labels, in inches; of tall grids no more than that."""
+    rows, columns = layout.shape
+    return min(max(width * rows / columns, 1.2), width) + 1.0
 
 
 def has_shared_cells(layout: GridLayout) -> bool:
@@ -45,9 +54,10 @@ def on_grid(layout: GridLayout, values: Float[np.ndarray, " S"]) -> Float[np.nda
 
 
 def moves_of(layout: Layout, exact: Exact, answer: Answer) -> tuple[np.ndarray, np.ndarray]:
-    """Places, shape (places, 2), and the mean step in each; over states that share one weighed by the time there."""
+    """Places where the follower can be, shape (places, 2), and the mean step in each; over states that share one
+    weighed by the time there."""
     places = layout.places()
-    acts = np.isfinite(places[:, 0]) & ~exact.terminal
+    acts = np.isfinite(places[:, 0]) & ~exact.terminal & (answer.occupancy.sum(1) > NEVER)
     found, number = np.unique(places[acts], axis=0, return_inverse=True)
     weights = answer.occupancy.sum(1)[acts] + 1e-12
     sums = np.stack([np.bincount(number.ravel(), weights * step) for step in answer.drift[acts].T], axis=1)

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 
 from bilevel_rl.figures.curves import draw_band, draw_curves
 from bilevel_rl.figures.grids import label_cells
-from bilevel_rl.figures.maps import draw_map, heat_of_x, label_nodes
+from bilevel_rl.figures.maps import draw_map, heat_of_x, label_nodes, panel_height
 from bilevel_rl.figures.style import Style, label_transitions, save_figure, save_figure_at
-from bilevel_rl.figures.tables import columns_of, read_curves
-from bilevel_rl.formulation import GraphLayout
-from bilevel_rl.outcome import Answer, Exact, Outcome, has_outcome, read_outcome
+from bilevel_rl.figures.tables import columns_of, read_curves, seeds_of
+from bilevel_rl.formulation import GraphLayout, GridLayout
+from bilevel_rl.outcome import Answer, Exact, Outcome, find_outcome, read_outcome
 from bilevel_rl.runs.folder import RunFolder
 
 MOST_BARS = 20
@@ -24,10 +24,12 @@ MOST_BARS = 20
 def draw_outcome(folder: RunFolder):
     """Draws all that the files of a run folder allow, from `outcome.npz`, `outcome.json` and `metrics.csv`.
 
+    Of a run whose outcome was not measured, such as one from Python, curves and x.
+
     Raises:
-        RunFolderError: there is no outcome.
+        RunFolderError: the run has not ended.
     """
-    outcome = read_outcome(folder)
+    outcome = find_outcome(folder) or read_outcome(folder)
     if folder.read_rows("metrics"):
         draw_curves(folder, None if outcome.optimum is None else outcome.optimum.objective)
     save_figure(folder, "x", lambda style: _figure_of_x(outcome, style))
@@ -48,10 +50,12 @@ def _figure_of_x(outcome: Outcome, style: Style) -> Figure:
     """A dumbbell for each entry, or heat maps where x has an entry for each cell of a grid."""
     maps = heat_of_x(outcome)
     if maps is not None:
-        figure = Figure(figsize=(9.5, 4.4))
+        layout = outcome.names.layout
+        assert isinstance(layout, GridLayout)  # Else there are no maps.
+        figure = Figure(figsize=(9.5, panel_height(layout, 3.6)))
         end = np.median(outcome.final_x, axis=0)
         limits = min(outcome.initial_x.min(), end.min()), max(outcome.initial_x.max(), end.max())
-        titles = "x at the start", f"x at the end (median of {len(outcome.final_x)} seeds)"
+        titles = "x at the start", f"x at the end (median of {seeds_of(len(outcome.final_x))})"
         for axes, values, title in zip(figure.subplots(1, 2), maps, titles, strict=True):
             axes.imshow(values, cmap=style.placement, vmin=limits[0], vmax=limits[1] + 1e-12)
             axes.set(title=title, xlabel="column", ylabel="row")
@@ -99,7 +103,7 @@ def _figure_of_follower(outcome: Outcome, exact: Exact, style: Style) -> Figure:
     """A map with occupancies and mean moves, or without a layout ranked bars and the policy in these states."""
     answers, layout = answers_of(exact), outcome.names.layout
     if layout is not None:
-        figure = Figure(figsize=(10.5, 4.9))
+        figure = Figure(figsize=(10.5, panel_height(layout, 4.0) if isinstance(layout, GridLayout) else 4.9))
         most = max(exact.visits(answer).max() for _, answer in answers)
         shades = []
         for axes, (title, answer) in zip(figure.subplots(1, 2), answers, strict=True):
@@ -187,7 +191,7 @@ def draw_side_by_side(folders: Sequence[RunFolder], path: Path):
 
 
 def _side_by_side(folders: Sequence[RunFolder], style: Style) -> Figure:
-    outcomes = [read_outcome(folder) if has_outcome(folder) else None for folder in folders]
+    outcomes = [find_outcome(folder) for folder in folders]
     names = {outcome.x_names for outcome in outcomes if outcome is not None}
     compares_x = len(names) == 1 and None not in outcomes
     figure = Figure(figsize=(11.5, 4.2) if compares_x else (6.5, 4.2))

@@ -60,6 +60,17 @@ def read_paths(folder: RunFolder) -> tuple[Int[np.ndarray, " points"], Float[np.
     return entries[0].num_transitions, np.stack([entry.values for entry in entries], axis=-1)
 
 
+def seeds_of(count: int) -> str:
+    """How many there are, for people."""
+    return "1 seed" if count == 1 else f"{count} seeds"
+
+
+def first_measured(curves: Curves, *, is_sampled: bool) -> int:
+    """The point that shows how a run began: a first sampled row is of the first iteration alone, in which chains are
+    where they start, so that the next one, of a whole log interval, is the one to compare with."""
+    return min(int(is_sampled), curves.values.shape[1] - 1)
+
+
 def final_values(folder: RunFolder, metric: str) -> Float[np.ndarray, " seeds"]:
     """A metric at the end of the run, of each seed."""
     return read_curves(folder, metric).values[:, -1]

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import warnings
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import numpy as np
@@ -14,9 +14,9 @@ from bilevel_rl.algorithms import Algorithm, ExactDescent, Followers, ModelBased
 from bilevel_rl.algorithms.step_sizes import GeometricDecay, PowerDecay, ScheduleWarning, StepSizes
 from bilevel_rl.environments import HostEnvironment, TabularMDP
 from bilevel_rl.exact.evaluation import DENSE_LIMIT
-from bilevel_rl.followers import LearnedReward
-from bilevel_rl.formulation import BilevelProblem
-from bilevel_rl.outcome import Optimum
+from bilevel_rl.followers import LearnedReward, read_judgement, write_judgement
+from bilevel_rl.formulation import BilevelProblem, OccupancyCost
+from bilevel_rl.outcome import Optimum, can_be_exact
 from bilevel_rl.references import ReferencedProblem
 from bilevel_rl.references.problem import descend
 from bilevel_rl.runs import diagnosis
@@ -33,6 +33,9 @@ HELD = 40
 """Iterations of 16 chains, for each pair of state and action, that `untuned` holds its first steps; runs are thrice as
 long, and not shorter than `RunConfig` says."""
 
+FRESH = 4
+"""Followers that are trained from scratch by default, where that is cheap."""
+
 
 @dataclass(frozen=True)
 class OwnProblem(SingleRun, OfReference):
@@ -48,6 +51,9 @@ class OwnProblem(SingleRun, OfReference):
     """of both hidden layers of every network, where there is no table"""
     find_optimum: bool = True
     """work out the optimum after the run, by exact descent, where it is not known and there are small tables"""
+    fresh_followers: int | None = None
+    """followers trained from scratch after the run, with the first and with the learned reward, to see whether it
+    teaches others too; by default 4 where there are small tables, and none otherwise"""
 
     @classmethod
     def of(cls, problem: ReferencedProblem) -> "OwnProblem":
@@ -58,6 +64,24 @@ class OwnProblem(SingleRun, OfReference):
         seeds = 1 if isinstance(built.environment, HostEnvironment) else 4
         run = RunConfig(num_seeds=seeds, num_iterations=20_000, log_every=500)
         return cls(problem=problem, run=run, method="single-loop", schedule=of_networks())
+
+    def check(self):
+        """Raises `ValueError` for options that cannot be run with."""
+        super().check()
+        if self.fresh_followers is not None:
+            checks.integer("fresh_followers", self.fresh_followers, at_least=0)
+            self._check_judged(self.problem.problem())
+
+    def _check_judged(self, problem: BilevelProblem):
+        has_tables, has_costs = isinstance(problem.environment, TabularMDP), isinstance(problem.upper, OccupancyCost)
+        if self.fresh_followers and isinstance(problem.environment, HostEnvironment):
+            remedy = "train any library's agent in LearnedReward.load(folder, reward=…).as_gymnasium_wrapper(env)"
+            raise ValueError(f"--fresh-followers cannot be trained in a HostEnvironment; {remedy}")
+        if self.fresh_followers and not (problem.upper.has_exact_value if has_tables else has_costs):
+            kind = type(problem.upper).__name__
+            raise ValueError(
+                f"--fresh-followers must be 0, since what the leader pays for them, a {kind}, is not known"
+            )
 
     def algorithm(self) -> Algorithm:
         """What runs; building it checks every option."""
@@ -115,13 +139,30 @@ class OwnProblem(SingleRun, OfReference):
         return self.problem.title
 
     def keep(self, folder: RunFolder, single: Finished, *, progress: bool) -> LearnedReward:
-        """As `Experiment.keep`, and for a problem of logged data how sure of Φ that makes one."""
+        """As `Experiment.keep`; for a problem of logged data how sure of Φ that makes one; what fresh followers do."""
         reward = super().keep(folder, single, progress=progress)
         if (log := self.problem.log()) is not None:
             outcomes.keep_confidence(
                 folder, single.algorithm.problem, log, reward.x, self.run.evaluation_entropy_weight
             )
+        self._judge(folder, single, reward)
         return reward
+
+    def _judge(self, folder: RunFolder, single: Finished, reward: LearnedReward):
+        """Trains fresh followers, each on as many transitions as the run's own, or as `untuned` takes."""
+        problem, ran = single.algorithm.problem, single.algorithm
+        by_default = FRESH if can_be_exact(problem) else 0
+        num_followers = by_default if self.fresh_followers is None else self.fresh_followers
+        if num_followers == 0:
+            return
+        algorithm = ran if isinstance(ran, SingleLoopActorCritic) else None
+        num_transitions = (
+            _length(problem) * 16 if algorithm is None else self.run.num_iterations * ran.followers.num_samples
+        )
+        key = jax.random.fold_in(jax.random.key(self.run.seed, impl=self.run.generator), 2**31)
+        policy = single.result.policy(reward.card["seed"])
+        counts = {"num_followers": num_followers, "algorithm": algorithm}
+        write_judgement(folder, problem, reward.x, policy, key, num_transitions, **counts)
 
     def best_known(self, folder: RunFolder, single: Finished, *, progress: bool) -> Optimum | None:
         """As the problem says it, or as exact descent finds it from the start and from the best seed's end."""
@@ -138,9 +179,18 @@ class OwnProblem(SingleRun, OfReference):
         found = descend(problem, τ, starts, progress=progress)
         return Optimum(found.objective, found.x, f"found by exact descent, {found.status}")
 
+    def outcome(self, folder: RunFolder) -> dict[str, Any]:
+        """The outcome as data."""
+        judgement = read_judgement(folder)
+        return super().outcome(folder) | {
+            "fresh_followers": None if judgement is None else dataclasses.asdict(judgement)
+        }
+
     def summarize(self, folder: RunFolder) -> str:
-        """Φ before and after, the optimum, what x is, and what `diagnose` says."""
-        return f"{outcomes.read(folder).sentence()}; {outcomes.verdict(diagnosis.diagnose(folder))}"
+        """Φ before and after, the optimum, what x is, what fresh followers make of it, and what `diagnose` says."""
+        read, judgement = outcomes.read(folder), read_judgement(folder)
+        parts = [read.sentence(), *([] if judgement is None else [judgement.sentence()])]
+        return "; ".join([*parts, outcomes.verdict(diagnosis.diagnose(folder))])
 
 
 def _length(problem: BilevelProblem) -> int:

@@ -6,8 +6,16 @@ from typing import ClassVar
 import numpy as np
 
 from bilevel_rl import figures
+from bilevel_rl.followers import write_reward
+from bilevel_rl.formulation import BilevelProblem
+from bilevel_rl.outcome import Optimum, find_outcome, measure_outcome, write_outcome
+from bilevel_rl.runs import diagnosis
 from bilevel_rl.runs.folder import PYTHON_RUN, RunFolder, RunFolderError
+from bilevel_rl.runs.json_files import read_object
+from bilevel_rl.runs.result import RunResult
 from bilevel_rl.runs.study import Command, Sharing, Study
+from bilevel_rl.studies import outcomes
+from bilevel_rl.studies.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -44,12 +52,24 @@ class PythonRun(Study):
         )
 
     def plot(self, folder: RunFolder):
-        """Draws curves of what was measured."""
+        """Draws curves of what was measured, and what became of x."""
+        if find_outcome(folder) is not None:
+            figures.draw_outcome(folder)
         figures.draw_panels(folder)
+
+    def measure(self, folder: RunFolder, problem: BilevelProblem, result: RunResult, optimum: Optimum | None):
+        """Writes what became of x and of the follower, and the learned reward, and draws them."""
+        noted = read_object(folder.path / "run.json").get("evaluation_entropy_weight")
+        weight = RunConfig().evaluation_entropy_weight if noted is None else noted
+        write_outcome(folder, measure_outcome(problem, result.x, entropy_weight=weight, optimum=optimum))
+        write_reward(folder, problem, result, reference=folder.path.name)
+        self.plot(folder)
 
     def summarize(self, folder: RunFolder) -> str:
         """One line about the outcome."""
-        columns = figures.columns_of(folder)
+        columns, outcome = figures.columns_of(folder), find_outcome(folder)
+        if outcome is not None:
+            return f"{outcomes.read(folder, outcome).sentence()}; {outcomes.verdict(diagnosis.diagnose(folder))}"
         metric = "upper_objective" if "upper_objective" in columns else "upper_value"
         if metric not in columns:
             return f"{len(folder.read_rows('metrics')):,} metric rows"
