@@ -84,7 +84,7 @@ def write_judgement(
     before = train(problem, problem.initial_x, jax.random.fold_in(key, 0), num_transitions, **counts)
     after = train(problem, x, jax.random.fold_in(key, 1), num_transitions, **counts)
     if isinstance(problem.environment, TabularMDP):
-        own = float(upper_value(problem, x, policy))
+        own = float(upper_value(problem, x, np.asarray(policy)))
     else:
         watched = rollout(problem, policy, x, jax.random.fold_in(key, 2), num_episodes=NUM_EPISODES)
         own = np.nan if watched.upper_value is None else watched.upper_value
