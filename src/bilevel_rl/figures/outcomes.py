@@ -111,7 +111,7 @@ def _figure_of_follower(outcome: Outcome, exact: Exact, style: Style) -> Figure:
             axes.set_title(title)
             if isinstance(layout, GraphLayout):
                 label_nodes(axes, layout, outcome.state_names)
-        figure.colorbar(shades[0], ax=figure.axes, shrink=0.8, label="share of the follower's time, where it can act")
+        figure.colorbar(shades[0], ax=figure.axes, shrink=0.8, label="share of its time,\nwhere it can act")
         return figure
     visits = np.stack([answer.occupancy.sum(1) for _, answer in answers])
     shown = np.argsort(-visits.max(axis=0), kind="stable")[:MOST_BARS]

@@ -156,9 +156,8 @@ class OwnProblem(SingleRun, OfReference):
         if num_followers == 0:
             return
         algorithm = ran if isinstance(ran, SingleLoopActorCritic) else None
-        num_transitions = (
-            _length(problem) * 16 if algorithm is None else self.run.num_iterations * ran.followers.num_samples
-        )
+        of_run = 0 if algorithm is None else self.run.num_iterations * algorithm.followers.num_samples
+        num_transitions = of_run or _length(problem) * 16
         key = jax.random.fold_in(jax.random.key(self.run.seed, impl=self.run.generator), 2**31)
         policy = single.result.policy(reward.card["seed"])
         counts = {"num_followers": num_followers, "algorithm": algorithm}
