@@ -54,6 +54,10 @@ class RewardDesign(SingleRun):
     judging_transitions: float = 1e6
 
     @abc.abstractmethod
+    def algorithm(self) -> SingleLoopActorCritic:
+        """What runs; building it checks every option."""
+
+    @abc.abstractmethod
     def draw(self, panels: Sequence[Axes], data: Mapping[str, np.ndarray], style: Style):
         """Draws the panels of the experiment: the reward, and what followers do under it."""
 
