@@ -78,13 +78,14 @@ OPTIONS = {
     "four-rooms": {"entropy_weights": [0.005], "betas": [3.0, 2.0], "transfer_rounds": 0, "first_step": 0.2},
     "ablations": {"study": "little-entropy"},
 }
+OF_SINGLE_RUNS = ("follower", "learning_curves", "payments", "residuals", "step_sizes", "x")
 FIGURES = {
-    "goal-position": ("landscape", "learning_curves", "residuals", "step_sizes"),
-    "goal-placement": ("learning_curves", "placement", "residuals", "step_sizes"),
+    "goal-position": ("landscape", *OF_SINGLE_RUNS),
+    "goal-placement": ("placement", *OF_SINGLE_RUNS),
     "entropy-schedules": ("trade_off",),
     "coupling": ("coupling",),
-    "wind-design": ("learning_curves", "residuals", "step_sizes", "wind"),
-    "preferences": ("learning_curves", "maps", "residuals", "step_sizes"),
+    "wind-design": ("wind", *OF_SINGLE_RUNS),
+    "preferences": ("maps", *OF_SINGLE_RUNS),
     "rates": ("rates",),
     "four-rooms": ("comparison", "four_rooms"),
     "ablations": ("ablation",),
