@@ -1,7 +1,8 @@
 """Upper objectives f(x, π): what the leader wants from the completions of the policy that its reward induces.
 
 A form of `f` maps a batch of the policy's completions to a cost c of every completion, which enters the penalized
-policy through δᴸ, and to an estimate of f's direct part, whose gradient is ∇_x f̂ (docs/method.md, section 6).
+policy through δᴸ, and to an estimate of f's direct part, whose gradient is ∇_x f̂ (docs/explanation/method.md, section
+6).
 """
 
 from collections.abc import Callable, Sequence
