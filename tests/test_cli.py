@@ -218,8 +218,12 @@ def test_the_summary_of_goal_position_is_the_gap_to_the_optimum(finished):
     rows = RunFolder(folder).read_rows("metrics")
     problem = problems.goal_position(size=3, target=(2, 0), initial_x=(0, 2), width=2.0)
     optimum = exact.solve(problem, entropy_weight=0.01, starts=[(2.0, 0.0), (1.5, 0.5)]).objective
-    gaps = [row["upper_objective"] - optimum for row in rows[-2:]]
-    expected = f"Φ* = {optimum:.4f}; final Φ − Φ*: largest {max(gaps):.4f}, median {np.mean(gaps):.4f} of 2 seeds"
+    first, last = ([row["upper_objective"] - optimum for row in of] for of in (rows[:2], rows[-2:]))
+    shares = 100 * np.array(last) / np.array(first)
+    expected = (
+        f"Φ* = {optimum:.4f}; final gap to it in percent of the initial one: largest {max(shares):.2f} %, median "
+        f"{np.mean(shares):.2f} % of 2 seeds"
+    )
     assert open_study(RunFolder(folder)).summarize(RunFolder(folder)) == expected
 
 
