@@ -35,7 +35,7 @@ IN_WHEEL = (
     "licenses/LICENSE",
 )
 IN_SDIST = ("LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "pyproject.toml", *IN_WHEEL[:-1])
-NOT_WANTED = ("__pycache__", ".pyc", "/tests/", "/docs/", ".png", "/.venv", "/runs/")
+NOT_WANTED = ("__pycache__", ".pyc", "/tests/", "/docs/", ".png", "/.venv")
 
 WITHOUT_EXTRAS = """
 import importlib, pkgutil

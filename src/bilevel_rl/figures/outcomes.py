@@ -8,10 +8,11 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bilevel_rl.figures.curves import draw_band, draw_learning_curves, draw_residuals
-from bilevel_rl.figures.maps import draw_map, heat_of_x, label_cells, label_nodes, panel_height
+from bilevel_rl.figures.curves import draw_band, draw_curves
+from bilevel_rl.figures.grids import label_cells
+from bilevel_rl.figures.maps import draw_map, heat_of_x, label_nodes, panel_height
 from bilevel_rl.figures.style import Style, label_transitions, save_figure, save_figure_at
-from bilevel_rl.figures.tables import is_sampled, read_curves, seeds_of
+from bilevel_rl.figures.tables import columns_of, read_curves, seeds_of
 from bilevel_rl.formulation import GraphLayout, GridLayout
 from bilevel_rl.outcome import Answer, Exact, Outcome, find_outcome, read_outcome
 from bilevel_rl.runs.folder import RunFolder
@@ -29,19 +30,13 @@ def draw_outcome(folder: RunFolder):
         RunFolderError: the run has not ended.
     """
     outcome = find_outcome(folder) or read_outcome(folder)
-    if folder.read_rows("metrics") and not is_sampled(folder):
-        draw_learning_curves(folder, None if outcome.optimum is None else outcome.optimum.objective)
-        if _has(folder, "lower_residual") and _has(folder, "penalized_residual"):
-            draw_residuals(folder)
+    if folder.read_rows("metrics"):
+        draw_curves(folder, None if outcome.optimum is None else outcome.optimum.objective)
     save_figure(folder, "x", lambda style: _figure_of_x(outcome, style))
     exact = outcome.exact
     if exact is not None:
         save_figure(folder, "follower", lambda style: _figure_of_follower(outcome, exact, style))
         save_figure(folder, "payments", lambda style: _figure_of_payments(outcome, exact, style))
-
-
-def _has(folder: RunFolder, metric: str) -> bool:
-    return metric in folder.read_rows("metrics")[0]
 
 
 def ranked_entries(outcome: Outcome, most: int = MOST_BARS) -> np.ndarray:
@@ -202,7 +197,7 @@ def _side_by_side(folders: Sequence[RunFolder], style: Style) -> Figure:
     figure = Figure(figsize=(11.5, 4.2) if compares_x else (6.5, 4.2))
     left, *others = figure.subplots(1, 2 if compares_x else 1, squeeze=False)[0]
     for folder in folders:
-        metric = "upper_objective" if _has(folder, "upper_objective") else "upper_value"
+        metric = "upper_objective" if "upper_objective" in columns_of(folder) else "upper_value"
         draw_band(left, read_curves(folder, metric), folder.path.name)
     known = {outcome.optimum.objective for outcome in outcomes if outcome is not None and outcome.optimum is not None}
     for objective in known:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from bilevel_rl.figures.maps import RESTS, has_shared_cells, moves_of, on_grid
+from bilevel_rl.figures.grids import RESTS
+from bilevel_rl.figures.maps import has_shared_cells, moves_of, on_grid
 from bilevel_rl.figures.tables import seeds_of
 from bilevel_rl.formulation import GridLayout
 from bilevel_rl.formulation.names import Layout

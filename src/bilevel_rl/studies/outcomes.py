@@ -11,7 +11,7 @@ from jaxtyping import Float, PyTree
 from bilevel_rl import exact, figures
 from bilevel_rl.environments import TransitionLog
 from bilevel_rl.formulation import BilevelProblem
-from bilevel_rl.outcome import Optimum, Outcome, measure_outcome, read_outcome, write_outcome
+from bilevel_rl.outcome import Outcome, read_outcome
 from bilevel_rl.runs import diagnosis
 from bilevel_rl.runs.folder import RunFolder
 
@@ -57,19 +57,6 @@ class Summary:
             "initial_x": self.outcome.initial_x.tolist(),
             "x": self.outcome.final_x.tolist(),
         }
-
-
-def keep(folder: RunFolder, problem: BilevelProblem, x: PyTree, entropy_weight: float, optimum: Optimum | None = None):
-    """Measures what became of a run and writes it, so that nothing later needs the problem.
-
-    Args:
-        folder: of the run.
-        problem: that it solved.
-        x: its last x; the leading axis of every leaf is the seed.
-        entropy_weight: τ at which the follower answers.
-        optimum: the best that is known.
-    """
-    write_outcome(folder, measure_outcome(problem, x, entropy_weight=entropy_weight, optimum=optimum))
 
 
 def keep_confidence(folder: RunFolder, problem: BilevelProblem, log: TransitionLog, x: PyTree, entropy_weight: float):
