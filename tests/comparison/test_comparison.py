@@ -143,6 +143,10 @@ def test_figures_and_tables_are_drawn_again_from_the_files_alone(copied, runs):
     figures = {f"{name}.png" for name in ("comparison", "final_gaps")}
     assert {path.name for path in copied.figures().iterdir()} == figures
     assert (copied.path / "table.md").read_text().count("\n") == 4
+    page = (copied.path / "report.html").read_text()
+    best = (copied.path / "table.md").read_text().splitlines()[2].split("|")[1].strip()
+    assert f"{best} ends" in page
+    assert page.count("data:image/png;base64,") == 2
 
 
 def test_finished_tasks_are_not_run_again_and_missing_ones_are(finished_comparison, copied, runs):

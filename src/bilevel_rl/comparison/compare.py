@@ -15,15 +15,18 @@ from bilevel_rl.comparison.figures import draw_comparison
 from bilevel_rl.comparison.methods import METHODS
 from bilevel_rl.comparison.outcomes import ranked, read_outcome, read_outcomes
 from bilevel_rl.comparison.search import check_search, choose
-from bilevel_rl.comparison.tables import write_tables
+from bilevel_rl.comparison.tables import answer, write_tables
 from bilevel_rl.comparison.tasks import FINAL, TUNING, Task, seconds_of_loop
 from bilevel_rl.comparison.workers import run_tasks
 from bilevel_rl.problems import FrozenLake, GoalPlacement, GoalPosition, WorkedProblem
 from bilevel_rl.references import ReferencedProblem
+from bilevel_rl.report import write_report_of_study
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.statistics import interquartile_mean
 from bilevel_rl.runs.study import Command, Sharing, Study
 from bilevel_rl.studies.referenced import OfReference, default_problem, evaluated_at
+
+QUESTION = "Which method comes how far, for the same number of environment transitions?"
 
 NUM_HALVINGS = 8
 """Log points before the first of the even ones, for methods that are done by then."""
@@ -103,9 +106,10 @@ class Comparison(Study):
         self.plot(folder)
 
     def plot(self, folder: RunFolder):
-        """Draws figures and tables of a run folder again."""
+        """Draws figures, tables and report of a run folder again."""
         draw_comparison(folder)
         write_tables(folder)
+        write_report_of_study(folder, QUESTION, answer(*read_outcomes(folder)))
 
     def outcome(self, folder: RunFolder) -> dict[str, Any]:
         """The outcome as data: final Φ of every seed of every method, the best first."""

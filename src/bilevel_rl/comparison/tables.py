@@ -33,6 +33,20 @@ def write_tables(folder: RunFolder):
     folder.write_text("wall_clock.md", markdown(("method", "seconds of the compiled loop per seed"), seconds))
 
 
+def answer(outcomes: dict[str, Outcome], optimum: float) -> str:
+    """In a sentence which methods come closest to the optimum."""
+    gaps = {
+        name: float(interquartile_mean(outcomes[name].final_objectives)) - optimum
+        for name in ranked(outcomes)
+        if not outcomes[name].is_reference
+    }
+    if not gaps:
+        return f"The optimum is Φ* = {optimum:.4f}; no method that takes transitions was compared."
+    told = [f"{name} ends {gap:z.4f} above the optimum Φ* = {optimum:.4f}" for name, gap in list(gaps.items())[:1]]
+    told += [f"{name} {gap:z.4f}" for name, gap in list(gaps.items())[1:3]]
+    return f"{', '.join(told)}: interquartile means over the seeds, each method with step sizes tuned in the same way."
+
+
 def table_rows(outcomes: dict[str, Outcome], optimum: float) -> list[list[str]]:
     """A line for each method, best first; methods that take no transitions come last, and are not tested."""
     p_values = _p_values(outcomes)

@@ -22,6 +22,7 @@ from bilevel_rl.comparison.tables import markdown, write_trials
 from bilevel_rl.comparison.tasks import TUNING, Task
 from bilevel_rl.problems import GoalPlacement, GoalPosition, WorkedProblem
 from bilevel_rl.references import ReferencedProblem
+from bilevel_rl.report import write_report_of_study
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.study import Command, Sharing, Study
 from bilevel_rl.studies.reference import averaged_adam
@@ -118,9 +119,11 @@ class Tuning(Study):
         self.plot(folder)
 
     def plot(self, folder: RunFolder):
-        """Draws figures and the table of the trials again."""
+        """Draws figures, the table of the trials and the report again."""
         draw_trials(folder)
         write_trials(folder)
+        question = f"Which step sizes suit {self.tuning.method}?"
+        write_report_of_study(folder, question, f"{self.summarize(folder)}.")
 
     def outcome(self, folder: RunFolder) -> dict[str, Any]:
         """The outcome as data."""

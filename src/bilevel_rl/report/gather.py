@@ -29,6 +29,10 @@ OTHERS = {
 RESIDUALS = {"lower_residual": "lower policy, to π*(x)", "penalized_residual": "penalized policy, to πᴸ(x)"}
 
 
+SUMMARY = "summary.json"
+"""Of a study of many runs: `question` and `answer`, with which its tables and figures stand in one page."""
+
+
 @dataclass(frozen=True)
 class Gathered:
     """One run.
@@ -46,6 +50,7 @@ class Gathered:
         settings: every setting, dotted name to text.
         versions: of packages and machine, name to text.
         command: that makes the run again, or what is known of it.
+        said: what a study of many runs says itself: `question` and `answer`; empty where it says nothing.
     """
 
     folder: RunFolder
@@ -60,6 +65,7 @@ class Gathered:
     settings: Mapping[str, str]
     versions: Mapping[str, str]
     command: str
+    said: Mapping[str, str]
 
     @property
     def name(self) -> str:
@@ -106,6 +112,7 @@ def gather(folder: RunFolder) -> Gathered:
         settings,
         dict(_flat(files["environment"])),
         command_of(files["config"], files["run"]),
+        _object(folder.path / SUMMARY),
     )
 
 

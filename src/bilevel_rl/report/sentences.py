@@ -10,14 +10,18 @@ MOST_NAMED = 3
 
 
 def question_of(run: Gathered) -> str:
-    """The problem's own, or what every leader asks."""
+    """The study's or the problem's own, or what every leader asks."""
+    if run.said:
+        return run.said["question"]
     if run.outcome is not None and run.outcome.names.question:
         return run.outcome.names.question
     return "How should x be set, so that what the follower then learns to do costs the leader least?"
 
 
 def answer_of(run: Gathered) -> str:
-    """What x became, and what the leader pays before and after."""
+    """What the study says, or what x became, and what the leader pays before and after."""
+    if run.said:
+        return run.said["answer"]
     outcome = run.outcome
     if outcome is not None and outcome.exact is not None:
         costs, seed = outcome.exact.costs.objective, outcome.exact.shown_seed
