@@ -14,9 +14,7 @@ RELATIVE_LINK = re.compile(r"\[([^\]]*)\]\((?!https?://)[^)]*\)")
 
 def page(cells: list, stem: str) -> str:
     """Markdown: the first cell with links to the script and the notebook, and code in fences."""
-    title, *rest = (
-        cell.source if cell.cell_type == "markdown" else f"```python\n{cell.source}\n```" for cell in cells
-    )
+    title, *rest = (cell.source if cell.cell_type == "markdown" else f"```python\n{cell.source}\n```" for cell in cells)
     heading, _, first = title.partition("\n")
     files = f"*This page is a [script]({stem}.py), also as a [notebook]({stem}.ipynb).*"
     return "\n\n".join([heading, files, first.strip(), *rest]) + "\n"

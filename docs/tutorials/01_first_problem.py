@@ -56,8 +56,8 @@ problem = brl.BilevelProblem(
 )
 
 # %% [markdown]
-# `initial_x` is where the leader starts, and `project` keeps x between 0 and 2. People do not always do what is best for
-# them: `entropy_weight` is how much the follower likes variety. With 0 it would be a perfect optimizer.
+# `initial_x` is where the leader starts, and `project` keeps x between 0 and 2. People do not always do what is best
+# for them: `entropy_weight` is how much the follower likes variety. With 0 it would be a perfect optimizer.
 #
 # ## The landscape
 #
@@ -97,7 +97,9 @@ result = brl.run(algorithm, jax.random.key(0), num_seeds=4, num_iterations=20_00
 best = brl.exact.solve(problem, entropy_weight=VARIETY)
 learned = brl.exact.hyper_objectives(problem, result.x, entropy_weight=VARIETY)
 print(f"best subsidy, computed: {best.x:.2f}, the leader pays {best.objective:.2f}")
-print(f"learned by four seeds: {result.x.min():.2f} to {result.x.max():.2f}, the leader pays {learned.max():.2f} or less")
+print(
+    f"learned by four seeds: {result.x.min():.2f} to {result.x.max():.2f}, the leader pays {learned.max():.2f} or less"
+)
 
 # %% [markdown]
 # ```text
@@ -135,11 +137,12 @@ figure.savefig("01_first_problem.png", dpi=100)
 #
 # ## Now you
 #
-# 1. **Another cost.** Missing the office costs only 0.5 a step: replace `1.0` in `cost`. Is a subsidy still worth it? The
-#    best one is about 0.27, and cautious: it brings people in for 37 % of the time.
+# 1. **Another cost.** Missing the office costs only 0.5 a step: replace `1.0` in `cost`. Is a subsidy still worth it?
+#    The best one is about 0.27, and cautious: it brings people in for 37 % of the time.
 # 2. **Another follower.** Let it like the park only a little better, `likes = [0.7, 0.8, 0.7]`. How does the landscape
 #    change?
-# 3. **No step sizes.** `brl.untuned(problem)` chooses them by itself. How near does it come? (It ends at about 0.34: its
-#    *penalty* is larger, which is quicker and stops a little short. [Steps that need no tuning](../how_to/step_sizes.md).)
+# 3. **No step sizes.** `brl.untuned(problem)` chooses them by itself. How near does it come? (It ends at about 0.34:
+#    its *penalty* is larger, which is quicker and stops a little short. [Steps that need no
+#    tuning](../how_to/step_sizes.md).)
 #
 # Next: [tolls on a road network](02_road_tolls.py), where x has eleven numbers.

@@ -50,8 +50,8 @@ names = list(PLACES)
 # %% [markdown]
 # ## From the map to a table
 #
-# A state is a junction, and action a is the a-th road out of it. All states need equally many actions, so junctions with
-# fewer roads repeat their first one. Two tables hold everything: where an action leads, and which road it is.
+# A state is a junction, and action a is the a-th road out of it. All states need equally many actions, so junctions
+# with fewer roads repeat their first one. Two tables hold everything: where an action leads, and which road it is.
 
 # %%
 out = [[] for _ in names]
@@ -79,9 +79,9 @@ print(f"from the square: {', '.join(names[s] for s in leads_to[names.index('squa
 # ## What drivers and the town want
 #
 # Drivers dislike minutes, and a toll of 1 as much as a minute. The town counts the minutes that cars spend on the two
-# roads at the school. Tolls are unpopular, also those that nobody pays: the town counts 0.3 for each unit of toll that is
-# posted anywhere. That part depends on x alone, and is called `regularizer`. The library counts per (discounted) step, and
-# a drive has 1 / (1 − discount) of them.
+# roads at the school. Tolls are unpopular, also those that nobody pays: the town counts 0.3 for each unit of toll that
+# is posted anywhere. That part depends on x alone, and is called `regularizer`. The library counts per (discounted)
+# step, and a drive has 1 / (1 − discount) of them.
 
 # %%
 minutes = jnp.array([road[2] for road in ROADS], float)
@@ -107,12 +107,13 @@ def build(unpopularity):
 problem = build(unpopularity=0.3)
 
 # %% [markdown]
-# `entropy_weight=1.0` says that drivers do not care much about a minute: of two ways that differ by less they take both.
+# `entropy_weight=1.0` says that drivers do not care much about a minute: of two ways that differ by less they take
+# both.
 #
 # ## Before anything is done
 #
-# `evaluate` gives the `occupancy`, the share of (discounted) time that is spent with each pair of state and action. Summed
-# by road, it is the traffic.
+# `evaluate` gives the `occupancy`, the share of (discounted) time that is spent with each pair of state and action.
+# Summed by road, it is the traffic.
 
 
 # %%
@@ -163,9 +164,9 @@ for toll in (1.0, 2.0, 4.0):
 #
 # ## All tolls at once
 #
-# Two ways to the best tolls. `solve` computes them from the known map. `ModelBased` watches drivers: it counts where each
-# choice leads, and plans on the counts. In a town that can only be watched there would be no `solve`; here it is the
-# check.
+# Two ways to the best tolls. `solve` computes them from the known map. `ModelBased` watches drivers: it counts where
+# each choice leads, and plans on the counts. In a town that can only be watched there would be no `solve`; here it is
+# the check.
 
 # %%
 best = brl.exact.solve(problem, entropy_weight=1.0)
@@ -219,7 +220,8 @@ figure.savefig("02_road_tolls.png", dpi=100)
 #    drivers go?
 # 2. **Less popular tolls.** `build(unpopularity=1.0)`: are tolls still worth it?
 # 3. **Another map.** Close the road from the bridge to the south. All tables follow from `ROADS`.
-# 4. **As a command.** `bilevel-rl init my_tolls` writes a file with such a problem; `bilevel-rl run my_tolls.py` solves it
-#    and leaves figures and a [report](../how_to/report.md). A larger town: [road_tolls.py](../../examples/road_tolls.py).
+# 4. **As a command.** `bilevel-rl init my_tolls` writes a file with such a problem; `bilevel-rl run my_tolls.py` solves
+#    it and leaves figures and a [report](../how_to/report.md). A larger town:
+#    [road_tolls.py](../../examples/road_tolls.py).
 #
 # Next: [a log instead of a map](03_log_to_incentive.py).

@@ -3,10 +3,10 @@
 #
 # **Which small bonuses make a task learnable that pays only at its very end?**
 #
-# On a frozen lake a walker is paid 1 when it reaches the far corner, and nothing before. An agent that explores at random
-# hardly ever gets there. Here the leader is the designer of the reward: it may add something small on every square, and
-# wants the walker to arrive. What it finds is an ordinary Gymnasium environment for anybody's agent, such as PPO of
-# stable-baselines3.
+# On a frozen lake a walker is paid 1 when it reaches the far corner, and nothing before. An agent that explores at
+# random hardly ever gets there. Here the leader is the designer of the reward: it may add something small on every
+# square, and wants the walker to arrive. What it finds is an ordinary Gymnasium environment for anybody's agent, such
+# as PPO of stable-baselines3.
 
 # %%
 import gymnasium
@@ -20,8 +20,8 @@ from bilevel_rl.environments import gymnasium_reward
 # %% [markdown]
 # ## The task
 #
-# Gymnasium's FrozenLake with a map of our own: S is the start, H a hole that ends the walk, G the goal. The tables inside
-# of toy-text environments can be read, so the follower's world and its own reward are one line each.
+# Gymnasium's FrozenLake with a map of our own: S is the start, H a hole that ends the walk, G the goal. The tables
+# inside of toy-text environments can be read, so the follower's world and its own reward are one line each.
 
 # %%
 LAKE = ["SFFFFF", "FHFFHF", "FFFHFF", "FHFFFF", "FFFFHF", "HFFHFG"]
@@ -37,12 +37,12 @@ print(world.num_states, "squares; pairs with a reward:", int((own_reward > 0).su
 #
 # ## The designer's problem
 #
-# `x[s]` is a bonus for a step on square s, at most 0.05. The designer's cost is −1 for an arrival. The `regularizer` asks
-# for small bonuses. `entropy_weight` makes the follower what a beginner is: undecided as long as little is at stake.
-# Too large a bonus is a trap: the follower would stay and collect it. The designer's cost sees that.
+# `x[s]` is a bonus for a step on square s, at most 0.05. The designer's cost is −1 for an arrival. The `regularizer`
+# asks for small bonuses. `entropy_weight` makes the follower what a beginner is: undecided as long as little is at
+# stake. Too large a bonus is a trap: the follower would stay and collect it. The designer's cost sees that.
 
 # %%
-RESTLESSNESS = 0.05
+RESTLESSNESS = 0.04
 problem = brl.BilevelProblem(
     world,
     reward=lambda x, s, a: own_reward[s, a] + x[s],
@@ -68,7 +68,7 @@ def arrivals(x):
 
 
 best = brl.exact.solve(problem, entropy_weight=RESTLESSNESS)
-print(f"arrive within 100 steps: {arrivals(problem.initial_x):.1%} before, {arrivals(best.x):.1%} after")
+print(f"arrive within 100 steps: {arrivals(problem.initial_x):.0%} before, {arrivals(best.x):.0%} after")
 print(np.round(best.x.reshape(6, 6), 3))
 
 # %% [markdown]
@@ -77,7 +77,8 @@ print(np.round(best.x.reshape(6, 6), 3))
 #
 # ## The reward as a file, and as an environment
 #
-# `LearnedReward` is the whole reward r_x, free of code. `as_gymnasium_wrapper` pays it in place of the environment's own.
+# `LearnedReward` is the whole reward r_x, free of code. `as_gymnasium_wrapper` pays it in place of the environment's
+# own.
 
 
 # %%
@@ -95,8 +96,8 @@ print("a step to the right pays", round(shaped.step(2)[1], 3))
 # %% [markdown]
 # ## Another library's agent
 #
-# PPO learns for 8,000 steps, once from the task as it is and once from the learned reward. Both are judged by the task as
-# it is: does the walker arrive?
+# PPO learns for 8,000 steps, once from the task as it is and once from the learned reward. Both are judged by the task
+# as it is: does the walker arrive?
 
 # %%
 try:
@@ -129,7 +130,27 @@ left.set(title="Bonuses", xticks=[], yticks=[])
 figure.colorbar(image, ax=left, shrink=0.8)
 for name, arrived in curves.items():
     right.plot([2_000, 4_000, 6_000, 8_000], arrived, "o-", label=name)
-right.set(title="PPO on the task as it is", xlabel="steps learned from", ylabel="share of walks that arrive", ylim=(-0.03, 1.03))
+right.set(
+    title="PPO on the task as it is",
+    xlabel="steps learned from",
+    ylabel="share of walks that arrive",
+    ylim=(-0.03, 1.03),
+)
 if curves:
     right.legend()
 figure.savefig("04_shape_a_sparse_task.png", dpi=100)
+
+# %% [markdown]
+# ![Bonuses on the lake, and PPO with and without them](../images/tutorials/04_shape_a_sparse_task.png)
+#
+# *Left: a trail of bonuses leads through the middle to the goal. Right: with it PPO finds the goal earlier.*
+#
+# ## Now you
+#
+# 1. **Another lake.** Draw a map of your own, or take `FrozenLake8x8-v1`. Is the trail where you would have put it?
+# 2. **Fines instead.** `Box(-0.03, 0.0)` makes the exact follower arrive just as well. PPO now never does: it jumps
+#    into a hole, where fines end. What suits one follower need not suit another; [fresh
+#    followers](../how_to/results.md) tell.
+# 3. **Another cost.** Let a hole cost the designer 1 as well as an arrival earn it 1.
+#
+# Next: [weights of a reward from demonstrations](05_inverse_rl.py).

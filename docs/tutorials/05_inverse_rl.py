@@ -3,9 +3,9 @@
 #
 # **You have watched people walk. What do they like, and how many walks does it take to know?**
 #
-# Inverse reinforcement learning is a bi-level problem too. The leader's x are the weights of a reward. The follower walks
-# as is best under them. The leader wants the walks that were seen to be likely. You learn to write demonstrations as a
-# `PolicyLoss`, and to see how far the answer can be trusted.
+# Inverse reinforcement learning is a bi-level problem too. The leader's x are the weights of a reward. The follower
+# walks as is best under them. The leader wants the walks that were seen to be likely. You learn to write demonstrations
+# as a `PolicyLoss`, and to see how far the answer can be trusted.
 
 # %%
 import jax
@@ -44,15 +44,15 @@ park = brl.TabularMDP.from_successors(
 
 def reward(weights, s, a):
     """A step takes time, and is the nicer for the features of the cell that it begins in."""
-    return jnp.asarray(features, float)[s] @ weights - 0.5
+    return jnp.asarray(features, float)[s] @ weights - 1.0
 
 
 # %% [markdown]
 # ## Demonstrations
 #
-# Your own are two lists of equal length: the states that were seen, and what was done there. Here they are simulated, so
-# that the answer is known: walkers like shade and the lake, and dislike mud. `PolicyLoss` is −log π(a|s), averaged over
-# the demonstrations.
+# Your own are two lists of equal length: the states that were seen, and what was done there. Here they are simulated,
+# so that the answer is known: walkers like shade and the lake, and dislike mud. `PolicyLoss` is −log π(a|s), averaged
+# over the demonstrations.
 
 # %%
 TRUE_WEIGHTS, VARIETY = np.array([0.3, -1.0, 0.4]), 0.3
@@ -86,7 +86,9 @@ print(f"{len(states)} steps of 100 walks; the first begins in cell {states[0]} w
 # %%
 problem = build(states, actions)
 found = brl.exact.solve(problem, entropy_weight=VARIETY)
-print(f"loss: {brl.exact.hyper_objective(problem, np.zeros(3), entropy_weight=VARIETY):.3f} at 0, {found.objective:.3f} found")
+print(
+    f"loss: {brl.exact.hyper_objective(problem, np.zeros(3), entropy_weight=VARIETY):.3f} at 0, {found.objective:.3f} found"
+)
 for name, weight, true in zip(FEATURES, found.x, TRUE_WEIGHTS, strict=True):
     print(f"{name:6} {weight:5.2f}   true {true:5.2f}")
 
@@ -107,7 +109,10 @@ for size in sizes:
         kept = np.random.default_rng(seed).choice(len(states), 8 * size)
         fits.append(brl.exact.solve(build(states[kept], actions[kept]), entropy_weight=VARIETY).x)
     errors[size] = np.array(fits)
-    print(f"{size:4} walks: " + ", ".join(f"{n} {f.min():.2f} to {f.max():.2f}" for n, f in zip(FEATURES, errors[size].T, strict=True)))
+    print(
+        f"{size:4} walks: "
+        + ", ".join(f"{n} {f.min():.2f} to {f.max():.2f}" for n, f in zip(FEATURES, errors[size].T, strict=True))
+    )
 
 # %%
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 3.3), layout="constrained")
@@ -126,3 +131,18 @@ right.set_xticks(range(len(sizes)), [f"{size} walks" for size in sizes])
 right.set(title="weights; dashed: true", xlim=(-0.4, 2.4))
 right.legend(fontsize=8)
 figure.savefig("05_inverse_rl.png", dpi=100)
+
+# %% [markdown]
+# ![Where walkers are, and the weights by three numbers of walks](../images/tutorials/05_inverse_rl.png)
+#
+# *Left and middle: where walkers spend their time, by the true weights and by those that were found. Right: four fits
+# for each number of walks, and the true weights.*
+#
+# ## Now you
+#
+# 1. **Another feature.** Add one that nobody cares about, such as `columns / 6`. Does its weight come out near 0?
+# 2. **Another cost.** Prefer small weights: `brl.PolicyLoss(states, actions, regularizer=lambda x: 0.01 *
+#    jnp.sum(x**2))`. With ten walks, are the fits closer together?
+# 3. **Your own walks.** A table of rides, read from a CSV: [demonstrations.py](../../examples/demonstrations.py).
+#
+# Next: [texts instead of walks](06_language_model.py), or [an algorithm of your own](07_your_own_algorithm.py).

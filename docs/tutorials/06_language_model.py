@@ -3,9 +3,9 @@
 #
 # **Why does a language model learn to please the reward model and not the people, and what helps?**
 #
-# A reward model is fitted to what people said about texts. Then a policy learns to write what the reward model likes, and
-# finds texts that nobody was ever asked about. Here you see that happen with a model of 20,000 weights, and then let the
-# reward move along. It takes a minute and no download. You need the extra `lm`: `pip install 'bilevel-rl[lm]'`.
+# A reward model is fitted to what people said about texts. Then a policy learns to write what the reward model likes,
+# and finds texts that nobody was ever asked about. Here you see that happen with a model of 20,000 weights, and then
+# let the reward move along. It takes a minute and no download. You need the extra `lm`: `pip install 'bilevel-rl[lm]'`.
 
 # %%
 import copy
@@ -23,11 +23,11 @@ torch.set_num_threads(1)  # The model is so small that threads would wait for ea
 # %% [markdown]
 # ## A model that writes reviews
 #
-# Twelve words, and a corpus of short reviews. A transformer learns to write like the corpus; after that it is the frozen
-# *reference model*.
+# Twelve words, and a corpus of short reviews. A transformer learns to write like the corpus; after that it is the
+# frozen *reference model*.
 
 # %%
-WORDS = "<s> </s> <pad> the food service was and good great friendly slow bad".split()
+WORDS = ["<s>", "</s>", "<pad>", "the", "food", "service", "was", "and", "good", "great", "friendly", "slow", "bad"]
 NICE, NASTY = {"good", "great", "friendly"}, {"slow", "bad"}
 rng = np.random.default_rng(0)
 
@@ -50,7 +50,7 @@ def trained_on_reviews():
     ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(WORDS), max_position_embeddings=32, **size, **ids))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(300):
+    for _ in range(200):
         rows = tokenizer([f"{review()} </s>" for _ in range(32)], padding=True, return_tensors="pt")
         labels = rows.input_ids.masked_fill(rows.attention_mask == 0, -100)
         loss = model(input_ids=rows.input_ids, attention_mask=rows.attention_mask, labels=labels).loss
@@ -107,11 +107,11 @@ print(len(preferences), "preferences, such as", preferences[0])
 
 # %%
 def train(method, folder):
-    """A trainer after 120 iterations."""
+    """A trainer after 100 iterations."""
     model = copy.deepcopy(reference)  # A trainer wraps its layers.
     torch.manual_seed(1)
     head = RewardHead(model.config.hidden_size, hidden_size=16)
-    options = {"max_steps": 120, "max_completion_length": 10, "beta": 0.05}
+    options = {"max_steps": 100, "max_completion_length": 10, "beta": 0.05}
     steps = {"learning_rate": 3e-3, "critic_learning_rate": 3e-3, "upper_learning_rate": 5e-3}
     trainer = method(
         model=model,
@@ -128,7 +128,10 @@ def train(method, folder):
     return trainer, trainer.train(progress=False)
 
 
-trained = {"two-stage": train(TwoStageRLHFTrainer, "runs/two-stage"), "bi-level": train(BilevelRLHFTrainer, "runs/bilevel")}
+trained = {
+    "two-stage": train(TwoStageRLHFTrainer, "runs/two-stage"),
+    "bi-level": train(BilevelRLHFTrainer, "runs/bilevel"),
+}
 for name, (trainer, result) in trained.items():
     reward = result.metrics["lower_mean_reward"][-20:].mean()
     score = result.metrics["lower_judge_people"][-20:].mean()
@@ -144,3 +147,6 @@ for ax, (name, (_, result)) in zip(axes, trained.items(), strict=True):
 axes[0].set(ylabel="mean over the policy's texts")
 axes[0].legend()
 figure.savefig("06_language_model.png", dpi=100)
+
+# %% [markdown]
+# ![What the reward says and what people say, for both trainers](../images/tutorials/06_language_model.png)

@@ -1,4 +1,4 @@
-"""Every tutorial runs from top to bottom as a reader would run it, prints what its page says, and draws its pictures."""
+"""Every tutorial runs from top to bottom, prints what its page says, and draws its pictures."""
 
 import math
 import os
