@@ -72,6 +72,12 @@ print(f"arrive within 100 steps: {arrivals(problem.initial_x):.0%} before, {arri
 print(np.round(best.x.reshape(6, 6), 3))
 
 # %% [markdown]
+# ```text
+# arrive within 100 steps: 55% before, 83% after
+# ```
+#
+# A few bonuses lead the walker through the narrow middle of the lake.
+#
 # `solve` descends on exact gradients, since this world has tables. Where there are none the leader learns from samples
 # ([Gymnasium on the host](../how_to/gymnasium.md), [MountainCar](../reports/problems/mountain_car.md)).
 #
@@ -143,7 +149,8 @@ figure.savefig("04_shape_a_sparse_task.png", dpi=100)
 # %% [markdown]
 # ![Bonuses on the lake, and PPO with and without them](../images/tutorials/04_shape_a_sparse_task.png)
 #
-# *Left: a trail of bonuses leads through the middle to the goal. Right: with it PPO finds the goal earlier.*
+# *Left: a trail of bonuses leads through the middle to the goal. Right: with it PPO finds the goal earlier: of 20 walks
+# arrive 0, 10, 45 and 90 % instead of 0, 0, 10 and 65 %. That is one seed; try others.*
 #
 # ## Now you
 #

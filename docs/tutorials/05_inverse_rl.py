@@ -86,9 +86,8 @@ print(f"{len(states)} steps of 100 walks; the first begins in cell {states[0]} w
 # %%
 problem = build(states, actions)
 found = brl.exact.solve(problem, entropy_weight=VARIETY)
-print(
-    f"loss: {brl.exact.hyper_objective(problem, np.zeros(3), entropy_weight=VARIETY):.3f} at 0, {found.objective:.3f} found"
-)
+at_zero = brl.exact.hyper_objective(problem, np.zeros(3), entropy_weight=VARIETY)
+print(f"loss: {at_zero:.3f} without features, {found.objective:.3f} found")
 for name, weight, true in zip(FEATURES, found.x, TRUE_WEIGHTS, strict=True):
     print(f"{name:6} {weight:5.2f}   true {true:5.2f}")
 
@@ -145,4 +144,5 @@ figure.savefig("05_inverse_rl.png", dpi=100)
 #    jnp.sum(x**2))`. With ten walks, are the fits closer together?
 # 3. **Your own walks.** A table of rides, read from a CSV: [demonstrations.py](../../examples/demonstrations.py).
 #
-# Next: [texts instead of walks](06_language_model.py), or [an algorithm of your own](07_your_own_algorithm.py).
+# Next: [an algorithm of your own](06_your_own_algorithm.py). Texts instead of walks: [language
+# models](../how_to/language_models.md).

@@ -63,11 +63,7 @@ def test_what_a_page_shows_is_there(name: str):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=() if name in QUICK else pytest.mark.long)
-        for name in TUTORIALS
-        if name != "06_language_model"
-    ],
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in TUTORIALS],
 )
 def test_tutorial_runs(name: str, tmp_path: Path):
     run_tutorial(name, tmp_path)
