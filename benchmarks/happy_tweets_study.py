@@ -11,18 +11,22 @@ the files hold are finished, whether their folders are still there or not. A run
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import scipy.stats
 import tyro
+from jaxtyping import Float, Int
+from matplotlib.figure import Figure
 
 from benchmarks import tidy
 from benchmarks.tidy import Row, TidyStudy
+from bilevel_rl.figures.style import Style, save_figure
 from bilevel_rl.runs.folder import RunFolder
-from bilevel_rl.studies.happy_tweets.figures import WINDOW, StudyCurves, draw_happy_tweets_study
+from bilevel_rl.studies.happy_tweets.figures import WINDOW
 from bilevel_rl.studies.happy_tweets.study import HUMAN_MAXIMUM, HappyTweets, Method, TweetRunConfig
 
 COLUMNS = {
@@ -105,6 +109,19 @@ def measures(row: Row) -> dict[str, float]:
     return numbers | {"gap": numbers["reward"] - numbers["score"]}
 
 
+class StudyCurves(NamedTuple):
+    """Runs of one method, all of one length: means over `WINDOW` iterations."""
+
+    iterations: Int[np.ndarray, " points"]
+    """the last iteration of each window"""
+    judge: Float[np.ndarray, "seeds points"]
+    """mean score that the judge gives the follower's tweets"""
+    reward: Float[np.ndarray, "seeds points"]
+    """mean r_x of the follower's tweets"""
+    divergence: Float[np.ndarray, "seeds points"]
+    """KL from the fine-tuned model, nats"""
+
+
 def curves(rows: list[Row]) -> StudyCurves:
     """One method's rows at one β as arrays, a line a seed."""
     lines = [list(line) for _, line in itertools.groupby(rows, tidy.key)]
@@ -147,6 +164,35 @@ def report(study: TidyStudy, path: Path):
                 methods[method] = curves([row for row in points if row["method"] == method])
     if groups:
         draw_happy_tweets_study(RunFolder(path), groups)
+
+
+def draw_happy_tweets_study(folder: RunFolder, groups: Mapping[str, Mapping[str, StudyCurves]]):
+    """Runs of several methods: for every weight β the judge and the reward over iterations and against the distance.
+
+    Lines are means over the seeds; the shade is from the lowest to the highest seed's judge.
+
+    Args:
+        folder: where the figure goes.
+        groups: title of a column → method → its runs.
+    """
+
+    def draw(style: Style) -> Figure:
+        figure = Figure(figsize=(6.2 * len(groups), 8.2))
+        columns = figure.subplots(2, len(groups), squeeze=False).T
+        for (above, below), (title, methods) in zip(columns, groups.items(), strict=True):
+            for method, (iterations, judge, reward, divergence) in methods.items():
+                (line,) = above.plot(iterations, judge.mean(axis=0), label=method)
+                colour = line.get_color()
+                above.fill_between(iterations, judge.min(axis=0), judge.max(axis=0), color=colour, alpha=0.12, lw=0)
+                above.plot(iterations, reward.mean(axis=0), color=colour, linestyle=":", linewidth=1)
+                below.plot(divergence.mean(axis=0), judge.mean(axis=0), color=colour)
+                below.plot(divergence.mean(axis=0), reward.mean(axis=0), color=colour, linestyle=":", linewidth=1)
+            above.set(xlabel="iteration", ylabel="judge (lines), reward (dots)", title=title)
+            below.set(xlabel="KL from the fine-tuned model (nats)", ylabel="judge (lines), reward (dots)")
+            above.legend()
+        return figure
+
+    save_figure(folder, "happy_tweets_study", draw)
 
 
 def main(study: Study):

@@ -121,7 +121,8 @@ def form_of_adapters(run: Path) -> PeftConfig:
 
 def fine_tuned_model() -> str:
     """SmolLM2 fine-tuned on tweets; trained if it is not in the cache."""
-    from bilevel_rl.studies.happy_tweets import Assets, smollm2
+    from bilevel_rl.studies.happy_tweets.assets import Assets
+    from bilevel_rl.studies.happy_tweets.language_models import smollm2
 
     return str(smollm2(Assets()))
 

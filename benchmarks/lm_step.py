@@ -295,7 +295,8 @@ def main(arguments: argparse.Namespace):
 
 def fine_tuned_model() -> str:
     """SmolLM2 fine-tuned on tweets; trained if it is not in the cache."""
-    from bilevel_rl.studies.happy_tweets import Assets, smollm2
+    from bilevel_rl.studies.happy_tweets.assets import Assets
+    from bilevel_rl.studies.happy_tweets.language_models import smollm2
 
     return str(smollm2(Assets()))
 

@@ -106,7 +106,7 @@ def test_own_problems_run_and_report(reference, tmp_path):
     seeds = [] if reference.startswith("heated") else ["--num-seeds", "2"]
     code, out, err = call(
         *("run", EXAMPLES / reference, "--folder", folder, "--num-iterations", "40", "--log-every", "20"),
-        *("--no-find-optimum", "--no-progress", *seeds),
+        *("--no-find-optimum", "--fresh-followers", "0", "--no-progress", *seeds),
     )
     assert code is None, err
     label, figure = OWN[reference]

@@ -35,7 +35,7 @@ IN_WHEEL = (
     "licenses/LICENSE",
 )
 IN_SDIST = ("LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "pyproject.toml", *IN_WHEEL[:-1])
-NOT_WANTED = ("__pycache__", ".pyc", "/tests/", "/docs/", ".png", "/.venv", "/runs/")
+NOT_WANTED = ("__pycache__", ".pyc", "/tests/", "/docs/", ".png", "/.venv")
 
 WITHOUT_EXTRAS = """
 import importlib, pkgutil
@@ -56,8 +56,9 @@ def main() -> None:
         check_tag(tag, version)
     wheel, sdist = build(version)
     run(TOOLS / "twine", "check", "--strict", wheel, sdist)
-    check_files(wheel, zipfile.ZipFile(wheel).namelist(), IN_WHEEL, LARGEST_WHEEL)
-    check_files(sdist, tarfile.open(sdist).getnames(), IN_SDIST, LARGEST_SDIST)
+    with zipfile.ZipFile(wheel) as zipped, tarfile.open(sdist) as tarred:
+        check_files(wheel, zipped.namelist(), IN_WHEEL, LARGEST_WHEEL)
+        check_files(sdist, tarred.getnames(), IN_SDIST, LARGEST_SDIST)
     check_description(wheel)
     with tempfile.TemporaryDirectory() as folder:
         use(wheel, Path(folder))

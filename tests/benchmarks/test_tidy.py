@@ -12,7 +12,6 @@ from benchmarks import happy_tweets_study as study, tidy
 from benchmarks.tidy import TidyStudy
 from bilevel_rl.figures.style import LIGHT
 from bilevel_rl.runs.folder import RunFolder
-from bilevel_rl.studies.happy_tweets import figures as tweet_figures
 
 COLUMNS = (
     *("policy", "distinct_1", "distinct_2", "reward", "divergence", "score", "score_se"),
@@ -61,7 +60,7 @@ def runs(tmp_path):
 @pytest.fixture
 def drawn(monkeypatch):
     figures = []
-    monkeypatch.setattr(tweet_figures, "save_figure", lambda folder, name, draw: figures.append(draw(LIGHT)))
+    monkeypatch.setattr(study, "save_figure", lambda folder, name, draw: figures.append(draw(LIGHT)))
     return figures
 
 

@@ -14,8 +14,8 @@ from bilevel_rl.studies.goal_position import GoalPositionStudy
 from commands import call
 
 SHORT = {
-    "tables": ["--num-seeds", "1", "--no-find-optimum"],
-    "log": ["--num-seeds", "1", "--no-find-optimum"],
+    "tables": ["--num-seeds", "1", "--no-find-optimum", "--fresh-followers", "0"],
+    "log": ["--num-seeds", "1", "--no-find-optimum", "--fresh-followers", "0"],
     "jax": ["--num-seeds", "1", "--num-chains", "4", "--width", "8"],
     "gymnasium": ["--num-chains", "2", "--width", "8"],
 }

@@ -102,8 +102,13 @@ def test_the_outcome_is_one_sentence_with_exact_numbers(finished):
     x = np.median(RunFolder(folder).read_arrays("outcome")["final_x"])
     assert (
         f"Φ {before:.5g} → {np.median(ends):.5g} (median of 2 seeds); optimum {known.objective:.5g} (found by exact "
-        f"descent, converged); x = {x:.3g}; not judged (2 of 2 seeds): 4 log points are too few"
+        f"descent, converged); x = {x:.3g}; f of 4 fresh followers "
     ) in out
+    assert "; not judged (2 of 2 seeds): 4 log points are too few" in out
+    fresh = brl.followers.read_judgement(RunFolder(folder))
+    assert fresh.num_transitions == 60 * 16
+    assert fresh.sentence() in out
+    assert "Does the reward teach others?" in (folder / "report.html").read_text()
 
 
 def test_looking_at_a_run_executes_nothing_of_it(broken):
@@ -154,6 +159,7 @@ def test_resume_finishes_what_was_cut_off_and_refuses_another_problem(finished, 
 def test_a_killed_run_ends_with_the_same_bits(finished, tmp_path):
     source, _, _ = finished
     options = ["--price", "2", "--num-seeds", "2", "--num-iterations", "400000", "--log-every", "20"]
+    options += ["--fresh-followers", "0"]
     command = [sys.executable, "-m", "bilevel_rl", "run", str(source), *options, "--checkpoint-every", "0"]
     killed = tmp_path / "killed"
     process = subprocess.Popen([*command, "--folder", str(killed), "--no-progress"], stdout=subprocess.DEVNULL)
@@ -175,13 +181,16 @@ def test_a_killed_run_ends_with_the_same_bits(finished, tmp_path):
 
 @pytest.mark.slow
 def test_json_is_all_that_is_printed(source, tmp_path):
-    code, out, err = call("run", source, *FEW, "--no-find-optimum", "--folder", tmp_path / "run", "--json")
+    code, out, err = call(
+        "run", source, *FEW, "--no-find-optimum", "--fresh-followers", "0", "--folder", tmp_path / "run", "--json"
+    )
     assert code is None
     assert "imported" in err
     outcome = json.loads(out)
     assert outcome["experiment"] == "own-problem"
     assert np.shape(outcome["outcome"]["x"]) == (2, 1)
     assert outcome["outcome"]["optimal_objective"] is None
+    assert outcome["outcome"]["fresh_followers"] is None
     code, out, _ = call("solve", source, "--folder", tmp_path / "solved", "--json")
     solved = json.loads(out)["outcome"]
     assert solved["optimal_objective"] < solved["initial_objective"]
@@ -235,7 +244,15 @@ def test_methods_are_compared_and_tuned(source, tmp_path):
     command = json.loads(out)["outcome"]["command"].split()
     assert command[:4] == ["bilevel-rl", "run", f"{source}:problem", "--method"]
     code, _, err = call(
-        *command[1:], "--num-seeds", "1", "--no-progress", "--no-find-optimum", "--folder", tmp_path / "best"
+        *command[1:],
+        "--num-seeds",
+        "1",
+        "--no-progress",
+        "--no-find-optimum",
+        "--fresh-followers",
+        "0",
+        "--folder",
+        tmp_path / "best",
     )
     assert code is None, err
 

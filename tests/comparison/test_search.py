@@ -14,8 +14,8 @@ import numpy as np
 import optuna
 import pytest
 
-from bilevel_rl import Followers
-from bilevel_rl.algorithms.step_sizes import ScheduleWarning
+from bilevel_rl import ExactDescent, Followers
+from bilevel_rl.algorithms.step_sizes import ScheduleWarning, StepSizes
 from bilevel_rl.cli import main
 from bilevel_rl.comparison import search, tasks
 from bilevel_rl.comparison.methods import METHODS
@@ -25,7 +25,7 @@ from bilevel_rl.comparison.tune import TuneGoalPlacement, TuneGoalPosition, Tune
 from bilevel_rl.problems import GoalPosition
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.run import RunResult, run
-from bilevel_rl.studies import wind_design
+from bilevel_rl.studies import reference, wind_design
 from bilevel_rl.studies.goal_position import GoalPositionStudy
 from bilevel_rl.studies.wind_design import WindDesignStudy, WorkedWindDesign
 from comparison.small_comparison import PROBLEM
@@ -271,13 +271,13 @@ def test_wind_design_is_tuned_as_its_experiment_runs_it():
 def test_the_known_optimum_of_wind_design_is_the_end_of_exact_descent(monkeypatch):
     problem = WIND.problem()
     metrics = {"upper_objective": np.array([0.5, 0.2]), "hyper_gradient_norm": np.array([1.0, 1e-4])}
-    result = RunResult(np.stack([problem.initial_x + 1]), None, metrics, ())
-    asked = []
-    monkeypatch.setattr(
-        wind_design, "exact_descent", lambda *arguments, **settings: asked.append((*arguments, settings)) or result
-    )
+    result, asked = RunResult(np.stack([problem.initial_x + 1]), None, metrics, ()), []
+    monkeypatch.setattr(reference, "run", lambda *arguments, **settings: asked.append((arguments, settings)) or result)
     optimum = WIND.optimum(problem, 0.3)
-    assert asked == [(problem, 0.3, 0.3, {"upper": 0.1, "num_iterations": wind_design.EXACT_ITERATIONS})]
+    (((algorithm, _, num_seeds, num_iterations), settings),) = asked
+    assert algorithm == ExactDescent(problem, StepSizes.constant_entropy(upper=0.1, entropy=0.3))
+    assert (num_seeds, num_iterations) == (1, wind_design.DESCENT["num_iterations"])
+    assert settings["evaluation_entropy_weight"] == 0.3
     np.testing.assert_array_equal(optimum.x, problem.initial_x + 1)
     assert (optimum.objective, optimum.residual) == (0.2, 1e-4)
 

@@ -3,24 +3,24 @@
 import matplotlib as mpl
 import numpy as np
 import pytest
-from matplotlib.quiver import Quiver
 
 from bilevel_rl import figures
-from bilevel_rl.figures import curves
+from bilevel_rl.figures import curves, outcomes
 from bilevel_rl.figures.curves import SMALLEST_SHOWN, STEP_SIZES
 from bilevel_rl.figures.style import COLOURS, LIGHT, PRINT
+from bilevel_rl.outcome import write_outcome
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
 from bilevel_rl.studies import ablations, entropy_schedules, goal_placement, goal_position
 from bilevel_rl.studies.ablations import Panel, draw_ablation
 from bilevel_rl.studies.entropy_schedules import EntropySchedules
 from bilevel_rl.studies.goal_placement import GoalPlacementStudy
 from bilevel_rl.studies.goal_position import GoalPositionStudy
+from hand_outcomes import GRID, hand_outcome
 
 ITERATIONS = (0, 50, 100, 150)
 STOPPED, LAST = 1, 50
 """This seed has no rows after this iteration."""
 SIZE = 3
-UP, DOWN, LEFT, RIGHT, STAY = range(5)
 
 
 def value(seed, k, column):
@@ -54,11 +54,6 @@ def folder(tmp_path):
     return folder
 
 
-def policy_of(*actions):
-    return np.eye(5)[list(actions)]
-
-
-POLICY = policy_of(RIGHT, RIGHT, DOWN, UP, STAY, DOWN, LEFT, STAY, STAY)
 POSITION = GoalPositionStudy(size=SIZE, walls=((1, 1),), initial_x=(0.0, 2.0), target=(2.0, 0.0))
 PLACEMENT = GoalPlacementStudy(size=SIZE, walls=((1, 1),), hazards=((2, 0),), delivery=(2, 1), home=(0, 2))
 
@@ -71,8 +66,6 @@ def position_folder(folder):
         objective=np.arange(25.0).reshape(5, 5),
         optimum=np.array([1.75, 0.25]),
         optimal_objective=np.array(0.001),
-        start_policy=POLICY,
-        end_policy=POLICY[::-1],
     )
     return folder
 
@@ -86,7 +79,6 @@ def placement_folder(folder):
         one_cell_objectives=np.arange(9.0),
         optimal=np.eye(9)[5],
         optimal_objective=np.array(0.001),
-        end_policy=POLICY,
     )
     return folder
 
@@ -97,7 +89,7 @@ def drawn(monkeypatch):
 
     def call(draw, *arguments, style=LIGHT):
         figures = {}
-        for module in (ablations, curves, entropy_schedules, goal_placement, goal_position):
+        for module in (ablations, curves, entropy_schedules, goal_placement, goal_position, outcomes):
             monkeypatch.setattr(module, "save_figure", lambda _, name, make: figures.setdefault(name, make(style)))
         with mpl.rc_context(rc=style.parameters):
             draw(*arguments)
@@ -220,56 +212,38 @@ def test_trade_off_puts_each_gap_in_its_panel(tmp_path, drawn):
 # Grids.
 
 
-def assert_arrows(axes, policy, without_choice):
-    (arrows,) = [collection for collection in axes.collections if isinstance(collection, Quiver)]
-    got = {(int(y), int(x)): (v, u) for (x, y), u, v in zip(arrows.XY, arrows.U, arrows.V, strict=True)}
-    moves = {UP: (-1, 0), DOWN: (1, 0), LEFT: (0, -1), RIGHT: (0, 1)}
-    actions = {divmod(state, SIZE): int(row.argmax()) for state, row in enumerate(policy)}
-    chosen = {cell: action for cell, action in actions.items() if cell not in without_choice}
-    assert got == {cell: moves[action] for cell, action in chosen.items() if action != STAY}
-    dots = [data_of(line) for line in axes.lines if line.get_marker() == "."]
-    resting = {(int(y), int(x)) for xs, ys in dots for x, y in zip(xs, ys, strict=True)}
-    assert resting == {cell for cell, action in chosen.items() if action == STAY}
-
-
 def marked(axes, marker):
     """(row, column) of everything drawn with a marker."""
     lines = [data_of(line) for line in axes.lines if line.get_marker() == marker]
     return [(y, x) for xs, ys in lines for x, y in zip(xs, ys, strict=True)]
 
 
-def test_goal_position_shows_paths_optimum_and_policies(position_folder, drawn):
-    left, middle, right, _ = drawn(POSITION.draw, position_folder).axes
+def test_goal_position_shows_paths_and_optimum(position_folder, drawn):
+    axes, _ = drawn(POSITION.draw, position_folder).axes
     rows, columns = expected("x0"), expected("x1")
 
-    paths = [data_of(line) for line in left.lines if line.get_color() == LIGHT.path]
+    paths = [data_of(line) for line in axes.lines if line.get_color() == LIGHT.path]
     assert len(paths) == 3
     for seed, (xs, ys) in enumerate(paths):
         np.testing.assert_array_equal(xs, columns[seed])
         np.testing.assert_array_equal(ys, rows[seed])
-    assert marked(left, "*") == [(1.75, 0.25)]
-    assert marked(left, "o") == [(0.0, 2.0)]
-    assert sorted(marked(left, ".")) == sorted(zip(rows[:, -1], columns[:, -1], strict=True))
-    assert left.get_ylim() == (SIZE - 1, 0)  # row 0 on top
-    assert "3 seeds" in left.get_title(loc="left")
-    assert_arrows(middle, POLICY, {(1, 1)})
-    assert_arrows(right, POLICY[::-1], {(1, 1)})
-    assert marked(middle, "o") == [(0.0, 2.0)]
-    assert marked(right, "o") == [(rows[0, -1], columns[0, -1])]
-    assert marked(middle, "x") == marked(right, "x") == [(2.0, 0.0)]
+    assert marked(axes, "*") == [(1.75, 0.25)]
+    assert marked(axes, "o") == [(0.0, 2.0)]
+    assert sorted(marked(axes, ".")) == sorted(zip(rows[:, -1], columns[:, -1], strict=True))
+    assert axes.get_ylim() == (SIZE - 1, 0)  # row 0 on top
+    assert "3 seeds" in axes.get_title(loc="left")
 
 
-def test_goal_placement_shows_objectives_placement_and_policy(placement_folder, drawn):
-    left, middle, right, *_ = drawn(PLACEMENT.draw, placement_folder).axes
+def test_goal_placement_shows_objectives_and_placement(placement_folder, drawn):
+    left, right, *_ = drawn(PLACEMENT.draw, placement_folder).axes
     data = placement_folder.read_arrays("placement")
 
     np.testing.assert_array_equal(left.images[0].get_array(), np.arange(9.0).reshape(3, 3))
-    np.testing.assert_allclose(middle.images[0].get_array(), data["final"].mean(0).reshape(3, 3))
+    np.testing.assert_allclose(right.images[0].get_array(), data["final"].mean(0).reshape(3, 3))
     assert marked(left, "*") == [(1.0, 2.0)]
-    assert marked(middle, "x") == marked(right, "x") == [(2.0, 1.0)]
-    assert marked(middle, "s") == marked(right, "s") == [(0.0, 2.0)]
-    assert_arrows(right, POLICY, {(1, 1), (2, 0)})
-    for axes in (left, middle, right):
+    assert marked(right, "x") == [(2.0, 1.0)]
+    assert marked(right, "s") == [(0.0, 2.0)]
+    for axes in (left, right):
         walls = [patch for patch in axes.patches if not patch.get_hatch()]
         hazards = [patch for patch in axes.patches if patch.get_hatch()]
         assert [patch.get_xy() for patch in walls] == [(0.5, 0.5)]
@@ -283,11 +257,12 @@ def test_goal_placement_shows_objectives_placement_and_policy(placement_folder, 
 
 @pytest.mark.slow
 def test_figures_of_a_run_with_a_stopped_seed_are_written_in_both_styles(position_folder):
+    write_outcome(position_folder, hand_outcome(GRID))
     with figures.also_for_print():
         POSITION.plot(position_folder)
 
     written = {path.name: path.read_bytes() for path in position_folder.figures().iterdir()}
-    names = ("landscape", "learning_curves", "step_sizes", "residuals")
+    names = ("landscape", "learning_curves", "step_sizes", "residuals", "x", "follower", "payments")
     assert set(written) == {f"{name}{style.suffix}" for name in names for style in (LIGHT, PRINT)}
     for name, content in written.items():
         assert content.startswith(b"\x89PNG" if name.endswith("png") else b"%PDF"), name

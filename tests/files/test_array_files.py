@@ -15,6 +15,7 @@ Pair = namedtuple("Pair", ["left", "right"])
 
 class Module(eqx.Module):
     weight: jax.Array
+    bias: jax.Array
     name: str = eqx.field(static=True)
 
 
@@ -33,10 +34,11 @@ def test_structure_types_and_bits_come_back(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_modules_come_back_as_dicts_of_their_parts(tmp_path):
-    write_arrays(tmp_path / "file.npz", Module(jnp.ones(2), "static"), {})
+def test_modules_come_back_as_dicts_of_their_parts_in_their_order(tmp_path):
+    write_arrays(tmp_path / "file.npz", Module(jnp.ones(2), jnp.zeros(1), "static"), {})
     found, _ = read_arrays(tmp_path / "file.npz")
     np.testing.assert_array_equal(found["weight"], np.ones(2))
+    assert [len(leaf) for leaf in jax.tree.leaves(found)] == [2, 1]  # A dict's would be sorted by their keys.
 
 
 def test_keys_that_are_no_texts_are_refused(tmp_path):

@@ -1,5 +1,8 @@
 """Names for people: as many as there are things to name, and nothing that a run depends on."""
 
+import dataclasses
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -43,6 +46,12 @@ def test_entries_are_named_in_the_order_of_the_metrics():
     assert brl.Names().of_actions(2) == ("action 0", "action 1")
     assert brl.Names(layout=brl.GridLayout([(0, 2), None])).of_states(2) == ("(0, 2)", "state 1")
     assert NAMES.of_states(3) == ("home", "park", "office")
+
+
+@pytest.mark.parametrize("layout", [NAMES.layout, brl.GridLayout([(0, 2), None, (1, 1)]), None])
+def test_names_come_back_from_json(layout):
+    names = dataclasses.replace(NAMES, layout=layout)
+    assert brl.Names.from_json(json.loads(json.dumps(names.to_json()))) == names
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bilevel_rl as brl
-from bilevel_rl.outcome import Optimum, has_outcome, measure_outcome, read_outcome, write_outcome
+from bilevel_rl.outcome import Optimum, find_outcome, measure_outcome, read_outcome, write_outcome
 from bilevel_rl.outcome.measure import scales_of
 from bilevel_rl.outcome.walks import Kernel
 from bilevel_rl.runs.folder import DamagedFileError, RunFolder, RunFolderError
@@ -169,13 +169,33 @@ def test_an_objective_without_costs_per_step_has_no_payments():
 
 def test_a_file_keeps_all_of_it(tmp_path, outcome):
     folder = RunFolder(tmp_path)
-    assert not has_outcome(folder)
+    assert find_outcome(folder) is None
     with pytest.raises(RunFolderError, match=r"has no outcome\.json"):
         read_outcome(folder)
     write_outcome(folder, outcome)
     read = read_outcome(folder)
     jax.tree.map(np.testing.assert_array_equal, *(dataclasses.asdict(o) for o in (read, outcome)))
     assert read.names == outcome.names
+
+
+def result_of(problem, ends):
+    metrics = {"seed": np.array([0]), "num_iterations": np.array([9])}
+    return brl.RunResult({"pay": np.array(ends)}, None, metrics, (), initial_x=problem.initial_x, names=problem.names)
+
+
+def test_where_nothing_was_measured_the_result_tells_names_and_x(tmp_path, problem, outcome):
+    folder, ends = RunFolder(tmp_path), outcome.final_x
+    result_of(problem, ends).save(tmp_path / "result.npz")
+    told = find_outcome(folder)
+    assert (told.names, told.exact, told.optimum) == (problem.names, None, None)
+    np.testing.assert_array_equal(told.initial_x, [0.2, 0.5])
+    np.testing.assert_array_equal(told.final_x, ends)
+    write_outcome(folder, outcome)
+    assert find_outcome(folder).exact is not None
+    # A run that went on has another x, of which what was measured says nothing.
+    result_of(problem, ends + np.array([0.0, 0.01])).save(tmp_path / "result.npz")
+    assert find_outcome(folder).exact is None
+    np.testing.assert_array_equal(find_outcome(folder).final_x, ends + np.array([0.0, 0.01]))
 
 
 @pytest.mark.parametrize("layout", [brl.GridLayout([(0, 1), None]), None])

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,32 @@ def test_a_changed_file_is_refused_until_it_is_asked_for_anew(source):
     source.unlink()
     with pytest.raises(ValueError, match=r"goals\.py has gone"):
         reference.problem()
+
+
+def test_an_installed_package_registers_its_problems(tmp_path, monkeypatch):
+    package = tmp_path / "city"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "tolls.py").write_text(SOURCE)
+    card = tmp_path / "city-1.0.dist-info"
+    card.mkdir()
+    (card / "METADATA").write_text("Metadata-Version: 2.1\nName: city\nVersion: 1.0\n")
+    (card / "entry_points.txt").write_text("[bilevel_rl.problems]\ncity-tolls = city.tolls:Worked\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    loading.registered.cache_clear()
+    try:
+        assert loading.registered() == {"city-tolls": "city.tolls:Worked"}
+        assert is_reference("city-tolls")
+        named, pointed = (ReferencedProblem.of(words) for words in ("city-tolls", "city.tolls:Worked"))
+        assert (named.short_name, pointed.short_name) == ("city-tolls", "city.tolls-Worked")
+        assert named.file == pointed.file == str(package / "tolls.py")
+        assert list(named.parameters()) == ["slip"]
+        assert named.told(slip=0.3).problem().mdp.num_states == 9
+        assert named.told(slip=0.3).flags() == ["city-tolls", "--slip", "0.3"]
+    finally:
+        loading.registered.cache_clear()
+        for name in ("city.tolls", "city"):
+            sys.modules.pop(name, None)
 
 
 def test_modules_and_registered_names(monkeypatch):

@@ -172,13 +172,24 @@ def test_confidence_of_logged_data_is_shown_where_it_is_there(tmp_path):
     assert "What the logged data allow to say" in write_report([folder.path]).read_text()
 
 
+def test_what_fresh_followers_make_of_the_reward_is_shown_where_it_is_known(tmp_path):
+    folder = hand_folder(tmp_path, hand_outcome())
+    assert "Does the reward teach others?" not in write_report([folder.path]).read_text()
+    costs = {"before": [1.0, 0.9, 2.0], "after": [0.4, 0.6, 0.5]}
+    (folder.path / "fresh_followers.json").write_text(json.dumps({"num_transitions": 64_000, "own": 0.2} | costs))
+    text = " ".join(Parsed(write_report([folder.path])).text.split())
+    assert "followers trained from scratch3, on 64,000 transitions each" in text
+    assert "with the learned reward, median0.5 (0.4 to 0.6)" in text
+    assert "share of that gain62 %" in text
+
+
 def test_a_folder_from_python_says_which_call_made_it(tmp_path):
-    folder = hand_folder(tmp_path)
-    (folder.path / "config.json").unlink()
+    began = {"experiment": "python-run", "options": {"call": "bilevel_rl.run", "iterations": 40}}
+    folder = hand_folder(tmp_path, config=began)
     identity = {"algorithm": "ExactDescent", "num_seeds": 3, "log_every": 10, "digests": {"reward": "ab12"}}
     folder.note_identity(identity)
     text = write_report([folder.path]).read_text()
-    assert "brl.run(ExactDescent(problem, …), key, num_seeds=3, log_every=10)" in text
+    assert "brl.run(ExactDescent(problem, …), key, num_iterations=40, num_seeds=3, log_every=10)" in text
     assert "ab12" not in text
     assert "versions.jax" in text
 

@@ -1,13 +1,17 @@
 """A folder is opened, read without code, and gone on with, with the same bits."""
 
+import re
+
 import numpy as np
 import pytest
 
 import bilevel_rl as brl
+from bilevel_rl.outcome import Optimum
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
 from bilevel_rl.studies.goal_position import GoalPositionStudy
 from bilevel_rl.studies.python_run import PythonRun
 from bilevel_rl.studies.registry import open_study
+from commands import call
 from small_runs import small_algorithm, small_run
 
 
@@ -71,17 +75,34 @@ def test_a_run_from_python_is_a_full_run_folder(begun):
     study = open_study(folder)
     assert study == PythonRun("bilevel_rl.run", 100)
     assert study.num_iterations == 100
-    assert study.summarize(folder).startswith("upper_objective, median of 3 seeds: ")
+    assert re.match(r"Φ \d\.\d+ → 0\.\d+ \(median of 3 seeds\); x0 = .*; not judged", study.summarize(folder))
     with pytest.raises(RunFolderError, match=r"begun by bilevel_rl\.run.*\.continue_\(100, algorithm\)"):
         study.main(folder)
 
 
 @pytest.mark.slow
-def test_a_run_from_python_is_drawn(tmp_path):
-    small_run(folder=tmp_path, num_iterations=100)
-    folder = RunFolder.open(tmp_path)
-    PythonRun().plot(folder)
-    assert {figure.name for figure in folder.figures().iterdir()} == {"step_sizes.png", "curves.png"}
+def test_commands_look_at_a_run_from_python_as_at_any_other(tmp_path):
+    path, told = tmp_path / "runs" / "mine", {"step_sizes", "curves", "learning_curves", "residuals", "x"}
+    small_run(folder=path, num_iterations=100)
+    for words in (["plot", path], ["report", path], ["diagnose", path], ["list", path.parent]):
+        code, out, err = call(*words)
+        assert (code, err) == (None, "")
+    assert "100 of 100" in out
+    assert "Φ 1." in out
+    assert {figure.stem for figure in (path / "figures").iterdir()} == told
+    text = (path / "report.html").read_text()
+    assert "brl.run(SingleLoopActorCritic(problem, …), key, num_iterations=100, num_seeds=3" in text
+    assert "What x became" in text
+    assert "What the follower does" not in text  # Which needs the problem.
+    with pytest.raises(RunFolderError, match="give problem="):
+        brl.open_run(path).write_report()
+    opened = brl.open_run(path, problem=small_algorithm().problem)
+    assert opened.write_report(optimum=Optimum(0.125)) == path / "report.html"
+    text = (path / "report.html").read_text()
+    assert "What the follower does" in text
+    assert "0.125" in text
+    assert brl.LearnedReward.load(path).card["problem"] == "mine"
+    assert {figure.stem for figure in (path / "figures").iterdir()} == told | {"follower", "payments"}
 
 
 @pytest.mark.slow

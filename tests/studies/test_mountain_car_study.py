@@ -30,8 +30,7 @@ def few_episodes(monkeypatch):
 @pytest.fixture
 def little_to_draw(monkeypatch):
     monkeypatch.setattr(drawing, "FRAME_EVERY", 20)
-    for name in ("draw_step_sizes", "draw_sampled_curves"):  # Other tests draw these.
-        monkeypatch.setattr(figures, name, lambda folder: None)
+    monkeypatch.setattr(figures, "draw_outcome", lambda folder: None)  # Other tests draw these.
 
 
 @pytest.mark.slow

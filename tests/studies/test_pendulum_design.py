@@ -41,6 +41,7 @@ def test_a_run_writes_figures_and_an_animation_that_are_drawn_again_from_its_fol
         "pendulum_design",
         "sampled_curves",
         "step_sizes",
+        "x",
     }
 
 

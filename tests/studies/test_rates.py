@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from bilevel_rl import exact
-from bilevel_rl.studies.rates import Rates, fit_rate
+from bilevel_rl.runs.statistics import fit_rate
+from bilevel_rl.studies.rates import Rates
 from garnets import random_problem
 
 TRANSITIONS = np.linspace(1e4, 1e6, 100).astype(int)

@@ -23,7 +23,7 @@ from bilevel_rl.references import ReferencedProblem
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.statistics import interquartile_mean
 from bilevel_rl.runs.study import Command, Sharing, Study
-from bilevel_rl.studies.referenced import default_problem, evaluated_at, keep_source
+from bilevel_rl.studies.referenced import OfReference, default_problem, evaluated_at
 
 NUM_HALVINGS = 8
 """Log points before the first of the even ones, for methods that are done by then."""
@@ -179,22 +179,15 @@ class CompareFrozenLake(Comparison):
 
 
 @dataclass(frozen=True)
-class CompareOwnProblem(Comparison):
+class CompareOwnProblem(OfReference, Comparison):
     """Compare methods on your own problem: `bilevel-rl compare path/to/file.py:name`."""
 
     name: ClassVar[str] = "compare-own-problem"
-    takes_reference: ClassVar[bool] = True
-    problem: ReferencedProblem
 
     @classmethod
     def of(cls, problem: ReferencedProblem) -> "CompareOwnProblem":
         """With the entropy weight that suits the problem."""
         return cls(problem, ComparisonConfig(evaluation_entropy_weight=evaluated_at(default_problem(problem))))
-
-    @property
-    def label(self) -> str:
-        """What the file is called."""
-        return f"compare-{self.problem.short_name}"
 
     def settled(self) -> "CompareOwnProblem":
         """Without the methods that cannot solve this problem, unless they were named; a line says why.
@@ -223,5 +216,5 @@ class CompareOwnProblem(Comparison):
     def main(self, folder: RunFolder, *, progress: bool = True):
         """As `Comparison.main`, with a copy of the source file beside it."""
         self.problem.problem()  # Raises where the file is another one by now.
-        keep_source(self.problem, folder)
+        self.keep_source(folder)
         super().main(folder, progress=progress)

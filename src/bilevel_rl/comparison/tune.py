@@ -24,8 +24,8 @@ from bilevel_rl.problems import GoalPlacement, GoalPosition, WorkedProblem
 from bilevel_rl.references import ReferencedProblem
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.study import Command, Sharing, Study
-from bilevel_rl.studies import wind_design
-from bilevel_rl.studies.referenced import default_problem, evaluated_at, keep_source
+from bilevel_rl.studies.reference import averaged_adam
+from bilevel_rl.studies.referenced import OfReference, default_problem, evaluated_at
 from bilevel_rl.studies.wind_design import WorkedWindDesign
 
 FLAGS = {"upper": "upper", "actor": "actor", "critic": "critic", "penalty": "penalty", "entropy": "entropy-weight"}
@@ -231,30 +231,23 @@ class TuneWindDesign(Tuning):
     name: ClassVar[str] = "tune-wind-design"
     run_by: ClassVar[str] = "wind-design"
     methods: ClassVar[Mapping[str, Method]] = MappingProxyType(
-        METHODS | {"single-loop": replace(METHODS["single-loop"], algorithm=wind_design.single_loop)}
+        METHODS | {"single-loop": replace(METHODS["single-loop"], algorithm=averaged_adam)}
     )
     problem: WorkedWindDesign = field(default_factory=WorkedWindDesign)
     tuning: TuningConfig = field(default_factory=lambda: TuningConfig(evaluation_entropy_weight=0.1))
 
 
 @dataclass(frozen=True)
-class TuneOwnProblem(Tuning):
+class TuneOwnProblem(OfReference, Tuning):
     """Tune a method on your own problem: `bilevel-rl tune path/to/file.py:name`."""
 
     name: ClassVar[str] = "tune-own-problem"
     run_by: ClassVar[str] = "own-problem"
-    takes_reference: ClassVar[bool] = True
-    problem: ReferencedProblem
 
     @classmethod
     def of(cls, problem: ReferencedProblem) -> "TuneOwnProblem":
         """With the entropy weight that suits the problem."""
         return cls(problem, TuningConfig(evaluation_entropy_weight=evaluated_at(default_problem(problem))))
-
-    @property
-    def label(self) -> str:
-        """What the file is called."""
-        return f"tune-{self.problem.short_name}"
 
     def run_words(self) -> list[str]:
         """The reference, its arguments, and the method."""
@@ -263,5 +256,5 @@ class TuneOwnProblem(Tuning):
     def main(self, folder: RunFolder, *, progress: bool = True):
         """As `Tuning.main`, with a copy of the source file beside it."""
         self.problem.problem()  # Raises where the file is another one by now.
-        keep_source(self.problem, folder)
+        self.keep_source(folder)
         super().main(folder, progress=progress)

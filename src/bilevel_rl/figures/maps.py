@@ -8,16 +8,15 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
 
-from bilevel_rl.figures.grids import ARROWS
+from bilevel_rl.figures.grids import draw_moves, label_cells
 from bilevel_rl.figures.style import Style
 from bilevel_rl.formulation import GraphLayout, GridLayout
 from bilevel_rl.formulation.names import Layout
 from bilevel_rl.outcome import Answer, Exact, Outcome
 
-RESTS = 0.1
-"""Mean steps shorter than this share of the longest are drawn as dots."""
+NEVER = 1e-12
+"""Where the follower spends no more of its time, it is not told what it does there."""
 
 MOST_LABELS = 40
 """Graphs with more nodes are drawn without their names."""
@@ -30,6 +29,12 @@ def heat_of_x(outcome: Outcome) -> tuple[np.ndarray, np.ndarray] | None:
         return None
     start, end = (on_grid(layout, x) for x in (outcome.initial_x, np.median(outcome.final_x, axis=0)))
     return start, end
+
+
+def panel_height(layout: GridLayout, width: float) -> float:
+    """Of a picture of a grid that is as wide, with its labels, in inches; of tall grids no more than that."""
+    rows, columns = layout.shape
+    return min(max(width * rows / columns, 1.2), width) + 1.0
 
 
 def has_shared_cells(layout: GridLayout) -> bool:
@@ -49,9 +54,10 @@ def on_grid(layout: GridLayout, values: Float[np.ndarray, " S"]) -> Float[np.nda
 
 
 def moves_of(layout: Layout, exact: Exact, answer: Answer) -> tuple[np.ndarray, np.ndarray]:
-    """Places, shape (places, 2), and the mean step in each; over states that share one weighed by the time there."""
+    """Places where the follower can be, shape (places, 2), and the mean step in each; over states that share one
+    weighed by the time there."""
     places = layout.places()
-    acts = np.isfinite(places[:, 0]) & ~exact.terminal
+    acts = np.isfinite(places[:, 0]) & ~exact.terminal & (answer.occupancy.sum(1) > NEVER)
     found, number = np.unique(places[acts], axis=0, return_inverse=True)
     weights = answer.occupancy.sum(1)[acts] + 1e-12
     sums = np.stack([np.bincount(number.ravel(), weights * step) for step in answer.drift[acts].T], axis=1)
@@ -78,28 +84,8 @@ def draw_map(axes: Axes, layout: Layout, exact: Exact, answer: Answer, most: flo
     for cell, is_end in zip(layout.cells, exact.terminal, strict=True):
         if cell is not None and is_end:
             axes.plot(cell[1], cell[0], "s", color="none", markeredgecolor=style.accent, markersize=11)
-    _draw_moves(axes, *moves_of(layout, exact, answer))
+    draw_moves(axes, *moves_of(layout, exact, answer))
     return image
-
-
-def _draw_moves(axes: Axes, places: np.ndarray, moves: np.ndarray):
-    lengths = np.hypot(*moves.T)
-    longest = lengths.max(initial=0.0)
-    goes = lengths > RESTS * longest if longest > 0 else np.zeros(len(lengths), bool)
-    # In shares of the longest, so that slippery cells show their direction too.
-    steps = 0.8 * moves[goes] / max(longest, 1e-12)
-    axes.quiver(
-        *places[goes].T,
-        *steps.T,
-        angles="xy",
-        scale_units="xy",
-        scale=1,
-        pivot="mid",
-        width=0.006,
-        color=ARROWS,
-        zorder=3,
-    )
-    axes.plot(*places[~goes].T, ".", color=ARROWS, markersize=4, zorder=3)
 
 
 def _draw_graph(axes: Axes, layout: GraphLayout, exact: Exact, answer: Answer, most: float, style: Style) -> Any:
@@ -125,13 +111,6 @@ def _draw_graph(axes: Axes, layout: GraphLayout, exact: Exact, answer: Answer, m
     for spine in axes.spines.values():
         spine.set_visible(False)
     return image
-
-
-def label_cells(axes: Axes):
-    """Numbers rows and columns of a grid."""
-    axes.grid(visible=False)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
 
 
 def label_nodes(axes: Axes, layout: GraphLayout, names: Sequence[str]):

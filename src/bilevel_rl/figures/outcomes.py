@@ -8,12 +8,13 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bilevel_rl.figures.curves import draw_band, draw_learning_curves, draw_residuals
-from bilevel_rl.figures.maps import draw_map, heat_of_x, label_cells, label_nodes
+from bilevel_rl.figures.curves import draw_band, draw_curves
+from bilevel_rl.figures.grids import label_cells
+from bilevel_rl.figures.maps import draw_map, heat_of_x, label_nodes, panel_height
 from bilevel_rl.figures.style import Style, label_transitions, save_figure, save_figure_at
-from bilevel_rl.figures.tables import is_sampled, read_curves
-from bilevel_rl.formulation import GraphLayout
-from bilevel_rl.outcome import Answer, Exact, Outcome, has_outcome, read_outcome
+from bilevel_rl.figures.tables import columns_of, read_curves, seeds_of
+from bilevel_rl.formulation import GraphLayout, GridLayout
+from bilevel_rl.outcome import Answer, Exact, Outcome, find_outcome, read_outcome
 from bilevel_rl.runs.folder import RunFolder
 
 MOST_BARS = 20
@@ -23,23 +24,19 @@ MOST_BARS = 20
 def draw_outcome(folder: RunFolder):
     """Draws all that the files of a run folder allow, from `outcome.npz`, `outcome.json` and `metrics.csv`.
 
+    Of a run whose outcome was not measured, such as one from Python, curves and x.
+
     Raises:
-        RunFolderError: there is no outcome.
+        RunFolderError: the run has not ended.
     """
-    outcome = read_outcome(folder)
-    if folder.read_rows("metrics") and not is_sampled(folder):
-        draw_learning_curves(folder, None if outcome.optimum is None else outcome.optimum.objective)
-        if _has(folder, "lower_residual") and _has(folder, "penalized_residual"):
-            draw_residuals(folder)
+    outcome = find_outcome(folder) or read_outcome(folder)
+    if folder.read_rows("metrics"):
+        draw_curves(folder, None if outcome.optimum is None else outcome.optimum.objective)
     save_figure(folder, "x", lambda style: _figure_of_x(outcome, style))
     exact = outcome.exact
     if exact is not None:
         save_figure(folder, "follower", lambda style: _figure_of_follower(outcome, exact, style))
         save_figure(folder, "payments", lambda style: _figure_of_payments(outcome, exact, style))
-
-
-def _has(folder: RunFolder, metric: str) -> bool:
-    return metric in folder.read_rows("metrics")[0]
 
 
 def ranked_entries(outcome: Outcome, most: int = MOST_BARS) -> np.ndarray:
@@ -53,10 +50,12 @@ def _figure_of_x(outcome: Outcome, style: Style) -> Figure:
     """A dumbbell for each entry, or heat maps where x has an entry for each cell of a grid."""
     maps = heat_of_x(outcome)
     if maps is not None:
-        figure = Figure(figsize=(9.5, 4.4))
+        layout = outcome.names.layout
+        assert isinstance(layout, GridLayout)  # Else there are no maps.
+        figure = Figure(figsize=(9.5, panel_height(layout, 3.6)))
         end = np.median(outcome.final_x, axis=0)
         limits = min(outcome.initial_x.min(), end.min()), max(outcome.initial_x.max(), end.max())
-        titles = "x at the start", f"x at the end (median of {len(outcome.final_x)} seeds)"
+        titles = "x at the start", f"x at the end (median of {seeds_of(len(outcome.final_x))})"
         for axes, values, title in zip(figure.subplots(1, 2), maps, titles, strict=True):
             axes.imshow(values, cmap=style.placement, vmin=limits[0], vmax=limits[1] + 1e-12)
             axes.set(title=title, xlabel="column", ylabel="row")
@@ -104,7 +103,7 @@ def _figure_of_follower(outcome: Outcome, exact: Exact, style: Style) -> Figure:
     """A map with occupancies and mean moves, or without a layout ranked bars and the policy in these states."""
     answers, layout = answers_of(exact), outcome.names.layout
     if layout is not None:
-        figure = Figure(figsize=(10.5, 4.9))
+        figure = Figure(figsize=(10.5, panel_height(layout, 4.0) if isinstance(layout, GridLayout) else 4.9))
         most = max(exact.visits(answer).max() for _, answer in answers)
         shades = []
         for axes, (title, answer) in zip(figure.subplots(1, 2), answers, strict=True):
@@ -112,7 +111,7 @@ def _figure_of_follower(outcome: Outcome, exact: Exact, style: Style) -> Figure:
             axes.set_title(title)
             if isinstance(layout, GraphLayout):
                 label_nodes(axes, layout, outcome.state_names)
-        figure.colorbar(shades[0], ax=figure.axes, shrink=0.8, label="share of the follower's time, where it can act")
+        figure.colorbar(shades[0], ax=figure.axes, shrink=0.8, label="share of its time,\nwhere it can act")
         return figure
     visits = np.stack([answer.occupancy.sum(1) for _, answer in answers])
     shown = np.argsort(-visits.max(axis=0), kind="stable")[:MOST_BARS]
@@ -192,13 +191,13 @@ def draw_side_by_side(folders: Sequence[RunFolder], path: Path):
 
 
 def _side_by_side(folders: Sequence[RunFolder], style: Style) -> Figure:
-    outcomes = [read_outcome(folder) if has_outcome(folder) else None for folder in folders]
+    outcomes = [find_outcome(folder) for folder in folders]
     names = {outcome.x_names for outcome in outcomes if outcome is not None}
     compares_x = len(names) == 1 and None not in outcomes
     figure = Figure(figsize=(11.5, 4.2) if compares_x else (6.5, 4.2))
     left, *others = figure.subplots(1, 2 if compares_x else 1, squeeze=False)[0]
     for folder in folders:
-        metric = "upper_objective" if _has(folder, "upper_objective") else "upper_value"
+        metric = "upper_objective" if "upper_objective" in columns_of(folder) else "upper_value"
         draw_band(left, read_curves(folder, metric), folder.path.name)
     known = {outcome.optimum.objective for outcome in outcomes if outcome is not None and outcome.optimum is not None}
     for objective in known:

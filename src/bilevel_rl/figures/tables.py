@@ -15,6 +15,22 @@ class Curves(NamedTuple):
     num_transitions: Int[np.ndarray, " points"]
     values: Float[np.ndarray, "seeds points"]
 
+    def above(self, level: float) -> "Curves":
+        """How far they are above a level, such as an optimum."""
+        return self._replace(values=self.values - level)
+
+
+def columns_of(folder: RunFolder) -> set[str]:
+    """What was measured.
+
+    Raises:
+        RunFolderError: the run has no metric rows yet.
+    """
+    rows = folder.read_rows("metrics")
+    if not rows:
+        raise RunFolderError(f"{folder.path} has no metrics yet; `bilevel-rl resume` it")
+    return set(rows[0])
+
 
 def read_curves(folder: RunFolder, metric: str) -> Curves:
     """A column of `metrics.csv`.
@@ -22,10 +38,8 @@ def read_curves(folder: RunFolder, metric: str) -> Curves:
     Raises:
         RunFolderError: the run has no metric rows yet, or no such column.
     """
-    rows = folder.read_rows("metrics")
-    if not rows:
-        raise RunFolderError(f"{folder.path} has no metrics yet; `bilevel-rl resume` it")
-    if metric not in rows[0]:
+    columns, rows = columns_of(folder), folder.read_rows("metrics")
+    if metric not in columns:
         raise RunFolderError(f"{folder.path} has no metric {metric!r}; it has {', '.join(rows[0])}")
     transitions = {row["num_iterations"]: row["num_transitions"] for row in rows}
     iterations = np.array(sorted(transitions))
@@ -37,6 +51,24 @@ def read_curves(folder: RunFolder, metric: str) -> Curves:
         missing = np.isnan(values[:, point])
         values[missing, point] = values[missing, point - 1]
     return Curves(iterations, np.array([transitions[k] for k in iterations]), values)
+
+
+def read_paths(folder: RunFolder) -> tuple[Int[np.ndarray, " points"], Float[np.ndarray, "seeds points n"]]:
+    """Transitions, and x of every seed at every log point, of an x of which `metrics.csv` holds all numbers."""
+    number = len([column for column in columns_of(folder) if column.startswith("x") and column[1:].isdecimal()])
+    entries = [read_curves(folder, f"x{i}") for i in range(number)]
+    return entries[0].num_transitions, np.stack([entry.values for entry in entries], axis=-1)
+
+
+def seeds_of(count: int) -> str:
+    """How many there are, for people."""
+    return "1 seed" if count == 1 else f"{count} seeds"
+
+
+def first_measured(curves: Curves, *, is_sampled: bool) -> int:
+    """The point that shows how a run began: a first sampled row is of the first iteration alone, in which chains are
+    where they start, so that the next one, of a whole log interval, is the one to compare with."""
+    return min(int(is_sampled), curves.values.shape[1] - 1)
 
 
 def final_values(folder: RunFolder, metric: str) -> Float[np.ndarray, " seeds"]:

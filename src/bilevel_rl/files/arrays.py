@@ -3,7 +3,7 @@
 import io
 import json
 import zipfile
-from collections import namedtuple
+from collections import OrderedDict, namedtuple
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ CARD, TREE = "card", "tree"
 def write_arrays(path: Path, tree: PyTree, card: Mapping[str, Any]):
     """Writes a pytree of arrays, and a note of JSON beside it, as one file; the old one stays until the new is whole.
 
-    Dicts, lists, tuples and named tuples come back as such. Other nodes, such as modules, come back as dicts of their
-    parts.
+    Dicts, lists, tuples and named tuples come back as such. Other nodes, such as modules, come back as ordered
+    dicts of their parts, so that leaves keep their order.
 
     Args:
         path: of the file.
@@ -69,7 +69,8 @@ def _described(node: Any, arrays: list[np.ndarray]) -> Any:
         arrays.append(np.asarray(node))
         return len(arrays) - 1
     parts = jax.tree.leaves_with_path(node, is_leaf=lambda part: part is not node)
-    return _described({jax.tree_util.keystr(path).lstrip("."): part for path, part in parts}, arrays)
+    named = {jax.tree_util.keystr(path).lstrip("."): part for path, part in parts}
+    return {"ordered": _described(named, arrays)["dict"]}
 
 
 def _with_text_keys(node: dict) -> list[tuple[str, Any]]:
@@ -86,6 +87,8 @@ def _built(structure: Any, entries: Mapping[str, np.ndarray]) -> Any:
         return entries[f"leaf{structure}"]
     if "dict" in structure:
         return {key: _built(part, entries) for key, part in structure["dict"]}
+    if "ordered" in structure:
+        return OrderedDict((key, _built(part, entries)) for key, part in structure["ordered"])
     if "namedtuple" in structure:
         parts = [_built(part, entries) for part in structure["parts"]]
         return namedtuple(structure["namedtuple"], structure["fields"])(*parts)

@@ -3,8 +3,8 @@
 Nothing that is computed depends on them: a run folder goes on under other names.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -150,6 +150,33 @@ class Names:
             if number and number != counts[field]:
                 whole = {"x": "number of initial_x", "actions": "action"}.get(field, "state")
                 raise ValueError(f"names.{field} must be {counts[field]}, one for each {whole}, got {number}")
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON, from which `from_json` makes the same names."""
+        match self.layout:
+            case GridLayout(cells):
+                layout = {"cells": cells}
+            case GraphLayout(positions):
+                layout = {"positions": positions}
+            case _:
+                layout = None
+        return {field.name: getattr(self, field.name) for field in fields(self)} | {"layout": layout}
+
+    @classmethod
+    def from_json(cls, written: Mapping[str, Any]) -> "Names":
+        """What `to_json` gave, also after it was written to a file.
+
+        Raises:
+            TypeError, ValueError: it is something else.
+        """
+        match written.get("layout"):
+            case {"cells": cells}:
+                layout: Layout | None = GridLayout(cells)
+            case {"positions": positions}:
+                layout = GraphLayout(positions)
+            case _:
+                layout = None
+        return cls(**{**written, "layout": layout})
 
     def of_x(self, num_entries: int) -> tuple[str, ...]:
         """A name for each number of x."""

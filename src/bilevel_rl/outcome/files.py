@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from jaxtyping import Float, PyTree
 
-from bilevel_rl.formulation import GraphLayout, GridLayout, Names
-from bilevel_rl.formulation.names import Layout
+from bilevel_rl.formulation import Names
 from bilevel_rl.outcome.outcome import Answer, Costs, Exact, Optimum, Outcome, Slopes
 from bilevel_rl.runs.folder import DamagedFileError, RunFolder, RunFolderError
 from bilevel_rl.runs.json_files import read_object
+from bilevel_rl.runs.result import NAME as RESULT, RunResult
 
 NAME = "outcome"
 PARTS = {"costs": Costs, "before": Answer, "after": Answer, "slopes": Slopes}
@@ -30,7 +33,7 @@ def write_outcome(folder: RunFolder, outcome: Outcome):
         arrays["optimum_x"] = best.x
     folder.write_arrays(NAME, **{name: array for name, array in arrays.items() if array is not None})
     text = {
-        "names": dataclasses.asdict(dataclasses.replace(outcome.names, layout=None)) | {"layout": _written(outcome)},
+        "names": outcome.names.to_json(),
         "entropy_weight": outcome.entropy_weight,
         "shown_seed": None if exact is None else exact.shown_seed,
         "optimum": None if best is None else {"objective": best.objective, "how": best.how},
@@ -38,9 +41,40 @@ def write_outcome(folder: RunFolder, outcome: Outcome):
     folder.write_text(f"{NAME}.json", json.dumps(text, indent=2) + "\n")
 
 
-def has_outcome(folder: RunFolder) -> bool:
-    """Whether one was written."""
-    return (folder.path / f"{NAME}.json").is_file()
+def find_outcome(folder: RunFolder) -> Outcome | None:
+    """What became of a run, as far as its files say: what was measured, or else names and x alone.
+
+    What was measured counts only if the run ended there: one that went on later has another x.
+
+    Returns:
+        None where the run has not ended, or has no x.
+
+    Raises:
+        DamagedFileError: a file is not what was written.
+    """
+    told = _of_result(folder.path / RESULT)
+    if not (folder.path / f"{NAME}.json").is_file():
+        return told
+    measured = read_outcome(folder)
+    is_old = told is not None and (
+        told.final_x.shape != measured.final_x.shape or not np.allclose(told.final_x, measured.final_x, rtol=1e-5)
+    )
+    return told if is_old else measured
+
+
+def _of_result(path: Path) -> Outcome | None:
+    """Names and x, as the result of a run has them."""
+    if not path.is_file():
+        return None
+    result = RunResult.load(path)
+    if result.names is None or not jax.tree.leaves(result.initial_x):
+        return None
+    initial = _flat(result.initial_x, 1)[0]
+    return Outcome(result.names, None, initial, _flat(result.x, len(jax.tree.leaves(result.x)[0])))
+
+
+def _flat(x: PyTree, num_seeds: int) -> Float[np.ndarray, "seeds n"]:
+    return np.concatenate([np.reshape(leaf, (num_seeds, -1)) for leaf in jax.tree.leaves(x)], axis=1).astype(np.float64)
 
 
 def read_outcome(folder: RunFolder) -> Outcome:
@@ -50,9 +84,9 @@ def read_outcome(folder: RunFolder) -> Outcome:
         RunFolderError: it never did.
         DamagedFileError: a file is not what was written.
     """
-    if not has_outcome(folder):
-        raise RunFolderError(f"{folder.path} has no {NAME}.json: the run has not come that far; `bilevel-rl resume` it")
     path = folder.path / f"{NAME}.json"
+    if not path.is_file():
+        raise RunFolderError(f"{folder.path} has no {path.name}: the run has not come that far; `bilevel-rl resume` it")
     text, arrays = read_object(path), folder.read_arrays(NAME)
     try:
         best = text["optimum"]
@@ -62,30 +96,10 @@ def read_outcome(folder: RunFolder) -> Outcome:
             parts = {part: _part(kind, part, arrays) for part, kind in PARTS.items()}
             exact = Exact(seed, **{name: arrays[name] for name in OF_EXACT}, **parts)
         start, end = (arrays[name] for name in OF_OUTCOME)
-        return Outcome(_names(text["names"]), text["entropy_weight"], start, end, optimum, exact)
+        return Outcome(Names.from_json(text["names"]), text["entropy_weight"], start, end, optimum, exact)
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedFileError(path, f"it is no outcome, {error}") from error
 
 
 def _part(kind: type, part: str, arrays: dict[str, np.ndarray]) -> Any:
     return kind(**{field.name: arrays.get(f"{part}_{field.name}") for field in dataclasses.fields(kind)})
-
-
-def _written(outcome: Outcome) -> dict[str, Any] | None:
-    match outcome.names.layout:
-        case GridLayout(cells):
-            return {"cells": cells}
-        case GraphLayout(positions):
-            return {"positions": positions}
-    return None
-
-
-def _names(written: dict[str, Any]) -> Names:
-    match written.pop("layout"):
-        case {"cells": cells}:
-            layout: Layout | None = GridLayout(cells)
-        case {"positions": positions}:
-            layout = GraphLayout(positions)
-        case _:
-            layout = None
-    return Names(**written, layout=layout)

@@ -15,7 +15,7 @@ from bilevel_rl.exact.evaluation import DENSE_LIMIT, occupancy
 from bilevel_rl.exact.objectives import best_response, implicit_gradient
 from bilevel_rl.exact.oracle import as_upper_variable, check_finite, in_double_precision
 from bilevel_rl.exact.tables import cost_table
-from bilevel_rl.formulation import BilevelProblem, Names, OccupancyCost
+from bilevel_rl.formulation import BilevelProblem, GridLayout, Names, OccupancyCost
 from bilevel_rl.outcome.outcome import Answer, Costs, Exact, Optimum, Outcome, Slopes
 from bilevel_rl.outcome.walks import Kernel
 
@@ -140,12 +140,13 @@ def _answer(
     payments: Float[np.ndarray, "S A"] | None,
 ) -> Answer:
     layout = names.layout
+    longest = 1.0 if isinstance(layout, GridLayout) else np.inf
     return Answer(
         policy,
         visits,
         payments,
         flows=kernel.flows(visits, edges),
-        drift=np.zeros((len(policy), 2)) if layout is None else kernel.drift(policy, layout.places()),
+        drift=np.zeros((len(policy), 2)) if layout is None else kernel.drift(policy, layout.places(), longest),
         walks=kernel.walks(policy),
     )
 

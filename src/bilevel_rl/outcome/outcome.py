@@ -51,7 +51,8 @@ class Answer:
         payments: d(s, a) c_x(s, a), what the leader pays where; they sum to the expected cost. None where the upper
             objective is no `OccupancyCost`.
         flows: Σ_a d(s, a) P(s'|s, a) along each of the outcome's edges.
-        drift: mean step (x, y) in the layout, y downwards; 0 in terminal states, and without a layout.
+        drift: mean step (x, y) in the layout, y downwards; 0 in terminal states, and without a layout. On a grid jumps
+            count as steps of one cell.
         walks: states of some walks from the start on; the same random numbers before and after.
     """
 
@@ -119,7 +120,7 @@ class Outcome:
 
     Attributes:
         names: of the problem.
-        entropy_weight: τ at which the follower answers.
+        entropy_weight: τ at which the follower answers; None where nothing was measured.
         initial_x: x_0.
         final_x: of every seed.
         optimum: the best that is known, x flattened; None where nothing is.
@@ -127,7 +128,7 @@ class Outcome:
     """
 
     names: Names
-    entropy_weight: float
+    entropy_weight: float | None
     initial_x: Float[np.ndarray, " n"]
     final_x: Float[np.ndarray, "seeds n"]
     optimum: Optimum | None = None

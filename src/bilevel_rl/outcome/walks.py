@@ -56,9 +56,13 @@ class Kernel:
         weights = np.where(numbers[place] == asked, weights, 0.0)
         return np.bincount(place.ravel(), weights.ravel(), minlength=len(edges))
 
-    def drift(self, policy: Float[np.ndarray, "S A"], places: Float[np.ndarray, "S 2"]) -> Float[np.ndarray, "S 2"]:
-        """Mean step in a picture; steps from or to states that lie nowhere count as none."""
+    def drift(
+        self, policy: Float[np.ndarray, "S A"], places: Float[np.ndarray, "S 2"], longest: float = np.inf
+    ) -> Float[np.ndarray, "S 2"]:
+        """Mean step in a picture; steps from or to states that lie nowhere count as none, and longer ones than
+        `longest` in x or y, such as jumps back to the start, as steps of that length."""
         steps = np.nan_to_num(places[self.successors] - places[:, None, None])
+        steps = steps / np.maximum(1.0, np.abs(steps).max(axis=-1, keepdims=True) / longest)
         mean = np.einsum("sa,sak,sakd->sd", policy, self.probabilities, steps)
         return np.where(self.terminal[:, None], 0.0, mean)
 

@@ -19,6 +19,7 @@ RESERVED = frozenset(
     | {"coordinator", "num_processes", "process_id", "cpu_devices", "jobs", "backend", "address"}
     | {"run", "num_seeds", "num_iterations", "log_every", "checkpoint_every", "seed", "generator", "seeds_per_group"}
     | {"evaluation_entropy_weight", "diagnostics", "report_to", "method", "coupled", "width", "find_optimum"}
+    | {"fresh_followers"}
     | {"schedule", "upper", "actor", "critic", "penalty", "entropy_weight", "offset", "num_chains"}
     | {"comparison", "methods", "budget", "trials", "tuning_seeds", "num_log_points", "tuning", "batch_size"}
     | {"max_iterations", "tolerance"}

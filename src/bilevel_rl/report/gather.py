@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bilevel_rl.figures.tables import Curves, read_curves
-from bilevel_rl.outcome import Outcome, has_outcome, read_outcome
+from bilevel_rl.figures.tables import Curves, first_measured, is_sampled, read_curves
+from bilevel_rl.followers import Judgement, read_judgement
+from bilevel_rl.outcome import Outcome, find_outcome
 from bilevel_rl.runs.diagnosis import Finding, diagnose
-from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.runs.folder import PYTHON_RUN, RunFolder
 from bilevel_rl.runs.json_files import read_json, read_object
 
 OBJECTIVES = {
@@ -35,11 +36,13 @@ class Gathered:
     Attributes:
         folder: of the run.
         curves: by the name of the metric, of those that a report shows and the run has.
+        is_sampled: whether they were estimated from samples.
         labels: of these metrics.
         outcome: what became of it; None where that was not measured.
         findings: what `diagnose` says.
         divergences: seeds that stopped early.
         confidence: of logged data, name to value; empty where there is none.
+        judgement: what fresh followers make of the learned reward; None where none were trained.
         settings: every setting, dotted name to text.
         versions: of packages and machine, name to text.
         command: that makes the run again, or what is known of it.
@@ -47,11 +50,13 @@ class Gathered:
 
     folder: RunFolder
     curves: Mapping[str, Curves]
+    is_sampled: bool
     labels: Mapping[str, str]
     outcome: Outcome | None
     findings: Sequence[Finding]
     divergences: Sequence[Mapping[str, Any]]
     confidence: Mapping[str, str]
+    judgement: Judgement | None
     settings: Mapping[str, str]
     versions: Mapping[str, str]
     command: str
@@ -65,6 +70,15 @@ class Gathered:
     def objective(self) -> str | None:
         """The metric that says best what the leader pays; None where there is none."""
         return next((metric for metric in (*OBJECTIVES, *OTHERS) if metric in self.curves), None)
+
+    @property
+    def measured(self) -> Curves | None:
+        """What the leader pays, from the point on that shows how the run began."""
+        if self.objective is None:
+            return None
+        curves = self.curves[self.objective]
+        first = first_measured(curves, is_sampled=self.is_sampled)
+        return Curves(*(part[..., first:] for part in curves))
 
 
 def gather(folder: RunFolder) -> Gathered:
@@ -82,11 +96,13 @@ def gather(folder: RunFolder) -> Gathered:
     return Gathered(
         folder,
         found,
+        is_sampled(folder),
         {metric: labels[metric] for metric in found},
-        read_outcome(folder) if has_outcome(folder) else None,
+        find_outcome(folder),
         diagnose(folder) if rows else (),
         folder.read_divergences(),
         dict(_flat(read_json(confidence))) if confidence.is_file() else {},
+        read_judgement(folder),
         settings,
         dict(_flat(files["environment"])),
         command_of(files["config"], files["run"]),
@@ -116,14 +132,22 @@ def command_of(config: Mapping[str, Any], run: Mapping[str, Any]) -> str:
             return command
         case [*words]:
             return shlex.join(map(str, words))
-    if config:
-        name = str(config.get("experiment", ""))
+    name = str(config.get("experiment", ""))
+    if config and name != PYTHON_RUN:
         verb = next((verb for verb in ("compare", "tune") if name.startswith(f"{verb}-")), "run")
         return shlex.join(["bilevel-rl", verb, name.removeprefix(f"{verb}-"), *_flags(config.get("options"))])
     if run:
-        wanted = ("num_seeds", "log_every", "evaluation_entropy_weight", "diagnostics")
-        given = ", ".join(f"{name}={run[name]!r}" for name in wanted if name in run)
-        return f"brl.run({run.get('algorithm', 'algorithm')}(problem, …), key, {given})"
+        begun, wanted = (
+            config.get("options", {}),
+            ("num_seeds", "log_every", "evaluation_entropy_weight", "diagnostics"),
+        )
+        numbers = {"num_iterations": begun["iterations"]} if "iterations" in begun else {}
+        numbers |= {name: run[name] for name in wanted if name in run}
+        given = "".join(f", {name}={value!r}" for name, value in numbers.items())
+        call = str(begun.get("call", "bilevel_rl.run")).replace("bilevel_rl.", "brl.")
+        if "algorithm" not in run:
+            return f"{call}({given.removeprefix(', ')})"
+        return f"{call}({run['algorithm']}(problem, …), key{given})"
     return ""
 
 

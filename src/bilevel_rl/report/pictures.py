@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from bilevel_rl.figures.maps import RESTS, has_shared_cells, moves_of, on_grid
+from bilevel_rl.figures.grids import RESTS
+from bilevel_rl.figures.maps import has_shared_cells, moves_of, on_grid
+from bilevel_rl.figures.tables import seeds_of
 from bilevel_rl.formulation import GridLayout
 from bilevel_rl.formulation.names import Layout
 from bilevel_rl.outcome import Answer, Exact, Outcome
@@ -90,7 +92,7 @@ def x_pictures_of(outcome: Outcome) -> tuple[Picture, ...]:
     return tuple(
         Picture(
             f"x-{name}",
-            "x at the start" if name == "before" else f"x at the end, median of {len(outcome.final_x)} seeds",
+            "x at the start" if name == "before" else f"x at the end, median of {seeds_of(len(outcome.final_x))}",
             True,
             box,
             tuple(

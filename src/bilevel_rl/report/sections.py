@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bilevel_rl.figures.tables import Curves
+from bilevel_rl.followers import Judgement
 from bilevel_rl.outcome import Exact, Outcome
 from bilevel_rl.report import charts, files
 from bilevel_rl.report.gather import OBJECTIVES, OTHERS, RESIDUALS, Gathered
@@ -41,6 +42,7 @@ class Section:
     x: Chart | None
     payments: Sequence[Chart]
     seeds: Table
+    fresh: Table
     sensitivity: Chart | None
     embedded: Sequence[files.Embedded]
     omitted: Sequence[str]
@@ -65,6 +67,7 @@ def section_of(run: Gathered, left: int) -> tuple[Section, int]:
         None if outcome is None else _x(outcome),
         _payments(outcome, exact) if outcome is not None and exact is not None else (),
         _seeds(run),
+        () if run.judgement is None else _fresh(run.judgement),
         _sensitivity(outcome, exact) if outcome is not None and exact is not None else None,
         embedded,
         omitted,
@@ -86,8 +89,8 @@ def facts_of(run: Gathered) -> list[tuple[str, str]]:
     if outcome is not None and outcome.exact is not None:
         costs = outcome.exact.costs.objective
         facts += [("Φ before", number(costs[0])), ("Φ after", number(costs[1 + outcome.exact.shown_seed]))]
-    elif run.objective is not None:
-        values = run.curves[run.objective].values
+    elif run.measured is not None:
+        values = run.measured.values
         facts += [("before", number(np.median(values[:, 0]))), ("after", number(np.median(values[:, -1])))]
     if outcome is not None and outcome.optimum is not None:
         facts.append(("best known", number(outcome.optimum.objective)))
@@ -195,20 +198,41 @@ def _seeds(run: Gathered) -> Table:
     final = final_values(run)
     if final is None:
         return ()
+    if len(final) == 1:
+        return [("seeds", "1: runs with another --seed would tell how much chance there is in it")]
     rows = [
         ("seeds", f"{len(final)}"),
         ("median", number(np.median(final))),
         ("lowest to highest", f"{number(final.min())} to {number(final.max())}"),
         ("interquartile mean", number(float(interquartile_mean(final)))),
     ]
-    if len(final) > 1:
-        low, high = bootstrap_interval(final)
-        rows.append(("its 95 % bootstrap interval", f"{number(float(low))} to {number(float(high))}"))
+    low, high = bootstrap_interval(final)
+    rows.append(("its 95 % bootstrap interval", f"{number(float(low))} to {number(float(high))}"))
     if run.outcome is not None and run.outcome.optimum is not None and run.outcome.exact is not None:
         best, first = run.outcome.optimum.objective, run.outcome.exact.costs.objective[0]
         if first > best:
             near = int((final - best <= 0.1 * (first - best)).sum())
             rows.append(("close 90 % of the gap to the best known", f"{near} of {len(final)}"))
+    return rows
+
+
+def _fresh(judgement: Judgement) -> Table:
+    """Whether the reward teaches others than the run's own follower."""
+
+    def shown(costs: Sequence[float]) -> str:
+        return f"{number(np.median(costs))} ({number(min(costs))} to {number(max(costs))})"
+
+    rows = [
+        (
+            "followers trained from scratch",
+            f"{len(judgement.after)}, on {judgement.num_transitions:,} transitions each",
+        ),
+        ("leader’s cost f(x, π) with the first reward, median", shown(judgement.before)),
+        ("with the learned reward, median", shown(judgement.after)),
+        ("with the run’s own follower", number(judgement.own)),
+    ]
+    if judgement.share is not None:
+        rows.append(("fresh followers’ share of that gain", f"{100 * judgement.share:.0f} %".replace("-", "−")))
     return rows
 
 

@@ -25,11 +25,13 @@ def answer_of(run: Gathered) -> str:
         text = f"{x_sentence(outcome)} {_moved('The leader’s cost Φ', costs[0], costs[1 + seed], best)}"
         return f"{text} Once the follower has answered, that is exact for the median of {_seeds(len(costs) - 1)}."
     found = [] if outcome is None else [x_sentence(outcome)]
-    if run.objective is not None:
-        values = run.curves[run.objective].values
-        label = "The leader’s cost" if run.objective in OBJECTIVES else f"The {run.labels[run.objective]}"
+    if run.measured is not None:
+        values = run.measured.values
+        label = "The leader’s cost" if run.objective in OBJECTIVES else f"The {run.labels[str(run.objective)]}"
         before, after = np.median(values[:, 0]), np.median(values[:, -1])
-        found.append(f"{_moved(label, before, after, None)} These are medians of {_seeds(len(values))}.")
+        how = "estimated from samples, " if run.is_sampled else ""
+        of = f"medians of {len(values)} seeds" if len(values) > 1 else "of one seed"
+        found.append(f"{_moved(label, before, after, None)} These are {how}{of}.")
     return " ".join(found) or "The run has not measured anything yet."
 
 

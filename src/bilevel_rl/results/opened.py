@@ -12,6 +12,7 @@ from jaxtyping import Float, PyTree
 from bilevel_rl import checks
 from bilevel_rl.algorithms import Algorithm
 from bilevel_rl.formulation import BilevelProblem
+from bilevel_rl.outcome import Optimum
 from bilevel_rl.policies import NetworkPolicy
 from bilevel_rl.results.loaded import Results, load
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
@@ -137,6 +138,34 @@ class OpenRun(Results):
         folder.write_config(longer.to_json())
         longer.main(folder, progress=progress)
         return self._run(rebuilt, num_iterations, progress=False)
+
+    def write_report(self, *, optimum: Optimum | None = None) -> Path:
+        """Writes what a run of the command line leaves, of a run from Python that has ended: what became of x and of
+        the follower, the learned reward of the best seed, figures, and `report.html`.
+
+        Of an experiment's folder, which has all that, the report alone.
+
+        Args:
+            optimum: the best that is known; `exact.solve` may find it.
+
+        Returns:
+            The report's path.
+
+        Raises:
+            TypeError: `optimum` is none.
+            RunFolderError: the run has not ended, or no problem was given.
+        """
+        from bilevel_rl.report import write_report
+        from bilevel_rl.studies.python_run import PythonRun
+        from bilevel_rl.studies.registry import open_study
+
+        folder = RunFolder.open(self.path)
+        if isinstance(study := open_study(folder), PythonRun):
+            problem, result = self.problem, self.result
+            if result is None:
+                raise RunFolderError(f"{self.path} has not ended: continue_({study.iterations}, algorithm) goes on")
+            study.measure(folder, problem, result, optimum)
+        return write_report([self.path])
 
     def _run(self, algorithm: Algorithm, num_iterations: int, *, progress: bool) -> RunResult:
         noted = self.identity

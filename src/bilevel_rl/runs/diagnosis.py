@@ -219,7 +219,8 @@ def _of_divergence(entry: dict) -> Finding:
 
 def _of_rows(rows: Sequence[Row]) -> Finding:
     if rows[0].get("is_sampled") or "descent_left" not in rows[0]:  # Earlier versions did not write all columns.
-        evidence = "only divergence can be told: all other rules need exact columns (`--diagnostics exact`)"
+        how = "`--diagnostics exact` gives them where there are tables"
+        evidence = f"without exact columns only divergence can be told; {how}"
         return Finding(NOT_JUDGED, (), evidence, "")
     if len(rows) < FEWEST_LOG_POINTS:
         evidence = f"{len(rows)} log points are too few, {FEWEST_LOG_POINTS} would do (`--log-every`)"

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from bilevel_rl import checks
 from bilevel_rl.environments import TabularMDP
 from bilevel_rl.files.arrays import read_arrays, write_arrays
+from bilevel_rl.formulation import Names
 from bilevel_rl.policies import NetworkPolicy
 from bilevel_rl.runs.divergence import Divergence
 from bilevel_rl.runs.tables import Row
@@ -44,6 +45,8 @@ class RunResult:
         divergences: seeds that stopped early.
         algorithm: what ran; None where it was read from a file.
         policies: of a result that was read from a file, the lower followers' probabilities, where they are tables.
+        initial_x: of a result that was read from a file, where every seed began.
+        names: of a result that was read from a file, those of the problem.
     """
 
     x: PyTree
@@ -52,6 +55,8 @@ class RunResult:
     divergences: Sequence[Divergence]
     algorithm: Any = field(default=None, kw_only=True)
     policies: Policies | None = field(default=None, kw_only=True)
+    initial_x: PyTree | None = field(default=None, kw_only=True)
+    names: Names | None = field(default=None, kw_only=True)
 
     @property
     def rows(self) -> list[dict[str, float]]:
@@ -93,7 +98,7 @@ class RunResult:
         return pd.DataFrame(self.metrics)
 
     def save(self, path: Path | str):
-        """Writes x, metrics, divergences and tables of policies as one `.npz` file, without pickle.
+        """Writes x, its start and names, metrics, divergences and tables of policies as one `.npz`, without pickle.
 
         Not the states: a run goes on from its folder. The structure of x stays where it is made of dicts, lists and
         tuples; other nodes come back as dicts. Tables of more than a million probabilities are left out.
@@ -101,9 +106,11 @@ class RunResult:
         Args:
             path: of the file.
         """
-        tables = self._tables()
-        card = {"divergences": [asdict(divergence) for divergence in self.divergences]}
-        write_arrays(Path(path), {"x": self.x, "metrics": self.metrics, "policies": tables}, card)
+        problem = getattr(self.algorithm, "problem", None)
+        start, names = (self.initial_x, self.names) if problem is None else (problem.initial_x, problem.names)
+        tree = {"x": self.x, "initial_x": start, "metrics": self.metrics, "policies": self._tables()}
+        divergences = [asdict(divergence) for divergence in self.divergences]
+        write_arrays(Path(path), tree, {"divergences": divergences, "names": names and names.to_json()})
 
     @classmethod
     def load(cls, path: Path | str) -> "RunResult":
@@ -116,7 +123,9 @@ class RunResult:
         tree, card = read_arrays(Path(path))
         try:
             divergences = [Divergence(**entry) for entry in card["divergences"]]
-            return cls(tree["x"], None, tree["metrics"], divergences, policies=tree["policies"])
+            names = card.get("names") and Names.from_json(card["names"])
+            of_problem = {"initial_x": tree.get("initial_x"), "names": names}
+            return cls(tree["x"], None, tree["metrics"], divergences, policies=tree["policies"], **of_problem)
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} holds no result of a run, it lacks {error}") from error
 

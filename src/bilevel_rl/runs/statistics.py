@@ -1,4 +1,4 @@
-"""Statistics of a few seeds: interquartile means, bootstrap intervals, paired tests."""
+"""Statistics of a few seeds: interquartile means, bootstrap intervals, paired tests, rates."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -11,6 +11,9 @@ TRIMMED = 0.25
 """Share of the values that the interquartile mean leaves out at each end."""
 
 NUM_RESAMPLES = 9_999
+
+NUM_REFITS = 1_000
+"""Bootstrap samples of the interval of a slope."""
 
 
 def interquartile_mean(values: Float[np.ndarray, "seeds *rest"]) -> Float[np.ndarray, "*rest"]:
@@ -36,6 +39,12 @@ def bootstrap_interval(
         rng=np.random.default_rng(0),
     ).confidence_interval
     return np.asarray(interval.low), np.asarray(interval.high)
+
+
+def mean_and_error(values: Float[np.ndarray, " seeds"]) -> tuple[float, float]:
+    """Mean over the seeds and its standard error; 0 for a single seed."""
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+    return float(values.mean()), float(error)
 
 
 def paired_p_value(ours: Float[np.ndarray, " seeds"], others: Float[np.ndarray, " seeds"]) -> float:
@@ -77,3 +86,29 @@ def transitions_to_reach(
     stays_below = np.logical_and.accumulate(is_below[:, ::-1], axis=1)[:, ::-1]
     first = stays_below.argmax(axis=1)
     return np.where(stays_below.any(axis=1), transitions[first].astype(float), np.inf)
+
+
+def fit_rate(
+    transitions: Int[np.ndarray, " points"], squared_norms: Float[np.ndarray, "seeds points"], *, fitted_from: float
+) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, ""]]:
+    """Slope and intercept of log min_{j≤k} mean ‖∇Φ(x_j)‖² against log transitions, by least squares.
+
+    The mean is over the seeds, because the theory bounds an expectation: the smallest norm of a single seed is that of
+    a lucky moment of its noise. The slope comes with its bootstrap 95 % interval over the seeds.
+
+    Args:
+        transitions: of every log point.
+        squared_norms: of every seed.
+        fitted_from: transitions of the first point that is fitted.
+    """
+    is_fitted = transitions >= fitted_from
+
+    def fit(squared_norms: np.ndarray) -> np.ndarray:
+        smallest = np.minimum.accumulate(squared_norms.mean(0))[is_fitted]
+        return np.polyfit(np.log(transitions[is_fitted]), np.log(smallest), deg=1)
+
+    slope, intercept = fit(squared_norms)
+    rng = np.random.default_rng(0)
+    num_seeds = len(squared_norms)
+    resampled = [fit(squared_norms[rng.integers(num_seeds, size=num_seeds)])[0] for _ in range(NUM_REFITS)]
+    return np.array([slope, *np.percentile(resampled, [2.5, 97.5])]), np.array(intercept)

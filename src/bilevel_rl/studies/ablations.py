@@ -3,24 +3,25 @@
 import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bilevel_rl import checks, exact, figures
+from bilevel_rl import checks, figures
 from bilevel_rl.algorithms import Followers, SingleLoopActorCritic
 from bilevel_rl.algorithms.step_sizes import PowerDecay, ScheduleWarning, StepSizes
-from bilevel_rl.figures.curves import SMALLEST_SHOWN, draw_band
+from bilevel_rl.figures.curves import draw_band
 from bilevel_rl.figures.style import Style, label_transitions, save_figure
-from bilevel_rl.figures.tables import Curves, read_curves
+from bilevel_rl.figures.tables import read_curves, read_paths
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.problems import Grid, goal_position
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.studies.config import RunConfig
 from bilevel_rl.studies.experiment import Experiment, Finished
+from bilevel_rl.studies.reference import annealed_optimum
 
 PANELS_PER_ROW = 3
 
@@ -77,7 +78,7 @@ class Ablations(Experiment):
 
     study: AblationName = "time-scales"
     """what is varied"""
-    run: RunConfig = field(default_factory=lambda: RunConfig(num_iterations=40_000, log_every=1_000))
+    run: RunConfig = RunConfig(num_iterations=40_000, log_every=1_000)
 
     def check(self):
         """Also says with a single warning which variants' step sizes are out of order on purpose."""
@@ -104,10 +105,8 @@ class Ablations(Experiment):
     def measure(self, finished: Mapping[str, Finished]) -> dict[str, np.ndarray]:
         """The optimum of the problem."""
         problem = next(iter(finished.values())).algorithm.problem
-        # At small τ several stationary points are close together; annealing from a large τ leads to the lowest.
-        weights = np.geomspace(1.0, self.run.evaluation_entropy_weight, 5).tolist()
-        starts = [problem.initial_x, np.array([5.0, 3.0]) * (problem.mdp.num_states**0.5 - 1) / 9]
-        optimum = exact.solve(problem, entropy_weight=weights, starts=starts)
+        other = np.array([5.0, 3.0]) * (problem.mdp.num_states**0.5 - 1) / 9
+        optimum = annealed_optimum(problem, 1.0, self.run.evaluation_entropy_weight, problem.initial_x, other)
         return {"optimum": optimum.x, "optimal_objective": np.array(optimum.objective)}
 
     def plot(self, folder: RunFolder):
@@ -127,8 +126,10 @@ class Ablations(Experiment):
         )
 
 
-def _gap(*variants: str) -> Panel:
-    return Panel("gap", "Gap to the optimum, Φ(x) − Φ*", variants)
+GAP = Panel("gap", "Gap to the optimum, Φ(x) − Φ*")
+MISSED = Panel("lower_residual", "What the follower misses")
+RANDOMNESS = Panel("lower_mean_entropy", "Entropy of the policy, nats", is_log=False)
+PATH = Panel("path", "Path of x (seed 0)")
 
 
 def _entropy() -> Ablation:
@@ -137,11 +138,7 @@ def _entropy() -> Ablation:
 
     decaying = StepSizes.decaying(upper=0.05, entropy=1.0, offset=2_000.0, exponents=(0.95, 0.5, 0.5, 0.21, 0.1))
     variants = {"decaying-1": decaying} | {f"constant-{τ:g}": constant(τ) for τ in (1.0, 0.3, 0.1, 0.03)}
-    panels = (
-        _gap(),
-        Panel("lower_residual", "What the follower misses"),
-        Panel("x0", "x, row of the goal", is_log=False),
-    )
+    panels = (GAP, MISSED, Panel("x0", "x, row of the goal", is_log=False))
     return Ablation(goal_position(installation_cost=0.3), 16, variants, panels)
 
 
@@ -158,21 +155,18 @@ def _exponents() -> Ablation:
         varied = {f"{name}-{value:g}": changed(name, value) for value in others}
         panels.append(Panel("gap", f"Φ(x) − Φ*, {name} exponent", ("paper", *varied)))
         variants |= varied
-    panels.append(
-        Panel(
-            "lower_residual", "What the follower misses", ("paper", *(f"actor-{p:g}" for p in OTHER_EXPONENTS["actor"]))
-        )
-    )
+    actors = ("paper", *(f"actor-{p:g}" for p in OTHER_EXPONENTS["actor"]))
+    panels.append(MISSED._replace(variants=actors))
     return Ablation(goal_position(), 16, variants, tuple(panels))
 
 
 def _penalty() -> Ablation:
     variants = {f"w-{w:g}": StepSizes.decaying(penalty=w) for w in (1.0, 0.3, 0.1, 0.03, 0.01)}
     panels = (
-        _gap(),
+        GAP,
         Panel("upper_noise", "Noise of one sample of (U)"),
         Panel("x_movement", "How far x moves between log points"),
-        Panel("path", "Path of x (seed 0)", ("w-1", "w-0.1", "w-0.01")),
+        PATH._replace(variants=("w-1", "w-0.1", "w-0.01")),
     )
     return Ablation(goal_position(), 16, variants, panels)
 
@@ -186,12 +180,7 @@ def _time_scales() -> Ablation:
         "upper-10": StepSizes.decaying(upper=10.0),
         "follower-0.01": StepSizes.decaying(actor=0.01, critic=0.04),
     }
-    panels = (
-        _gap(),
-        Panel("lower_mean_entropy", "Entropy of the policy, nats", is_log=False),
-        Panel("lower_residual", "What the follower misses"),
-        Panel("path", "Path of x (seed 0)", ("reference", "actor-100", "upper-10")),
-    )
+    panels = (GAP, RANDOMNESS, MISSED, PATH._replace(variants=("reference", "actor-100", "upper-10")))
     return Ablation(goal_position(), 16, variants, panels)
 
 
@@ -201,10 +190,10 @@ def _entropy_decay() -> Ablation:
         f"exponent-{p:g}": dataclasses.replace(slow, entropy=PowerDecay(0.1, p, 1_000.0)) for p in (0.5, 1.0, 2.0, 3.0)
     }
     panels = (
-        _gap(),
+        GAP,
         Panel("hyper_gradient_norm", "Slope of Φ at the current τ"),
         Panel("hyper_gradient_norm_at_first_entropy", "Slope at the same x, at the first τ"),
-        Panel("path", "Path of x (seed 0)", ("reference", "exponent-3")),
+        PATH._replace(variants=("reference", "exponent-3")),
     )
     return Ablation(goal_position(), 64, {"reference": slow, **fast}, panels)
 
@@ -216,10 +205,10 @@ def _little_entropy() -> Ablation:
     problem = dataclasses.replace(problem, environment=corner)
     variants = {f"τ-{τ:g}": StepSizes.decaying(entropy=τ, offset=5_000.0) for τ in (0.3, 0.1, 0.03, 0.01, 0.003)}
     panels = (
-        _gap(),
-        Panel("lower_mean_entropy", "Entropy of the policy, nats", is_log=False),
+        GAP,
+        RANDOMNESS,
         Panel("missed_occupancy", "Share of the best answer's time in unseen states", is_log=False),
-        Panel("lower_residual", "What the follower misses"),
+        MISSED,
     )
     return Ablation(problem, 16, variants, panels)
 
@@ -265,23 +254,15 @@ def draw_ablation(folder: RunFolder, variants: Sequence[str], panels: Sequence[P
 
 def _draw_curves(axes: Axes, panel: Panel, folders: dict[str, RunFolder], optimal_objective: float):
     for name, folder in folders.items():
-        curves = _gap_curves(folder, optimal_objective) if panel.column == "gap" else read_curves(folder, panel.column)
-        if panel.is_log:
-            curves = curves._replace(values=np.maximum(curves.values, SMALLEST_SHOWN))
-        draw_band(axes, curves, name, levels=((25, 75, 0.18),))
-    if panel.is_log:
-        axes.set_yscale("log")
+        curves = read_curves(folder, "upper_objective" if panel.column == "gap" else panel.column)
+        curves = curves.above(optimal_objective) if panel.column == "gap" else curves
+        draw_band(axes, curves, name, levels=((25, 75, 0.18),), is_log=panel.is_log)
     label_transitions(axes)
-
-
-def _gap_curves(folder: RunFolder, optimal_objective: float) -> Curves:
-    objective = read_curves(folder, "upper_objective")
-    return objective._replace(values=objective.values - optimal_objective)
 
 
 def _draw_paths(axes: Axes, folders: dict[str, RunFolder], colours: dict[str, str], optimum: np.ndarray, style: Style):
     for name, folder in folders.items():
-        first, second = (read_curves(folder, f"x{i}").values[0] for i in range(2))
+        first, second = read_paths(folder)[1][0].T
         axes.plot(second, first, color=colours[name], marker=".", linewidth=1, markersize=3, label=name)
     axes.plot(optimum[1], optimum[0], "*", color=style.accent, markersize=13, label="optimum")
     axes.set(xlabel="x1", ylabel="x0", aspect="equal")

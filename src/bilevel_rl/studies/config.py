@@ -63,48 +63,42 @@ class RunConfig:
             checks.integer("seeds_per_group", self.seeds_per_group, at_least=1)
         check_tracker(self.report_to)
 
+    def key(self) -> Array:
+        """The root of all randomness."""
+        return jax.random.key(self.seed, impl=self.generator)
+
     def run(self, algorithm: Algorithm, folder: RunFolder, *, progress: bool) -> RunResult:
         """Runs an algorithm with these settings, continuing what the folder holds."""
-        key = jax.random.key(self.seed, impl=self.generator)
+        key, length = self.key(), (self.num_iterations, self.log_every)
+        shared = {"folder": folder, "checkpoint_every": self.checkpoint_every, "progress": progress}
         if isinstance(algorithm.problem.environment, HostEnvironment):
-            return self._run_host(algorithm, key, folder, progress=progress)
+            return self._run_host(algorithm, key, *length, **shared)
         return run(
             algorithm,
             key,
             self.num_seeds,
-            self.num_iterations,
-            self.log_every,
-            folder=folder,
-            checkpoint_every=self.checkpoint_every,
+            *length,
             evaluation_entropy_weight=self.evaluation_entropy_weight,
             diagnostics=self.diagnostics,
             seeds_per_group=self.seeds_per_group,
-            progress=progress,
+            **shared,
         )
 
-    def _run_host(self, algorithm: Any, key: Array, folder: RunFolder, *, progress: bool) -> RunResult:
+    def _run_host(self, algorithm: Any, key: Array, *length: int, **shared: Any) -> RunResult:
         if self.num_seeds != 1:
             raise ValueError(
                 f"num_seeds must be 1 in a HostEnvironment, got {self.num_seeds}; several seeds are several runs, each "
                 "with its own --seed"
             )
         with contextlib.closing(algorithm.problem.environment.vector(2 * algorithm.followers.num_chains)) as envs:
-            return run_host(
-                algorithm,
-                key,
-                envs,
-                self.num_iterations,
-                self.log_every,
-                folder=folder,
-                checkpoint_every=self.checkpoint_every,
-                progress=progress,
-            )
+            return run_host(algorithm, key, envs, *length, **shared)
 
 
 class OfRuns(Study):
     """A study whose field `run` says how long it runs, and where its rows go."""
 
-    run: RunConfig
+    run: Any
+    """with `num_iterations` and `report_to`"""
 
     @property
     def num_iterations(self) -> int | None:
@@ -180,3 +174,9 @@ class ScheduleConfig:
         followers = Followers(self.num_chains, policies=policies, num_steps=num_steps, gae_lambda=gae_lambda)
         steps = UpperSteps(optax.adam(1.0), averaging=averaging)
         return SingleLoopActorCritic(problem, self.step_sizes(), followers, upper_steps=steps)
+
+
+def of_networks(**changes: Any) -> ScheduleConfig:
+    """Steps where followers are networks, with changes; nothing is worked out from the problem."""
+    rates = {"schedule": "constant-entropy", "upper": 1e-3, "actor": 1e-3, "critic": 3e-3}
+    return ScheduleConfig(**{**rates, "penalty": 0.3, "offset": 3_000.0, "num_chains": 32, **changes})

@@ -3,7 +3,7 @@
 import dataclasses
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from bilevel_rl import checks, exact, figures
 from bilevel_rl.algorithms import Followers, SingleLoopActorCritic
 from bilevel_rl.algorithms.step_sizes import PowerDecay, ScheduleWarning
-from bilevel_rl.figures.curves import SMALLEST_SHOWN, draw_band
+from bilevel_rl.figures.curves import draw_band
 from bilevel_rl.figures.style import Style, label_transitions, save_figure
 from bilevel_rl.figures.tables import Curves
 from bilevel_rl.formulation import BilevelProblem
@@ -34,8 +34,8 @@ class Coupling(Experiment):
     name: ClassVar[str] = "coupling"
     results: ClassVar[str] = "coupling"
 
-    run: RunConfig = field(default_factory=lambda: RunConfig(num_seeds=10, num_iterations=62_500, log_every=1_250))
-    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(upper=0.005, penalty=0.1))
+    run: RunConfig = RunConfig(num_seeds=10, num_iterations=62_500, log_every=1_250)
+    schedule: ScheduleConfig = ScheduleConfig(upper=0.005, penalty=0.1)
     size: int = 10
     """cells on a side of the grid; its pairs of state and action, squared, are worked with"""
     target: tuple[float, float] = (7.0, 3.0)
@@ -99,11 +99,11 @@ class Coupling(Experiment):
                 for i, τ in enumerate(data["entropy weights"]):
                     label = f"{name}, τ = {τ:g}: w$^{{−{fitted[name][i]:.2f}}}$"
                     left.plot(data["penalties"], data[f"{name} variance"][i], marker="o", markersize=4, label=label)
-                gaps = np.maximum(data[f"{name} gap"], SMALLEST_SHOWN)
-                draw_band(right, Curves(data["transitions"], data["transitions"], gaps), name)
+                gaps = Curves(data["transitions"], data["transitions"], data[f"{name} gap"])
+                draw_band(right, gaps, name, is_log=True)
             left.set(xscale="log", yscale="log", xlabel="penalty parameter w", ylabel="variance of (U)")
             left.set_title("Noise of the upper gradient, one pair of chains")
-            right.set(yscale="log", ylabel="Φ(x) − Φ*", title="The same steps on goal position")
+            right.set(ylabel="Φ(x) − Φ*", title="The same steps on goal position")
             label_transitions(right)
             left.legend(fontsize="small")
             right.legend()

@@ -1,7 +1,7 @@
 """Constant against decaying entropy weight: which optimum does each schedule reach, and how fast?"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from bilevel_rl import checks, exact, figures
 from bilevel_rl.algorithms import Followers, SingleLoopActorCritic
 from bilevel_rl.algorithms.step_sizes import StepSizes
-from bilevel_rl.figures.curves import SMALLEST_SHOWN, draw_band
+from bilevel_rl.figures.curves import draw_band
 from bilevel_rl.figures.style import Style, label_transitions, save_figure
 from bilevel_rl.figures.tables import Curves
 from bilevel_rl.formulation import BilevelProblem
@@ -18,6 +18,7 @@ from bilevel_rl.problems import goal_position
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.studies.config import RunConfig
 from bilevel_rl.studies.experiment import Experiment, Finished
+from bilevel_rl.studies.reference import annealed_optimum, objectives_along
 
 SCHEDULES = ("constant", "decaying")
 
@@ -29,7 +30,7 @@ class EntropySchedules(Experiment):
     name: ClassVar[str] = "entropy-schedules"
     results: ClassVar[str] = "trade_off"
 
-    run: RunConfig = field(default_factory=lambda: RunConfig(num_iterations=100_000, log_every=2_000))
+    run: RunConfig = RunConfig(num_iterations=100_000, log_every=2_000)
     entropy_weight: float = 1.0
     """entropy weight τ at the start of both schedules; large, so that its bias shows"""
     entropy_exponent: float = 0.1
@@ -69,23 +70,19 @@ class EntropySchedules(Experiment):
         """Both objectives along both paths, beside their optima."""
         problem, evaluation = self.problem(), self.run.evaluation_entropy_weight
         weights = {"regularized": self.entropy_weight, "unregularized": evaluation}
-        start = [np.array([5.0, 3.0])]
-        # At small τ several stationary points are close together; annealing from the large τ leads to the lowest.
-        annealed = np.geomspace(self.entropy_weight, evaluation, 5).tolist()
+        start = np.array([5.0, 3.0])
         optima = {
-            "regularized": exact.solve(problem, entropy_weight=self.entropy_weight, starts=start),
-            "unregularized": exact.solve(problem, entropy_weight=annealed, starts=start),
+            "regularized": exact.solve(problem, entropy_weight=self.entropy_weight, starts=[start]),
+            "unregularized": annealed_optimum(problem, self.entropy_weight, evaluation, start),
         }
         bias = exact.hyper_objective(problem, optima["regularized"].x, entropy_weight=evaluation)
         arrays: dict[str, np.ndarray] = {"bias": np.array(bias - optima["unregularized"].objective)}
         for name, run in finished.items():
-            rows, columns = (figures.read_curves(run.folder, f"x{i}") for i in range(2))
-            arrays["transitions"] = rows.num_transitions
+            arrays["transitions"], paths = figures.read_paths(run.folder)
             arrays[f"{name} entropy weight"] = figures.read_curves(run.folder, "entropy_weight").values[0]
-            path = np.stack([rows.values, columns.values], axis=-1)
             for objective, τ in weights.items():
-                objectives = exact.hyper_objectives(problem, path.reshape(-1, 2), entropy_weight=τ)
-                arrays[f"{name} {objective} gap"] = objectives.reshape(path.shape[:2]) - optima[objective].objective
+                objectives = objectives_along(problem, paths, τ)
+                arrays[f"{name} {objective} gap"] = objectives - optima[objective].objective
         return arrays
 
     def summarize(self, folder: RunFolder) -> str:
@@ -107,9 +104,8 @@ class EntropySchedules(Experiment):
             regularized, unregularized, weight = figure.subplots(1, 3)
             for axes, objective in ((regularized, "regularized"), (unregularized, "unregularized")):
                 for name in SCHEDULES:
-                    gaps = np.maximum(data[f"{name} {objective} gap"], SMALLEST_SHOWN)
-                    draw_band(axes, Curves(data["transitions"], data["transitions"], gaps), f"{name} τ")
-                axes.set_yscale("log")
+                    gaps = Curves(data["transitions"], data["transitions"], data[f"{name} {objective} gap"])
+                    draw_band(axes, gaps, f"{name} τ", is_log=True)
             for name in SCHEDULES:
                 weight.plot(data["transitions"], data[f"{name} entropy weight"], label=f"{name} τ")
             bias = {"color": style.accent, "linestyle": "--", "linewidth": 1.2, "label": "at the minimizer of Φ$_τ$"}

@@ -2,16 +2,16 @@
 
 import abc
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from bilevel_rl import checks, figures
 from bilevel_rl.algorithms import Algorithm, Followers, SingleLoopActorCritic
-from bilevel_rl.followers import write_reward
+from bilevel_rl.followers import LearnedReward, write_reward
 from bilevel_rl.formulation import BilevelProblem
-from bilevel_rl.outcome import Optimum
+from bilevel_rl.outcome import Optimum, measure_outcome, write_outcome
 from bilevel_rl.report import write_report
 from bilevel_rl.runs import processes
 from bilevel_rl.runs.folder import RunFolder
@@ -38,7 +38,7 @@ class Experiment(OfRuns):
     results: ClassVar[str]
     """name of the file with what `measure` returned"""
 
-    run: RunConfig = field(default_factory=RunConfig)
+    run: RunConfig = RunConfig()
 
     @abc.abstractmethod
     def algorithms(self) -> Mapping[str, Algorithm]:
@@ -68,35 +68,48 @@ class Experiment(OfRuns):
         if processes.is_writer():
             if measured := self.measure(finished):
                 folder.write_arrays(self.results, **measured)
+            if single := finished.get(WHOLE):
+                self.keep(folder, single, progress=progress)
             self.plot(folder)
-            self._report(folder, finished)
+            write_report([folder.path])
 
-    def _report(self, folder: RunFolder, finished: Mapping[str, Finished]):
-        """Keeps what became of a single run and the reward that it learned, and writes the report."""
-        if single := finished.get(WHOLE):
-            problem, weight = single.algorithm.problem, self.settings(single.algorithm).evaluation_entropy_weight
-            outcomes.keep(folder, problem, single.result.x, weight, self.best_known(folder))
-            write_reward(folder, problem, single.result, reference=self.name)
-        write_report([folder.path])
+    def keep(self, folder: RunFolder, single: Finished, *, progress: bool) -> LearnedReward:
+        """Keeps what became of a single run, and the reward that it learned, so that nothing later needs the problem.
 
-    def best_known(self, folder: RunFolder) -> Optimum | None:
-        """The best that is known, from the files; None where nothing is."""
+        Args:
+            folder: of the experiment.
+            single: the run.
+            progress: whether to say how far it is.
+        """
+        problem, x = single.algorithm.problem, single.result.x
+        optimum = self.best_known(folder, single, progress=progress)
+        weight = self.settings(single.algorithm).evaluation_entropy_weight
+        write_outcome(folder, measure_outcome(problem, x, entropy_weight=weight, optimum=optimum))
+        return write_reward(folder, problem, single.result, reference=self.reference_name)
+
+    @property
+    def reference_name(self) -> str:
+        """By which others find the problem."""
+        return self.name
+
+    def best_known(self, folder: RunFolder, single: Finished, *, progress: bool) -> Optimum | None:
+        """The best that is known of a single run's problem; None where nothing is."""
         return None
 
 
 @dataclass(frozen=True)
 class SingleRun(Experiment):
-    """An experiment that is one run of Algorithm 1."""
+    """An experiment that is one run, of Algorithm 1 unless it says otherwise."""
 
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    schedule: ScheduleConfig = ScheduleConfig()
 
     @abc.abstractmethod
-    def algorithm(self) -> SingleLoopActorCritic:
+    def algorithm(self) -> Algorithm:
         """What runs; building it checks every option."""
 
-    @abc.abstractmethod
-    def measure_run(self, algorithm: SingleLoopActorCritic, result: RunResult) -> dict[str, np.ndarray]:
-        """What is worked out after the run."""
+    def measure_run(self, algorithm: Any, result: RunResult) -> dict[str, np.ndarray]:
+        """What is worked out after the run; nothing by default."""
+        return {}
 
     def algorithms(self) -> Mapping[str, Algorithm]:
         """The only one."""
@@ -107,10 +120,19 @@ class SingleRun(Experiment):
         """What is worked out after the run."""
         return self.measure_run(finished[WHOLE].algorithm, finished[WHOLE].result)
 
+    def plot(self, folder: RunFolder):
+        """Draws the figures that any run has, from its files."""
+        figures.draw_outcome(folder)
+
+    def outcome(self, folder: RunFolder) -> dict[str, Any]:
+        """The outcome as data."""
+        found = outcomes.read(folder).as_json()
+        return {"summary": self.summarize(folder), **found, "findings": outcomes.findings(folder)}
+
 
 @dataclass(frozen=True)
 class BesideOptimum(SingleRun):
-    """A run beside the problem's known optimum, whose objective is `optimal_objective` in the file.
+    """A run beside the problem's known optimum: `optimum` in the file, whose objective is `optimal_objective`.
 
     Where the model is too large to be measured exactly at every log point, only what was sampled is drawn.
     """
@@ -127,28 +149,23 @@ class BesideOptimum(SingleRun):
         return {} if figures.is_sampled(finished[WHOLE].folder) else super().measure(finished)
 
     def plot(self, folder: RunFolder):
-        """Draws the figures of a run folder."""
-        figures.draw_step_sizes(folder)
-        if figures.is_sampled(folder):
-            figures.draw_sampled_curves(folder)
-            return
-        self.draw(folder)
-        figures.draw_learning_curves(folder, optimal_objective=self.optimal_objective(folder))
-        figures.draw_residuals(folder)
+        """Draws the figure of the experiment, and those that any run has."""
+        if not figures.is_sampled(folder):
+            self.draw(folder)
+        super().plot(folder)
 
-    def optimal_objective(self, folder: RunFolder) -> float:
-        """Φ at the known optimum."""
-        return float(folder.read_arrays(self.results)["optimal_objective"])
-
-    def best_known(self, folder: RunFolder) -> Optimum | None:
+    def best_known(self, folder: RunFolder, single: Finished, *, progress: bool) -> Optimum | None:
         """That of the file."""
-        return None if figures.is_sampled(folder) else Optimum(self.optimal_objective(folder), how=self.reference)
+        if figures.is_sampled(folder):
+            return None
+        data = folder.read_arrays(self.results)
+        return Optimum(float(data["optimal_objective"]), data.get("optimum"), how=self.reference)
 
     def summarize(self, folder: RunFolder) -> str:
         """One line about the outcome."""
         if figures.is_sampled(folder):
             return figures.summarize_samples(folder)
-        optimal = self.optimal_objective(folder)
+        optimal = float(folder.read_arrays(self.results)["optimal_objective"])
         initial = figures.initial_values(folder, "upper_objective") - optimal
         shares = 100 * (figures.final_values(folder, "upper_objective") - optimal) / initial
         return (

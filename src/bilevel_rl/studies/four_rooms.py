@@ -2,28 +2,29 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 
-from bilevel_rl import checks, exact
+from bilevel_rl import checks
 from bilevel_rl.algorithms import Algorithm, ExactDescent
 from bilevel_rl.algorithms.step_sizes import GeometricDecay, StepSizes
-from bilevel_rl.figures.grids import prepare_grid
+from bilevel_rl.comparison.tables import markdown
+from bilevel_rl.figures.grids import draw_cells
 from bilevel_rl.figures.style import COLOURS, Style, save_figure
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.problems import four_rooms
 from bilevel_rl.problems.four_rooms import FREE_CELLS, GOALS, ROOMS, START, TARGET, four_rooms_value, penalties
 from bilevel_rl.problems.four_rooms_transfers import improved_by_transfers
 from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.runs.statistics import mean_and_error
 from bilevel_rl.studies.config import RunConfig
 from bilevel_rl.studies.experiment import Experiment, Finished
+from bilevel_rl.studies.reference import visits
 
 METHODS = ("HPGD", "AMD", "Zero-Order")
 PUBLISHED: dict[tuple[float, float], tuple[tuple[float, float | None], ...]] = {
@@ -67,7 +68,7 @@ class FourRooms(Experiment):
     name: ClassVar[str] = "four-rooms"
     results: ClassVar[str] = "four_rooms"
 
-    run: RunConfig = field(default_factory=lambda: RunConfig(num_seeds=10, num_iterations=300, log_every=100))
+    run: RunConfig = RunConfig(num_seeds=10, num_iterations=300, log_every=100)
     entropy_weights: tuple[float, ...] = (0.001, 0.003, 0.005)
     """the follower's entropy weights λ; each is its own evaluation entropy weight, whatever the option of that name"""
     betas: tuple[float, ...] = (1.0, 3.0, 5.0)
@@ -134,19 +135,15 @@ class FourRooms(Experiment):
 
     def table(self, folder: RunFolder) -> str:
         """F of every setting, with the published values beside it, in Markdown."""
-        lines = [
-            "| λ | β | Exact, transfers | best seed | without transfers | " + " | ".join(METHODS) + " |",
-            "|---|---|---|---|---|" + "---|" * len(METHODS),
-        ]
-        data = folder.read_arrays(self.results)
+        rows, data = [], folder.read_arrays(self.results)
         for setting, values, descended in zip(self.each_setting(), data["values"], data["descended"], strict=True):
             published = ["–"] * len(METHODS)
             if setting in PUBLISHED:
                 published = [f"{mean:.2f}" + (f" ± {error:.3f}" if error else "") for mean, error in PUBLISHED[setting]]
             ours = [f"{mean:.3f} ± {error:.3f}" for mean, error in map(mean_and_error, (values, descended))]
-            entries = [ours[0], f"{values.max():.3f}", ours[1], *published]
-            lines.append(f"| {setting.entropy_weight:g} | {setting.beta:g} | " + " | ".join(entries) + " |")
-        return "\n".join(lines) + "\n"
+            pair = f"{setting.entropy_weight:g}", f"{setting.beta:g}"
+            rows.append([*pair, ours[0], f"{values.max():.3f}", ours[1], *published])
+        return markdown(("λ", "β", "Exact, transfers", "best seed", "without transfers", *METHODS), rows)
 
     def summarize(self, folder: RunFolder) -> str:
         """One line about the outcome."""
@@ -167,8 +164,7 @@ class FourRooms(Experiment):
             rows = figure.subplots(2, len(shown), squeeze=False)
             for row, (name, label) in enumerate((("penalties", "penalty per step"), ("visits", "discounted visits"))):
                 for axes, i in zip(rows[row], shown, strict=True):
-                    image = _draw_map(axes, data[name][i], style)
-                    figure.colorbar(image, ax=axes, label=label, shrink=0.85)
+                    _draw_map(axes, data[name][i], label, style)
                     value = f", F = {data['values'][i].max():.2f}" if row == 0 else ""
                     axes.set_title(settings[i].label + value)
                     axes.set(xlabel="S start   G goals   × the leader's cell" if row == 1 else "", ylabel="")
@@ -203,12 +199,6 @@ class FourRooms(Experiment):
         save_figure(folder, "comparison", draw)
 
 
-def mean_and_error(values: Float[np.ndarray, " seeds"]) -> tuple[float, float]:
-    """Mean over the seeds and its standard error; 0 for a single seed."""
-    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-    return float(values.mean()), float(error)
-
-
 def _values(problem: BilevelProblem, ends: Iterable[Float[np.ndarray, " 105"]]) -> Float[np.ndarray, " seeds"]:
     """F, in double precision."""
     return np.array([four_rooms_value(problem, np.asarray(x, np.float64)) for x in ends])
@@ -216,18 +206,16 @@ def _values(problem: BilevelProblem, ends: Iterable[Float[np.ndarray, " 105"]]) 
 
 def _visits(problem: BilevelProblem, x: Float[np.ndarray, " 105"], entropy_weight: float) -> Float[np.ndarray, " 104"]:
     """Expected discounted visits of the follower to each cell, the mean over the goals."""
-    mdp, policy = problem.mdp, exact.lower_policy(problem, x, entropy_weight=entropy_weight)
-    visits = np.asarray(exact.occupancy(mdp, jnp.asarray(policy))).sum(-1) / (1 - mdp.discount)
-    return visits[:-1].reshape(-1, len(FREE_CELLS)).sum(0)
+    expected = visits(problem, x, entropy_weight) / (1 - problem.mdp.discount)
+    return expected[:-1].reshape(-1, len(FREE_CELLS)).sum(0)
 
 
-def _draw_map(axes: Axes, values: Float[np.ndarray, " 104"], style: Style) -> AxesImage:
+def _draw_map(axes: Axes, values: Float[np.ndarray, " 104"], label: str, style: Style):
     size = len(ROOMS)
     walls = [(row, column) for row in range(size) for column in range(size) if (row, column) not in FREE_CELLS]
     picture = np.full((size, size), np.nan)
     picture[tuple(np.transpose(FREE_CELLS))] = values
-    image = axes.imshow(picture, cmap=style.placement, vmin=0)
-    prepare_grid(axes, size, walls)
+    draw_cells(axes, picture, label, walls=walls, cmap=style.placement, vmin=0)
     axes.set_xticks(range(0, size, 2))
     axes.set_yticks(range(0, size, 2))
     paper = {"boxstyle": "circle,pad=0.1", "facecolor": "white", "alpha": 0.75, "linewidth": 0}
@@ -236,4 +224,3 @@ def _draw_map(axes: Axes, values: Float[np.ndarray, " 104"], style: Style) -> Ax
         axes.text(column, row, text, **letter)
     for width, colour in ((5, "white"), (2.2, style.accent)):
         axes.plot(TARGET[1], TARGET[0], "x", markersize=9, markeredgewidth=width, color=colour)
-    return image

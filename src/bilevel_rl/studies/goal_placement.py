@@ -3,16 +3,13 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax
 import numpy as np
-from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from bilevel_rl import problems
 from bilevel_rl.algorithms import SingleLoopActorCritic
-from bilevel_rl.figures.grids import draw_policy, prepare_grid
+from bilevel_rl.figures.grids import draw_best, draw_cells, mark_cells
 from bilevel_rl.figures.style import Style, save_figure
-from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.problems import GoalPlacement
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.run import RunResult
@@ -29,47 +26,34 @@ class GoalPlacementStudy(GoalPlacement, WorkedRun):
     def measure_run(self, algorithm: SingleLoopActorCritic, result: RunResult) -> dict[str, np.ndarray]:
         """Where the reward lies at the end, and where it should."""
         problem, τ = algorithm.problem, self.run.evaluation_entropy_weight
-        optimum = self.optimum(problem, τ)
+        optimum, cells = self.optimum(problem, τ), np.arange(self.size**2)
+
+        def shares(x: np.ndarray) -> np.ndarray:
+            return np.asarray(problem.rewards(x, cells, np.zeros_like(cells))) / self.scale
+
         return {
-            "final": np.stack([_placement(problem, x) for x in np.asarray(result.x)]) / self.scale,
+            "final": np.stack([shares(x) for x in np.asarray(result.x)]),
             "one_cell_objectives": problems.one_cell_objectives(problem, entropy_weight=τ),
-            "optimal": _placement(problem, optimum.x) / self.scale,
+            "optimal": shares(optimum.x),
             "optimal_objective": np.array(optimum.objective),
-            "end_policy": np.exp(algorithm.log_policies(jax.tree.map(lambda leaf: leaf[0], result.states))[0]),
+            "optimum": np.asarray(optimum.x),
         }
 
     def draw(self, folder: RunFolder):
-        """What each cell alone would be worth, where the reward lies at the end, and what the follower does."""
-        data, size = folder.read_arrays(self.results), self.size
-        best_row, best_column = divmod(int(data["optimal"].argmax()), size)
+        """What each cell alone would be worth, and where the reward lies at the end."""
+        data, blocks = folder.read_arrays(self.results), {"walls": self.walls, "hazards": self.hazards}
 
         def draw(style: Style) -> Figure:
-            figure = Figure(figsize=(13, 4.2))
-            left, middle, right = figure.subplots(1, 3)
-            objectives = left.imshow(data["one_cell_objectives"].reshape(size, size), cmap=style.landscape)
-            figure.colorbar(objectives, ax=left, label="Φ", shrink=0.85)
+            figure = Figure(figsize=(9.5, 4.3))
+            left, right = figure.subplots(1, 2)
+            draw_cells(left, data["one_cell_objectives"], "Φ", cmap=style.landscape, **blocks)
+            draw_best(left, np.divmod(data["optimal"].argmax(), self.size), style, "best placement")
             left.set_title("Φ with the whole reward in one cell")
-            shares = middle.imshow(data["final"].mean(0).reshape(size, size), vmin=0, vmax=1, cmap=style.placement)
-            figure.colorbar(shares, ax=middle, label="share of the reward", shrink=0.85)
-            middle.set_title(f"Placement at the end (mean of {len(data['final'])} seeds)")
-            for axes in (left, middle, right):
-                prepare_grid(axes, size, self.walls, self.hazards)
-            best = {"color": style.accent, "markeredgecolor": "white", "markersize": 17, "label": "best placement"}
-            left.plot(best_column, best_row, "*", **best)
-            left.legend(loc="upper left", frameon=True, framealpha=0.85, fontsize="small")
-            draw_policy(right, data["end_policy"], size, (*self.walls, *self.hazards))
-            right.set_title("Policy learned by the end (seed 0)")
-            outline = {"markersize": 10, "markerfacecolor": "none", "markeredgewidth": 2, "color": style.accent}
-            for axes in (middle, right):
-                for (row, column), marker in ((self.delivery, "x"), (self.home, "s")):
-                    axes.plot(column, row, marker, **outline)
-                axes.set_xlabel("column    × delivery  □ home")
+            shares = {"vmin": 0, "vmax": 1, "cmap": style.placement}
+            draw_cells(right, data["final"].mean(0), "share of the reward", **shares, **blocks)
+            mark_cells(right, {"x": self.delivery, "s": self.home}, style.accent)
+            right.set_title(f"Placement at the end (mean of {len(data['final'])} seeds)")
+            right.set_xlabel("column    × delivery  □ home")
             return figure
 
         save_figure(folder, "placement", draw)
-
-
-def _placement(problem: BilevelProblem, x: Float[np.ndarray, " cells"]) -> Float[np.ndarray, " cells"]:
-    """Reward per step in every cell."""
-    cells = np.arange(len(x))
-    return np.asarray(problem.rewards(x, cells, np.zeros_like(cells)))

@@ -11,7 +11,7 @@ from jaxtyping import Float, PyTree
 from bilevel_rl import exact, figures
 from bilevel_rl.environments import TransitionLog
 from bilevel_rl.formulation import BilevelProblem
-from bilevel_rl.outcome import Optimum, Outcome, measure_outcome, read_outcome, write_outcome
+from bilevel_rl.outcome import Outcome, read_outcome
 from bilevel_rl.runs import diagnosis
 from bilevel_rl.runs.folder import RunFolder
 
@@ -59,19 +59,6 @@ class Summary:
         }
 
 
-def keep(folder: RunFolder, problem: BilevelProblem, x: PyTree, entropy_weight: float, optimum: Optimum | None = None):
-    """Measures what became of a run and writes it, so that nothing later needs the problem.
-
-    Args:
-        folder: of the run.
-        problem: that it solved.
-        x: its last x; the leading axis of every leaf is the seed.
-        entropy_weight: τ at which the follower answers.
-        optimum: the best that is known.
-    """
-    write_outcome(folder, measure_outcome(problem, x, entropy_weight=entropy_weight, optimum=optimum))
-
-
 def keep_confidence(folder: RunFolder, problem: BilevelProblem, log: TransitionLog, x: PyTree, entropy_weight: float):
     """Writes `confidence.json`: how sure of Φ the log makes one, before and at x."""
     found = {}
@@ -84,18 +71,17 @@ def keep_confidence(folder: RunFolder, problem: BilevelProblem, log: TransitionL
     folder.write_text("confidence.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
 
-def read(folder: RunFolder) -> Summary:
-    """The outcome of a run.
+def read(folder: RunFolder, outcome: Outcome | None = None) -> Summary:
+    """The outcome of a run; by default as it was measured.
 
     Raises:
         RunFolderError: the run has not come that far.
     """
-    outcome = read_outcome(folder)
+    outcome = outcome or read_outcome(folder)
     is_sampled = figures.is_sampled(folder)
-    curves = figures.read_curves(folder, "upper_value" if is_sampled else "upper_objective").values
-    # The first sampled row is of the first iteration alone, in which chains are where they start.
-    first = min(int(is_sampled), curves.shape[1] - 1)
-    return Summary(curves[:, first], curves[:, -1], is_sampled, outcome)
+    curves = figures.read_curves(folder, "upper_value" if is_sampled else "upper_objective")
+    first = figures.first_measured(curves, is_sampled=is_sampled)
+    return Summary(curves.values[:, first], curves.values[:, -1], is_sampled, outcome)
 
 
 def named(labels: Sequence[str], x: Float[np.ndarray, " n"]) -> str:
@@ -114,4 +100,4 @@ def verdict(found: Sequence[diagnosis.Finding]) -> str:
     """What `diagnose` finds, in a few words: the most frequent finding."""
     first, num_seeds = found[0], sum(len(finding.seeds) for finding in found)
     why = first.remedy or (first.evidence if first.name == diagnosis.NOT_JUDGED else "")
-    return f"{first.name} ({len(first.seeds)} of {num_seeds} seeds){f': {why}' if why else ''}"
+    return f"{first.name} ({len(first.seeds)} of {figures.seeds_of(num_seeds)}){f': {why}' if why else ''}"

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 import jax
@@ -14,23 +14,17 @@ from bilevel_rl.algorithms import Algorithm, ExactDescent, Followers, ModelBased
 from bilevel_rl.algorithms.step_sizes import GeometricDecay, PowerDecay, ScheduleWarning, StepSizes
 from bilevel_rl.environments import HostEnvironment, TabularMDP
 from bilevel_rl.exact.evaluation import DENSE_LIMIT
-from bilevel_rl.followers import write_reward
-from bilevel_rl.formulation import BilevelProblem
-from bilevel_rl.outcome import Optimum
+from bilevel_rl.followers import LearnedReward, read_judgement, write_judgement
+from bilevel_rl.formulation import BilevelProblem, OccupancyCost
+from bilevel_rl.outcome import Optimum, can_be_exact
 from bilevel_rl.references import ReferencedProblem
 from bilevel_rl.references.problem import descend
-from bilevel_rl.report import write_report
-from bilevel_rl.runs import diagnosis, processes
+from bilevel_rl.runs import diagnosis
 from bilevel_rl.runs.folder import RunFolder
-from bilevel_rl.runs.result import RunResult
 from bilevel_rl.studies import outcomes
-from bilevel_rl.studies.config import OfRuns, RunConfig, ScheduleConfig
-from bilevel_rl.studies.referenced import (
-    default_problem,
-    evaluated_at,
-    keep_source,
-    with_digest_of_now,
-)
+from bilevel_rl.studies.config import RunConfig, of_networks
+from bilevel_rl.studies.experiment import Finished, SingleRun
+from bilevel_rl.studies.referenced import OfReference, default_problem, evaluated_at
 
 Method = Literal["untuned", "model-based", "single-loop", "exact"]
 """As in a comparison."""
@@ -39,30 +33,27 @@ HELD = 40
 """Iterations of 16 chains, for each pair of state and action, that `untuned` holds its first steps; runs are thrice as
 long, and not shorter than `RunConfig` says."""
 
-OfNetworks = ScheduleConfig(
-    schedule="constant-entropy", upper=1e-3, actor=1e-3, critic=3e-3, penalty=0.3, offset=3_000.0, num_chains=32
-)
-"""Steps where followers are networks; nothing is worked out from the problem."""
+FRESH = 4
+"""Followers that are trained from scratch by default, where that is cheap."""
 
 
 @dataclass(frozen=True)
-class OwnProblem(OfRuns):
+class OwnProblem(SingleRun, OfReference):
     """Run your own problem: `bilevel-rl run path/to/file.py:name`."""
 
     name: ClassVar[str] = "own-problem"
-    takes_reference: ClassVar[bool] = True
 
-    problem: ReferencedProblem
-    run: RunConfig = field(default_factory=RunConfig)
     method: Method = "untuned"
     """untuned: steps worked out from the problem; single-loop: the steps below; exact: no samples, for tables only"""
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     coupled: bool = True
     """of single-loop in tables: both policies' chains share their random numbers"""
     width: int = 64
     """of both hidden layers of every network, where there is no table"""
     find_optimum: bool = True
     """work out the optimum after the run, by exact descent, where it is not known and there are small tables"""
+    fresh_followers: int | None = None
+    """followers trained from scratch after the run, with the first and with the learned reward, to see whether it
+    teaches others too; by default 4 where there are small tables, and none otherwise"""
 
     @classmethod
     def of(cls, problem: ReferencedProblem) -> "OwnProblem":
@@ -72,23 +63,29 @@ class OwnProblem(OfRuns):
             return cls(problem=problem, run=_run_of_tables(built))
         seeds = 1 if isinstance(built.environment, HostEnvironment) else 4
         run = RunConfig(num_seeds=seeds, num_iterations=20_000, log_every=500)
-        return cls(problem=problem, run=run, method="single-loop", schedule=OfNetworks)
-
-    @property
-    def label(self) -> str:
-        """What the file is called."""
-        return self.problem.short_name
+        return cls(problem=problem, run=run, method="single-loop", schedule=of_networks())
 
     def check(self):
         """Raises `ValueError` for options that cannot be run with."""
-        checks.instance("run", self.run, RunConfig)
-        self.run.check()
-        self.algorithm()
+        super().check()
+        if self.fresh_followers is not None:
+            checks.integer("fresh_followers", self.fresh_followers, at_least=0)
+            self._check_judged(self.problem.problem())
+
+    def _check_judged(self, problem: BilevelProblem):
+        has_tables, has_costs = isinstance(problem.environment, TabularMDP), isinstance(problem.upper, OccupancyCost)
+        if self.fresh_followers and isinstance(problem.environment, HostEnvironment):
+            remedy = "train any library's agent in LearnedReward.load(folder, reward=…).as_gymnasium_wrapper(env)"
+            raise ValueError(f"--fresh-followers cannot be trained in a HostEnvironment; {remedy}")
+        if self.fresh_followers and not (problem.upper.has_exact_value if has_tables else has_costs):
+            kind = type(problem.upper).__name__
+            raise ValueError(
+                f"--fresh-followers must be 0, since what the leader pays for them, a {kind}, is not known"
+            )
 
     def algorithm(self) -> Algorithm:
         """What runs; building it checks every option."""
         checks.one_of("method", self.method, get_args(Method))
-        checks.instance("schedule", self.schedule, ScheduleConfig)
         checks.flag("coupled", self.coupled)
         problem, schedule = self.problem.problem(), self.schedule
         if not isinstance(problem.environment, TabularMDP):
@@ -132,26 +129,43 @@ class OwnProblem(OfRuns):
 
     def main(self, folder: RunFolder, *, progress: bool = True):
         """Runs it, works out the optimum, and draws the figures."""
-        with_digest_of_now(self, folder)._run(folder, progress=progress)
+        study = self.of_now(folder)
+        study.keep_source(folder)
+        super(OwnProblem, study).main(folder, progress=progress)
 
-    def _run(self, folder: RunFolder, *, progress: bool):
-        keep_source(self.problem, folder)
-        result = self.run.run(self.algorithm(), folder, progress=progress)
-        if processes.is_writer():
-            problem = self.problem.problem()
-            optimum = self._optimum(problem, result, folder, progress=progress)
-            outcomes.keep(folder, problem, result.x, self.run.evaluation_entropy_weight, optimum)
-            reward = write_reward(folder, problem, result, reference=self.problem.title)
-            if (log := self.problem.log()) is not None:
-                outcomes.keep_confidence(folder, problem, log, reward.x, self.run.evaluation_entropy_weight)
-            self.plot(folder)
-            write_report([folder.path])
+    @property
+    def reference_name(self) -> str:
+        """By which others find the problem."""
+        return self.problem.title
 
-    def _optimum(
-        self, problem: BilevelProblem, result: RunResult, folder: RunFolder, *, progress: bool
-    ) -> Optimum | None:
+    def keep(self, folder: RunFolder, single: Finished, *, progress: bool) -> LearnedReward:
+        """As `Experiment.keep`; for a problem of logged data how sure of Φ that makes one; what fresh followers do."""
+        reward = super().keep(folder, single, progress=progress)
+        if (log := self.problem.log()) is not None:
+            outcomes.keep_confidence(
+                folder, single.algorithm.problem, log, reward.x, self.run.evaluation_entropy_weight
+            )
+        self._judge(folder, single, reward)
+        return reward
+
+    def _judge(self, folder: RunFolder, single: Finished, reward: LearnedReward):
+        """Trains fresh followers, each on as many transitions as the run's own, or as `untuned` takes."""
+        problem, ran = single.algorithm.problem, single.algorithm
+        by_default = FRESH if can_be_exact(problem) else 0
+        num_followers = by_default if self.fresh_followers is None else self.fresh_followers
+        if num_followers == 0:
+            return
+        algorithm = ran if isinstance(ran, SingleLoopActorCritic) else None
+        of_run = 0 if algorithm is None else self.run.num_iterations * algorithm.followers.num_samples
+        num_transitions = of_run or _length(problem) * 16
+        key = jax.random.fold_in(jax.random.key(self.run.seed, impl=self.run.generator), 2**31)
+        policy = single.result.policy(reward.card["seed"])
+        counts = {"num_followers": num_followers, "algorithm": algorithm}
+        write_judgement(folder, problem, reward.x, policy, key, num_transitions, **counts)
+
+    def best_known(self, folder: RunFolder, single: Finished, *, progress: bool) -> Optimum | None:
         """As the problem says it, or as exact descent finds it from the start and from the best seed's end."""
-        τ = self.run.evaluation_entropy_weight
+        problem, τ = single.algorithm.problem, self.run.evaluation_entropy_weight
         if figures.is_sampled(folder):
             return None
         if self.problem.knows_optimum():
@@ -160,26 +174,22 @@ class OwnProblem(OfRuns):
         if not self.find_optimum or problem.mdp.num_states > DENSE_LIMIT:
             return None
         best = int(np.argmin(figures.final_values(folder, "upper_objective")))
-        starts = [problem.initial_x, jax.tree.map(lambda leaf: np.asarray(leaf[best], np.float64), result.x)]
+        starts = [problem.initial_x, jax.tree.map(lambda leaf: np.asarray(leaf[best], np.float64), single.result.x)]
         found = descend(problem, τ, starts, progress=progress)
         return Optimum(found.objective, found.x, f"found by exact descent, {found.status}")
 
-    def plot(self, folder: RunFolder):
-        """Draws the figures from the files."""
-        figures.draw_outcome(folder)
-        figures.draw_step_sizes(folder)
-        if figures.is_sampled(folder):
-            figures.draw_sampled_curves(folder)
-
     def outcome(self, folder: RunFolder) -> dict[str, Any]:
         """The outcome as data."""
-        read = outcomes.read(folder)
-        return {"summary": self.summarize(folder), **read.as_json(), "findings": outcomes.findings(folder)}
+        judgement = read_judgement(folder)
+        return super().outcome(folder) | {
+            "fresh_followers": None if judgement is None else dataclasses.asdict(judgement)
+        }
 
     def summarize(self, folder: RunFolder) -> str:
-        """Φ before and after, the optimum, what x is, and what `diagnose` says."""
-        read = outcomes.read(folder)
-        return f"{read.sentence()}; {outcomes.verdict(diagnosis.diagnose(folder))}"
+        """Φ before and after, the optimum, what x is, what fresh followers make of it, and what `diagnose` says."""
+        read, judgement = outcomes.read(folder), read_judgement(folder)
+        parts = [read.sentence(), *([] if judgement is None else [judgement.sentence()])]
+        return "; ".join([*parts, outcomes.verdict(diagnosis.diagnose(folder))])
 
 
 def _length(problem: BilevelProblem) -> int:

@@ -1,11 +1,10 @@
 """Rates: how fast does the exact hyper-gradient shrink, against the theory's exponents?"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
 from bilevel_rl import checks, exact, figures
@@ -16,6 +15,7 @@ from bilevel_rl.figures.style import Style, save_figure
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.problems import goal_position
 from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.runs.statistics import fit_rate
 from bilevel_rl.studies.config import RunConfig
 from bilevel_rl.studies.experiment import Experiment, Finished
 
@@ -30,9 +30,6 @@ THEORY = {name: -1 / 10 for name in DECAYING} | {name: -1 / 3 for name in CONSTA
 RECURSION_EXPONENT = 1 / 2
 """Of the recursive estimator's weight a_k: it follows the policies, whose steps decay with this exponent."""
 
-NUM_RESAMPLES = 1_000
-"""Bootstrap samples of the interval of a slope."""
-
 RATES_PER_ROW = 3
 """Panels of the figure."""
 
@@ -44,7 +41,7 @@ class Rates(Experiment):
     name: ClassVar[str] = "rates"
     results: ClassVar[str] = "rates"
 
-    run: RunConfig = field(default_factory=lambda: RunConfig(num_seeds=16, num_iterations=1_000_000, log_every=5_000))
+    run: RunConfig = RunConfig(num_seeds=16, num_iterations=1_000_000, log_every=5_000)
     upper: float = 0.03
     """initial step size ζ of the upper variable, single loop"""
     nested_upper: float = 0.3
@@ -108,8 +105,7 @@ class Rates(Experiment):
         weights |= dict.fromkeys(CONSTANT, self.entropy_weight)
         arrays: dict[str, np.ndarray] = {}
         for name in METHODS:
-            rows, columns = (figures.read_curves(finished[_subfolder(name)].folder, f"x{i}") for i in range(2))
-            path, transitions = np.stack([rows.values, columns.values], axis=-1), rows.num_transitions
+            transitions, path = figures.read_paths(finished[_subfolder(name)].folder)
             gradients = exact.hyper_gradients(problem, path.reshape(-1, 2), entropy_weight=weights[name])
             squared_norms = (gradients**2).sum(-1).reshape(path.shape[:2])
             fitted_from = self.fit_from * transitions[-1]
@@ -166,29 +162,3 @@ class Rates(Experiment):
 
 def _subfolder(method: str) -> str:
     return method.replace(",", "").replace(" ", "-")
-
-
-def fit_rate(
-    transitions: Int[np.ndarray, " points"], squared_norms: Float[np.ndarray, "seeds points"], *, fitted_from: float
-) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, ""]]:
-    """Slope and intercept of log min_{j≤k} mean ‖∇Φ(x_j)‖² against log transitions, by least squares.
-
-    The mean is over the seeds, because the theory bounds an expectation: the smallest norm of a single seed is that of
-    a lucky moment of its noise. The slope comes with its bootstrap 95 % interval over the seeds.
-
-    Args:
-        transitions: of every log point.
-        squared_norms: of every seed.
-        fitted_from: transitions of the first point that is fitted.
-    """
-    is_fitted = transitions >= fitted_from
-
-    def fit(squared_norms: np.ndarray) -> np.ndarray:
-        smallest = np.minimum.accumulate(squared_norms.mean(0))[is_fitted]
-        return np.polyfit(np.log(transitions[is_fitted]), np.log(smallest), deg=1)
-
-    slope, intercept = fit(squared_norms)
-    rng = np.random.default_rng(0)
-    num_seeds = len(squared_norms)
-    resampled = [fit(squared_norms[rng.integers(num_seeds, size=num_seeds)])[0] for _ in range(NUM_RESAMPLES)]
-    return np.array([slope, *np.percentile(resampled, [2.5, 97.5])]), np.array(intercept)

@@ -6,20 +6,17 @@ figure shows where the follower was meant to be, where it went at first, and whe
 
 import abc
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
-from bilevel_rl import checks, exact, figures
-from bilevel_rl.algorithms import Followers, SingleLoopActorCritic, UpperSteps
-from bilevel_rl.figures.grids import prepare_grid
+from bilevel_rl import checks, figures
+from bilevel_rl.algorithms import SingleLoopActorCritic
+from bilevel_rl.figures.grids import draw_cells
 from bilevel_rl.figures.style import Style, save_figure
 from bilevel_rl.formulation import BilevelProblem, TrajectoryLoss
 from bilevel_rl.formulation.segments import Segments
@@ -28,15 +25,11 @@ from bilevel_rl.problems.grid import Cell, Grid
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.run import RunResult
 from bilevel_rl.studies.config import RunConfig, ScheduleConfig
-from bilevel_rl.studies.experiment import BesideOptimum
-from bilevel_rl.studies.reference import exact_descent
-
-EXACT_ITERATIONS = 600
-"""Of the reference, with Adam."""
+from bilevel_rl.studies.reference import BesideDescent, occupancy, visits
 
 
 @dataclass(frozen=True)
-class RewardLearning(BesideOptimum):
+class RewardLearning(BesideDescent):
     """What the three experiments have in common.
 
     Args:
@@ -47,24 +40,16 @@ class RewardLearning(BesideOptimum):
     """
 
     results: ClassVar[str] = "reward_learning"
-    reference: ClassVar[str] = "Φ of exact descent"
+    descent: ClassVar[Mapping[str, Any]] = {"upper": 0.03, "num_iterations": 600}
     wanted_title: ClassVar[str]
     """what the map of `wanted` is called"""
 
-    run: RunConfig = field(
-        default_factory=lambda: RunConfig(num_iterations=60_000, log_every=3_000, evaluation_entropy_weight=0.1)
-    )
-    schedule: ScheduleConfig = field(
-        default_factory=lambda: ScheduleConfig(schedule="constant-entropy", upper=3e-5, penalty=0.05)
-    )
+    run: RunConfig = RunConfig(num_iterations=60_000, log_every=3_000, evaluation_entropy_weight=0.1)
+    schedule: ScheduleConfig = ScheduleConfig(schedule="constant-entropy", upper=3e-5, penalty=0.05)
     size: int = 6
     slip: float = 0.1
     discount: float = 0.95
     price: float = 0.01
-
-    @abc.abstractmethod
-    def problem(self) -> BilevelProblem:
-        """What is solved."""
 
     @abc.abstractmethod
     def wanted(self) -> Float[np.ndarray, " cells"]:
@@ -72,8 +57,8 @@ class RewardLearning(BesideOptimum):
 
     @property
     def blocked(self) -> Sequence[Cell]:
-        """Cells that the follower cannot enter."""
-        return ()
+        """Cells that nobody can enter, where there is an option for them."""
+        return getattr(self, "walls", ())
 
     def measures(self, problem: BilevelProblem, x: Float[np.ndarray, " cells"]) -> dict[str, float]:
         """What counts beside Φ, of one x: how far the answer's visitation is from the wanted one."""
@@ -84,28 +69,14 @@ class RewardLearning(BesideOptimum):
         """Entropy weight of the follower, at which the outcome is measured too."""
         return self.schedule.entropy_weight
 
-    def algorithm(self) -> SingleLoopActorCritic:
-        """What runs: coupled chains, Adam on x, averaged iterates; building it checks every option."""
-        return SingleLoopActorCritic(
-            self.problem(),
-            self.schedule.step_sizes(),
-            Followers(self.schedule.num_chains),
-            upper_steps=UpperSteps(optax.adam(1.0), averaging=3.0),
-        )
-
     def measure_run(self, algorithm: SingleLoopActorCritic, result: RunResult) -> dict[str, np.ndarray]:
         """What exact descent finds, visitations, and `measures` of every seed's x."""
         problem, xs = algorithm.problem, np.asarray(result.x, np.float64)
-        evaluation = self.run.evaluation_entropy_weight
-        reference = exact_descent(problem, self.τ, evaluation, upper=0.03, num_iterations=EXACT_ITERATIONS)
-        arrays = {
-            "optimal_objective": np.array(reference.metrics["upper_objective"][-1]),
-            "wanted": self.wanted(),
-            "start": visits(problem, problem.initial_x, self.τ),
-            "learned": visits(problem, xs[0], self.τ),
-            "reward": xs[0],
-        }
-        for which, points in {"of seeds": xs, "at start": [problem.initial_x], "of exact descent": reference.x}.items():
+        arrays = self.descended(problem)
+        arrays |= {"wanted": self.wanted(), "start": visits(problem, problem.initial_x, self.τ)}
+        arrays |= {"learned": visits(problem, xs[0], self.τ), "reward": xs[0]}
+        at = {"of seeds": xs, "at start": [problem.initial_x], "of exact descent": [arrays["optimum"]]}
+        for which, points in at.items():
             measured = [self.measures(problem, np.asarray(x, np.float64)) for x in points]
             arrays |= {f"{name} {which}": np.array([of_x[name] for of_x in measured]) for name in measured[0]}
         return arrays
@@ -121,7 +92,7 @@ class RewardLearning(BesideOptimum):
 
     def draw(self, folder: RunFolder):
         """Four maps: three shares of the follower's time on one scale, and the learned reward."""
-        data, shape = folder.read_arrays(self.results), (self.size, self.size)
+        data = folder.read_arrays(self.results)
         maps = {
             "wanted": self.wanted_title,
             "start": "Visitation without a reward",
@@ -131,18 +102,15 @@ class RewardLearning(BesideOptimum):
 
         def draw(style: Style) -> Figure:
             figure = Figure(figsize=(15, 3.9))
-            axes = figure.subplots(1, 4)
-            for ax, (name, title) in zip(axes, maps.items(), strict=False):
-                shares = ax.imshow(data[name].reshape(shape), vmin=0, vmax=most, cmap=style.placement)
+            *axes, right = figure.subplots(1, 4)
+            for ax, (name, title) in zip(axes, maps.items(), strict=True):
+                shades = {"vmin": 0, "vmax": most, "cmap": style.placement}
+                draw_cells(ax, data[name], "share of the time", walls=self.blocked, **shades)
                 ax.set_title(title)
-                figure.colorbar(shares, ax=ax, label="share of the time", shrink=0.85)
             largest = np.abs(data["reward"]).max()
-            colours = "RdBu" if style.suffix == ".png" else "Greys"
-            rewards = axes[3].imshow(data["reward"].reshape(shape), vmin=-largest, vmax=largest, cmap=colours)
-            axes[3].set_title("Learned reward (seed 0)")
-            figure.colorbar(rewards, ax=axes[3], label="x", shrink=0.85)
-            for ax in axes:
-                prepare_grid(ax, self.size, self.blocked)
+            shades = {"vmin": -largest, "vmax": largest, "cmap": "RdBu" if style.suffix == ".png" else "Greys"}
+            draw_cells(right, data["reward"], "x", walls=self.blocked, **shades)
+            right.set_title("Learned reward (seed 0)")
             return figure
 
         save_figure(folder, "maps", draw)
@@ -155,9 +123,7 @@ class TargetVisitation(RewardLearning):
     name: ClassVar[str] = "target-visitation"
     wanted_title: ClassVar[str] = "Wanted visitation"
 
-    schedule: ScheduleConfig = field(
-        default_factory=lambda: ScheduleConfig(schedule="constant-entropy", upper=3e-5, penalty=0.1)
-    )
+    schedule: ScheduleConfig = ScheduleConfig(schedule="constant-entropy", upper=3e-5, penalty=0.1)
     wells: tuple[Cell, ...] = ((4, 1), (1, 4))
     """cells around which the follower is wanted: row col row col ..."""
     shares: tuple[float, ...] = (2.0, 1.0)
@@ -165,12 +131,7 @@ class TargetVisitation(RewardLearning):
     width: float = 1.0
     """how far around them, in cells"""
     walls: tuple[Cell, ...] = ()
-    """cells that the follower cannot enter: row col row col ..."""
-
-    @property
-    def blocked(self) -> Sequence[Cell]:
-        """Cells that the follower cannot enter."""
-        return self.walls
+    """cells that nobody can enter: row col row col ..."""
 
     def problem(self) -> BilevelProblem:
         """What is solved."""
@@ -185,10 +146,8 @@ class TargetVisitation(RewardLearning):
             checks.number("shares", share, above=0)
         if len(self.shares) != len(self.wells) or not self.wells:
             raise ValueError(f"--shares must be as many as --wells, {len(self.wells)}, got {len(self.shares)}")
-        cells, weights = np.stack(np.divmod(np.arange(grid.num_cells), self.size), axis=-1), np.zeros(grid.num_cells)
-        for well, share in zip(self.wells, self.shares, strict=True):
-            bump = np.exp(-((cells - well) ** 2).sum(1) / (2 * self.width**2))
-            weights += share * bump / bump.sum()
+        bumps = [_bump(grid, well, self.width) for well in self.wells]
+        weights = np.sum([n * bump / bump.sum() for n, bump in zip(self.shares, bumps, strict=True)], axis=0)
         weights[np.setdiff1d(np.arange(grid.num_cells), grid.free_states())] = 0
         return weights / weights.sum()
 
@@ -209,11 +168,6 @@ class InverseRL(RewardLearning):
     price: float = 0.002
     walls: tuple[Cell, ...] = ()
     """cells that nobody can enter: row col row col ..."""
-
-    @property
-    def blocked(self) -> Sequence[Cell]:
-        """Cells that the follower cannot enter."""
-        return self.walls
 
     def problem(self) -> BilevelProblem:
         """What is solved."""
@@ -236,13 +190,11 @@ class InverseRL(RewardLearning):
     def _expert(self) -> Float[np.ndarray, "cells A"]:
         """Occupancy of the soft-optimal policy of the expert's own reward."""
         grid, reward = Grid(self.size, self.slip, self.walls), np.zeros(self.size**2)
-        for name, cells, value in (("likes", self.likes, 1.0), ("dislikes", self.dislikes, -1.0)):
-            grid.check_cells(name, cells)
-            for cell in cells:
-                reward[grid.state(cell)] = value
+        for cell, value in _tastes(grid, self.likes, self.dislikes):
+            reward[grid.state(cell)] = value
         # Of this problem only the reward of cells and the grid matter here, not what its leader wants.
         problem = target_visitation(np.ones(self.size**2), self.size, self.slip, self.discount, walls=self.walls)
-        return _occupancy(problem, reward, self.τ)
+        return occupancy(problem, reward, self.τ)
 
 
 @dataclass(frozen=True)
@@ -252,12 +204,8 @@ class Preferences(RewardLearning):
     name: ClassVar[str] = "preferences"
     wanted_title: ClassVar[str] = "Answer to the true reward"
 
-    run: RunConfig = field(
-        default_factory=lambda: RunConfig(num_iterations=15_000, log_every=1_500, evaluation_entropy_weight=0.3)
-    )
-    schedule: ScheduleConfig = field(
-        default_factory=lambda: ScheduleConfig(schedule="constant-entropy", upper=3e-3, penalty=0.3, entropy_weight=0.3)
-    )
+    run: RunConfig = RunConfig(num_iterations=15_000, log_every=1_500, evaluation_entropy_weight=0.3)
+    schedule: ScheduleConfig = ScheduleConfig(schedule="constant-entropy", upper=3e-3, penalty=0.3, entropy_weight=0.3)
     size: int = 4
     slip: float = 0.0
     discount: float = 0.9
@@ -276,15 +224,9 @@ class Preferences(RewardLearning):
     def problem(self) -> BilevelProblem:
         """What is solved."""
         checks.integer("--num-offline", self.num_offline, at_least=0)
+        names = ("size", "slip", "discount", "num_steps", "sharpness", "price")
         build = functools.partial(
-            preference_learning,
-            self.true_reward(),
-            size=self.size,
-            slip=self.slip,
-            discount=self.discount,
-            num_steps=self.num_steps,
-            sharpness=self.sharpness,
-            price=self.price,
+            preference_learning, self.true_reward(), **{name: getattr(self, name) for name in names}
         )
         segments = _segments(build())
         chosen = np.random.default_rng([self.run.seed, 2]).choice(
@@ -298,13 +240,9 @@ class Preferences(RewardLearning):
 
     def true_reward(self) -> Float[np.ndarray, " cells"]:
         """The annotator's taste: bumps of ±1 with a width of one cell."""
-        grid, reward = Grid(self.size, self.slip), np.zeros(self.size**2)
-        cells = np.stack(np.divmod(np.arange(grid.num_cells), self.size), axis=-1)
-        for name, centres, sign in (("likes", self.likes, 1.0), ("dislikes", self.dislikes, -1.0)):
-            grid.check_cells(name, centres)
-            for centre in centres:
-                reward += sign * np.exp(-((cells - centre) ** 2).sum(1) / 2)
-        return reward
+        grid = Grid(self.size, self.slip)
+        tastes = _tastes(grid, self.likes, self.dislikes)
+        return sum((sign * _bump(grid, centre) for centre, sign in tastes), np.zeros(grid.num_cells))
 
     def measures(self, problem: BilevelProblem, x: Float[np.ndarray, " cells"]) -> dict[str, float]:
         """Also the share of held-out pairs, trajectories of random walks, that x orders as the annotator does."""
@@ -326,12 +264,14 @@ def _segments(problem: BilevelProblem) -> Segments:
     return problem.upper.segments
 
 
-def visits(problem: BilevelProblem, x: Float[np.ndarray, " cells"], τ: float) -> Float[np.ndarray, " cells"]:
-    """Shares of the time that the best answer to x spends in every cell."""
-    return _occupancy(problem, x, τ).sum(1)
+def _tastes(grid: Grid, likes: Sequence[Cell], dislikes: Sequence[Cell]) -> Iterator[tuple[Cell, float]]:
+    """Cells with 1 where they are liked, and −1 where they are not."""
+    for name, cells, sign in (("likes", likes, 1.0), ("dislikes", dislikes, -1.0)):
+        grid.check_cells(name, cells)
+        yield from ((cell, sign) for cell in cells)
 
 
-def _occupancy(problem: BilevelProblem, x: Float[np.ndarray, " cells"], τ: float) -> Float[np.ndarray, "cells A"]:
-    policy = exact.lower_policy(problem, x, entropy_weight=τ)
-    with jax.enable_x64(True):
-        return np.asarray(exact.occupancy(problem.mdp, jnp.asarray(policy)))
+def _bump(grid: Grid, centre: Cell, width: float = 1.0) -> Float[np.ndarray, " cells"]:
+    """exp(−distance² / (2 width²)) for every cell."""
+    cells = np.stack(np.divmod(np.arange(grid.num_cells), grid.size), axis=-1)
+    return np.exp(-((cells - centre) ** 2).sum(1) / (2 * width**2))

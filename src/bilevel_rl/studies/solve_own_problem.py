@@ -7,30 +7,22 @@ import jax
 import numpy as np
 
 from bilevel_rl import checks, exact, figures
-from bilevel_rl.outcome import Optimum, Outcome, read_outcome
+from bilevel_rl.outcome import Optimum, Outcome, measure_outcome, read_outcome, write_outcome
 from bilevel_rl.references import ReferencedProblem
 from bilevel_rl.references.problem import descend
 from bilevel_rl.runs.folder import RunFolder
-from bilevel_rl.runs.study import Command, Study
+from bilevel_rl.runs.study import Command
 from bilevel_rl.studies import outcomes
-from bilevel_rl.studies.referenced import (
-    EVALUATED,
-    default_problem,
-    evaluated_at,
-    keep_source,
-    with_digest_of_now,
-)
+from bilevel_rl.studies.referenced import EVALUATED, OfReference, default_problem, evaluated_at
 
 
 @dataclass(frozen=True)
-class SolveOwnProblem(Study):
+class SolveOwnProblem(OfReference):
     """Solve your own problem by exact descent, where it has tables: `bilevel-rl solve path/to/file.py:name`."""
 
     name: ClassVar[str] = "solve-own-problem"
     command: ClassVar[Command | None] = "solve"
-    takes_reference: ClassVar[bool] = True
 
-    problem: ReferencedProblem
     evaluation_entropy_weight: float = EVALUATED
     """entropy weight τ at which Φ is minimized; descent comes from larger ones"""
     max_iterations: int = 500
@@ -43,11 +35,6 @@ class SolveOwnProblem(Study):
         """With defaults that suit the problem."""
         return cls(problem, evaluated_at(default_problem(problem)))
 
-    @property
-    def label(self) -> str:
-        """What the file is called."""
-        return f"solve-{self.problem.short_name}"
-
     def check(self):
         """Raises `ValueError` for options that cannot be run with, and where there are no tables."""
         checks.number("evaluation_entropy_weight", self.evaluation_entropy_weight, above=0)
@@ -57,16 +44,14 @@ class SolveOwnProblem(Study):
 
     def main(self, folder: RunFolder, *, progress: bool = True):
         """Descends, and writes `outcome.npz`."""
-        with_digest_of_now(self, folder)._solve(folder, progress=progress)
-
-    def _solve(self, folder: RunFolder, *, progress: bool):
-        keep_source(self.problem, folder)
-        problem, τ = self.problem.problem(), self.evaluation_entropy_weight
+        study = self.of_now(folder)
+        study.keep_source(folder)
+        problem, τ = study.problem.problem(), self.evaluation_entropy_weight
         options = {"max_iterations": self.max_iterations, "tolerance": self.tolerance, "progress": progress}
         solution = descend(problem, τ, **options)
         ends = jax.tree.map(lambda leaf: np.asarray(leaf)[None], solution.x)
         optimum = Optimum(solution.objective, solution.x, f"found by exact descent, {solution.status}")
-        outcomes.keep(folder, problem, ends, τ, optimum)
+        write_outcome(folder, measure_outcome(problem, ends, entropy_weight=τ, optimum=optimum))
         before = exact.hyper_objective(problem, problem.initial_x, entropy_weight=τ)
         objectives = np.array([before, solution.objective])
         folder.write_arrays("solution", objectives=objectives, residual=np.array(solution.residual))

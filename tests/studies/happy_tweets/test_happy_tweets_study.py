@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from peft import LoraConfig
 
-from benchmarks.happy_tweets_study import condense, curves
+from benchmarks import happy_tweets_study
+from benchmarks.happy_tweets_study import condense, curves, draw_happy_tweets_study
 from bilevel_rl.cli import main
 from bilevel_rl.figures.style import LIGHT
 from bilevel_rl.runs.folder import RunFolder
-from bilevel_rl.studies.happy_tweets import figures as tweet_figures, setting
+from bilevel_rl.studies.happy_tweets import setting
 from bilevel_rl.studies.happy_tweets.assets import AssetError
-from bilevel_rl.studies.happy_tweets.figures import draw_happy_tweets_study, read_evaluation
+from bilevel_rl.studies.happy_tweets.figures import read_evaluation
 from bilevel_rl.studies.registry import open_study
 from lm.tiny_models import llama, tokenizer
 from lm.tiny_trainers import PREFERENCES, score
@@ -127,7 +128,7 @@ def test_the_studys_figure_has_a_line_and_its_seeds_shade_for_every_method(tmp_p
             rows = RunFolder.open(path).read_rows("metrics")
             judge_of[method, seed] = np.mean([row["lower_judge_score"] for row in rows])
     figures = []
-    monkeypatch.setattr(tweet_figures, "save_figure", lambda folder, name, draw: figures.append(draw(LIGHT)))
+    monkeypatch.setattr(happy_tweets_study, "save_figure", lambda folder, name, draw: figures.append(draw(LIGHT)))
     rows = condense(tmp_path).curves
     groups = {
         "β = 0.1": {

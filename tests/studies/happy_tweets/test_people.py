@@ -13,9 +13,10 @@ import pytest
 from bilevel_rl.studies.happy_tweets import people
 from bilevel_rl.studies.happy_tweets.assets import AssetError
 from bilevel_rl.studies.happy_tweets.judges import Nade, Vader, spaced_punctuation
-from bilevel_rl.studies.happy_tweets.people import Annotator, Judge, RatingModel, agreement, noisy_ratings, rater_noise
+from bilevel_rl.studies.happy_tweets.people import Annotator, Judge, RatingModel, noisy_ratings, rater_noise
 from bilevel_rl.studies.happy_tweets.sentence_encoder import SentenceEncoder
-from bilevel_rl.studies.happy_tweets.tweets import RatedTweet, read_tweets, split_tweets
+from bilevel_rl.studies.happy_tweets.tweets import RatedTweet
+from studies.happy_tweets.agreement import agreement
 from studies.happy_tweets.fake_ratings import UncheckedAssets, write_ratings
 
 
@@ -133,7 +134,7 @@ ONE_TERM = people._Fit(np.array(["w1"]), np.ones(1), np.zeros(5), np.zeros(()))
 def test_annotator_and_judge_are_fitted_on_their_own_tweets(assets, monkeypatch):
     fitted = []
     monkeypatch.setattr(people, "_cached_fit", lambda _, tweets, name, encoder: fitted.append(tweets) or ONE_TERM)
-    splits = split_tweets(read_tweets(assets.ratings()))
+    splits = assets.splits()
     Annotator(assets)
     judge = Judge(assets)
     assert fitted[0] == splits.annotator
@@ -206,7 +207,7 @@ def test_a_fit_from_the_cache_rates_as_scikit_learns_own_does(assets):
     from sklearn.linear_model import RidgeCV
 
     texts = [f"w{i} w{i + 1} w{i + 1} unknown" for i in range(50)]
-    tweets = split_tweets(read_tweets(assets.ratings())).annotator
+    tweets = assets.splits().annotator
     features, encoder = people._tfidf(), FakeEncoder(assets)
     features.fit([tweet.text for tweet in tweets])
 

@@ -19,15 +19,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bilevel_rl.studies.happy_tweets.packages import (
-    MINILM,
-    NADE,
-    RATINGS,
-    SMOLLM2,
-    VADER,
-    AssetError as AssetError,
-    Package,
-)
+from bilevel_rl.studies.happy_tweets.packages import PINNED, AssetError as AssetError, Package
+from bilevel_rl.studies.happy_tweets.tweets import Splits, read_tweets, split_tweets
 
 
 def default_cache() -> Path:
@@ -48,25 +41,13 @@ class Assets:
     def __init__(self, cache: Path | str | None = None):
         self.cache = Path(cache).expanduser().absolute() if cache is not None else default_cache()
 
-    def ratings(self) -> Path:
-        """Folder of the rating files. Raises `AssetError`, as do the others."""
-        return self.folder("ratings", RATINGS)
+    def splits(self) -> Splits:
+        """The rated tweets, by who may see them. Raises `AssetError`, as does `pinned`."""
+        return split_tweets(read_tweets(self.pinned("ratings")))
 
-    def vader(self) -> Path:
-        """Folder of VADER's module and lexicons."""
-        return self.folder("vader", VADER)
-
-    def smollm2(self) -> Path:
-        """Folder of the GGUF file."""
-        return self.folder("smollm2", SMOLLM2)
-
-    def minilm(self) -> Path:
-        """Folder that `AutoModel.from_pretrained` loads."""
-        return self.folder("minilm", MINILM)
-
-    def nade(self) -> Path:
-        """Folder of NADE's models."""
-        return self.folder("nade", NADE)
+    def pinned(self, name: str) -> Path:
+        """The folder of that name, of those that the package index has: all but what was made from them."""
+        return self.folder(name, PINNED[name])
 
     def folder(self, name: str, package: Package) -> Path:
         """The folder of a package's members; fetched and unpacked unless it is there, and checked every time.

@@ -1,11 +1,10 @@
-"""Happy tweets: what judge and reward say of the tweets, against iterations and distance; several runs together."""
+"""Happy tweets: what judge and reward say of the tweets, against iterations and distance."""
 
 import csv
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from bilevel_rl.figures.style import Style, save_figure
@@ -50,12 +49,11 @@ def draw_happy_tweets(folder: RunFolder):
     def draw(style: Style) -> Figure:
         figure = Figure(figsize=(12.6, 3.9))
         left, middle, right = figure.subplots(1, 3)
-        left.plot(iterations, curves["judge_score"], label="judge")
-        left.plot(iterations, curves["mean_reward"], label="reward r_x")
+        for axes, along in ((left, iterations), (middle, curves["mean_divergence"])):
+            axes.plot(along, curves["judge_score"], label="judge")
+            axes.plot(along, curves["mean_reward"], label="reward r_x")
         left.set(xlabel="iteration", ylabel="score", title=f"What the tweets are worth (mean of {WINDOW} iterations)")
         left.legend()
-        middle.plot(curves["mean_divergence"], curves["judge_score"], label="judge")
-        middle.plot(curves["mean_divergence"], curves["mean_reward"], label="reward r_x")
         middle.set(xlabel="KL from the fine-tuned model (nats)", ylabel="score", title="… and how far that takes")
         bins = np.linspace(-4, 4, 33)
         for name, label in (("before", "before"), ("lower", "after")):
@@ -65,45 +63,3 @@ def draw_happy_tweets(folder: RunFolder):
         return figure
 
     save_figure(folder, "happy_tweets", draw)
-
-
-class StudyCurves(NamedTuple):
-    """Runs of one method, all of one length: means over `WINDOW` iterations."""
-
-    iterations: Int[np.ndarray, " points"]
-    """the last iteration of each window"""
-    judge: Float[np.ndarray, "seeds points"]
-    """mean score that the judge gives the follower's tweets"""
-    reward: Float[np.ndarray, "seeds points"]
-    """mean r_x of the follower's tweets"""
-    divergence: Float[np.ndarray, "seeds points"]
-    """KL from the fine-tuned model, nats"""
-
-
-def draw_happy_tweets_study(folder: RunFolder, groups: Mapping[str, Mapping[str, StudyCurves]]):
-    """Runs of several methods: for every weight β the judge and the reward over iterations and against the distance.
-
-    Lines are means over the seeds; the shade is from the lowest to the highest seed's judge.
-
-    Args:
-        folder: where the figure goes.
-        groups: title of a column → method → its runs.
-    """
-
-    def draw(style: Style) -> Figure:
-        figure = Figure(figsize=(6.2 * len(groups), 8.2))
-        columns = figure.subplots(2, len(groups), squeeze=False).T
-        for (above, below), (title, methods) in zip(columns, groups.items(), strict=True):
-            for method, (iterations, judge, reward, divergence) in methods.items():
-                (line,) = above.plot(iterations, judge.mean(axis=0), label=method)
-                colour = line.get_color()
-                above.fill_between(iterations, judge.min(axis=0), judge.max(axis=0), color=colour, alpha=0.12, lw=0)
-                above.plot(iterations, reward.mean(axis=0), color=colour, linestyle=":", linewidth=1)
-                below.plot(divergence.mean(axis=0), judge.mean(axis=0), color=colour)
-                below.plot(divergence.mean(axis=0), reward.mean(axis=0), color=colour, linestyle=":", linewidth=1)
-            above.set(xlabel="iteration", ylabel="judge (lines), reward (dots)", title=title)
-            below.set(xlabel="KL from the fine-tuned model (nats)", ylabel="judge (lines), reward (dots)")
-            above.legend()
-        return figure
-
-    save_figure(folder, "happy_tweets_study", draw)

@@ -33,7 +33,7 @@ class Vader:
 
     def __init__(self, assets: Assets):
         # Its distribution is fetched for the rating files anyway, so nothing has to be installed.
-        path = assets.vader() / "vaderSentiment.py"
+        path = assets.pinned("vader") / "vaderSentiment.py"
         module = types.ModuleType("bilevel_rl_vader")
         # Not imported: an import would take compiled code that lies beside the checked file instead of it.
         exec(compile(path.read_bytes(), path, "exec"), module.__dict__)
@@ -64,7 +64,7 @@ class Nade:
             raise ImportError(
                 f"NADE needs {error.name}: pip install fasttext-predict lightgbm (fasttext itself fails with numpy 2)"
             ) from error
-        folder = assets.nade()
+        folder = assets.pinned("nade")
         self._emojis: Any = fasttext.load_model(str(folder / "nade_250k_hp.ftz"))
         self._emotions: dict[str, Any] = {}
         for emotion in EMOTION_SIGNS:

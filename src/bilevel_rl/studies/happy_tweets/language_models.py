@@ -31,7 +31,6 @@ from transformers import (
 
 from bilevel_rl.studies.happy_tweets.assets import Assets
 from bilevel_rl.studies.happy_tweets.fine_tuning import FineTuning, Progress, fine_tune, perplexity, token_sequences
-from bilevel_rl.studies.happy_tweets.tweets import read_tweets, split_tweets
 
 SMOLLM2_FINE_TUNING = FineTuning(num_steps=130, batch_size=16, learning_rate=5e-4)
 TINY_FINE_TUNING = FineTuning(num_steps=400, batch_size=32, learning_rate=3e-3, num_warmup_steps=20)
@@ -43,6 +42,12 @@ PRECISION = torch.float32
 
 NUM_HELD_OUT = 200
 """Tweets whose perplexity is noted before and after; all 1,000 would take as long as half of the training."""
+
+NOT_OF_ARCHITECTURE = (
+    *("quantization_config", "pad_token_id", "_name_or_path", "_model_name_or_path"),
+    *("transformers_version", "architectures", "dtype"),
+)
+"""What a configuration says of a checkpoint, and not of the model."""
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -74,7 +79,7 @@ def smollm2(assets: Assets, fine_tuning: FineTuning = SMOLLM2_FINE_TUNING, *, pr
         AssetError: data or model cannot be had.
     """
     # Fetched before the model's folder is locked, so that its errors come first.
-    gguf = assets.smollm2()
+    gguf = assets.pinned("smollm2")
     return _model(
         assets,
         "smollm2-tweets",
@@ -112,7 +117,7 @@ Start = Callable[[list[str]], tuple[PreTrainedModel, PreTrainedTokenizerBase, Ca
 def _model(
     assets: Assets, name: str, fine_tuning: FineTuning, variant: Any, start: Start, progress: Progress | None
 ) -> Path:
-    splits = split_tweets(read_tweets(assets.ratings()))
+    splits = assets.splits()
     texts = [tweet.text for tweet in (*splits.preferences, *splits.annotator)]
     held_out = [tweet.text for tweet in splits.judge[:NUM_HELD_OUT]]
     # The name holds what the model depends on: other settings are another folder, never a stale one.
@@ -177,16 +182,7 @@ def _with_adapter(
 
 
 def _architecture(config: dict[str, Any]) -> dict[str, Any]:
-    dropped = (
-        "quantization_config",
-        "pad_token_id",
-        "_name_or_path",
-        "_model_name_or_path",
-        "transformers_version",
-        "architectures",
-        "dtype",
-    )
-    return {name: value for name, value in config.items() if name not in dropped}
+    return {name: value for name, value in config.items() if name not in NOT_OF_ARCHITECTURE}
 
 
 def _untrained(

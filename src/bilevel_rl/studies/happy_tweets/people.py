@@ -8,7 +8,6 @@ they share is the recipe, which is why there are other judges, too (`judges`).
 import hashlib
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,40 +20,12 @@ from bilevel_rl.studies.happy_tweets.tweets import (
     LOWEST_RATING,
     RatedTweet,
     part_tweets,
-    read_tweets,
-    split_tweets,
 )
 
 JUDGE_PARTS = {"fit": 700, "test": 300}
 
 PENALTIES = tuple(float(penalty) for penalty in np.geomspace(0.1, 10, 9))
 """Ridge penalties to choose from, by leave-one-out error on the tweets of the fit."""
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How well predictions follow people's mean ratings on tweets that the predictor has not seen.
-
-    Attributes:
-        correlation: Pearson's, over tweets.
-        pair_accuracy: share of the pairs of tweets with different means that are put in the people's order.
-        num_tweets: tweets compared.
-    """
-
-    correlation: float
-    pair_accuracy: float
-    num_tweets: int
-
-
-def agreement(predictions: np.ndarray, tweets: Sequence[RatedTweet]) -> Agreement:
-    """Agreement of one prediction per tweet with the means of its raters."""
-    means = np.array([tweet.mean for tweet in tweets])
-    first, second = np.triu_indices(len(means), 1)
-    order = np.sign(means[first] - means[second])
-    guess = np.sign(predictions[first] - predictions[second])
-    return Agreement(
-        float(np.corrcoef(predictions, means)[0, 1]), float(np.mean(guess[order != 0] == order[order != 0])), len(means)
-    )
 
 
 class RatingModel:
@@ -102,7 +73,7 @@ class Annotator(RatingModel):
     """
 
     def __init__(self, assets: Assets, encoder: SentenceEncoder | None = None):
-        super().__init__(assets, split_tweets(read_tweets(assets.ratings())).annotator, "annotator", encoder)
+        super().__init__(assets, assets.splits().annotator, "annotator", encoder)
 
 
 class Judge(RatingModel):
@@ -120,7 +91,7 @@ class Judge(RatingModel):
     """
 
     def __init__(self, assets: Assets, encoder: SentenceEncoder | None = None):
-        parts = part_tweets(split_tweets(read_tweets(assets.ratings())).judge, JUDGE_PARTS)
+        parts = part_tweets(assets.splits().judge, JUDGE_PARTS)
         super().__init__(assets, parts["fit"], "judge", encoder)
         self.test_tweets = parts["test"]
 

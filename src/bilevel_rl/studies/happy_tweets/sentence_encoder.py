@@ -22,7 +22,7 @@ class SentenceEncoder:
     """
 
     def __init__(self, assets: Assets):
-        folder = assets.minilm()
+        folder = assets.pinned("minilm")
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self._model = AutoModel.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False

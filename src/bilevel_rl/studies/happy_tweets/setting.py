@@ -15,7 +15,7 @@ from bilevel_rl.studies.happy_tweets.assets import Assets
 from bilevel_rl.studies.happy_tweets.judges import Nade, Vader
 from bilevel_rl.studies.happy_tweets.people import Annotator, Judge
 from bilevel_rl.studies.happy_tweets.sentence_encoder import SentenceEncoder
-from bilevel_rl.studies.happy_tweets.tweets import preference_pairs, read_tweets, split_tweets
+from bilevel_rl.studies.happy_tweets.tweets import preference_pairs
 
 LOADS = {"use_safetensors": True, "trust_remote_code": False}
 """How a model of the cache is loaded: nothing that lies there is run."""
@@ -46,7 +46,7 @@ class Setting:
 
     def preferences(self, num_pairs: int, seed: int) -> list[dict[str, str]]:
         """Offline preferences D between really rated tweets; the first pairs do not depend on their number."""
-        return preference_pairs(split_tweets(read_tweets(self.assets.ratings())).preferences, num_pairs, seed)
+        return preference_pairs(self.assets.splits().preferences, num_pairs, seed)
 
 
 def prepare(size: Literal["smollm2", "tiny"], cache: Path | str | None = None, *, progress: bool = True) -> Setting:

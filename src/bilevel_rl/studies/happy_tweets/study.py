@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from bilevel_rl import checks, figures
+from bilevel_rl.comparison.tables import markdown
 from bilevel_rl.runs.folder import RunFolder
-from bilevel_rl.runs.study import Sharing, Study
+from bilevel_rl.runs.study import Sharing
 from bilevel_rl.runs.trackers import ReportTo, check_tracker
+from bilevel_rl.studies.config import OfRuns
 from bilevel_rl.studies.happy_tweets.figures import draw_happy_tweets, read_evaluation
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class TweetRunConfig:
 
 
 @dataclass(frozen=True)
-class HappyTweets(Study):
+class HappyTweets(OfRuns):
     """Move a reward so that the tweets that it induces are liked: a language model, real ratings (half an hour)."""
 
     name: ClassVar[str] = "happy-tweets"
@@ -105,16 +107,6 @@ class HappyTweets(Study):
     """hold the model in bfloat16: half its memory, but slower where the processor multiplies bfloat16 no faster"""
     cache: str | None = None
     """where downloads and prepared models are kept, not noted with the run; by default in the user's cache folder"""
-
-    @property
-    def num_iterations(self) -> int | None:
-        """Iterations of the run."""
-        return self.run.num_iterations
-
-    @property
-    def report_to(self) -> ReportTo:
-        """Where its metric rows go besides `metrics.csv`."""
-        return self.run.report_to
 
     def to_json(self) -> dict[str, Any]:
         """As `Study.to_json`, without the cache."""
@@ -201,19 +193,16 @@ class HappyTweets(Study):
 
         setting = prepare(self.size, self.cache, progress=progress)
         people, judges = setting.annotator, setting.judges
-        kinds: dict[str, Any] = {
-            "bilevel": single_loop.BilevelRLHFTrainer,
-            "two-stage": baselines.TwoStageRLHFTrainer,
-            "iterated": baselines.IteratedRLHFTrainer,
-            "partial-sgd": baselines.PartialSGDRLHFTrainer,
-            "nested-loop": baselines.NestedLoopRLHFTrainer,
+        kinds: dict[str, tuple[Any, dict[str, Any]]] = {
+            "bilevel": (single_loop.BilevelRLHFTrainer, {}),
+            "two-stage": (baselines.TwoStageRLHFTrainer, {}),
+            "iterated": (baselines.IteratedRLHFTrainer, {"refit_every": self.refit_every}),
+            "partial-sgd": (baselines.PartialSGDRLHFTrainer, {}),
+            "nested-loop": (baselines.NestedLoopRLHFTrainer, {"num_inner_steps": self.num_inner_steps}),
         }
-        options: dict[str, Any] = {
-            "iterated": {"refit_every": self.refit_every},
-            "nested-loop": {"num_inner_steps": self.num_inner_steps},
-        }
+        kind, options = kinds[self.method]
         head = RewardHead(setting.model.config.hidden_size, hidden_size=self.hidden_size)
-        trainer = kinds[self.method](
+        trainer = kind(
             setting.model,
             setting.tokenizer,
             head,
@@ -223,17 +212,16 @@ class HappyTweets(Study):
             self.trainer_config(folder.path),
             setting.peft_config,
             judges=judges,
-            **options.get(self.method, {}),
+            **options,
         )
         head.standardize(trainer.preferences.inputs.states)
         fit_reward(head, trainer.preferences, precision=PRIOR_PRECISION)
         trainer.train(progress=progress)
 
+        counts = {"num_completions": self.run.num_evaluated, "seed": self.run.seed}
         measured = {
-            "before": evaluate(trainer, REFERENCE, judges, num_completions=self.run.num_evaluated, seed=self.run.seed)
-        } | {
-            name: evaluate(trainer, name, judges, num_completions=self.run.num_evaluated, seed=self.run.seed)
-            for name in trainer.policies
+            name: evaluate(trainer, policy, judges, **counts)
+            for name, policy in [("before", REFERENCE), *((name, name) for name in trainer.policies)]
         }
         shares = {name: float(np.mean(e.scores["score"] > HUMAN_MAXIMUM)) for name, e in measured.items()}
         rows = {name: e.summary() | {"above_maximum": shares[name]} for name, e in measured.items()}
@@ -270,8 +258,8 @@ def _write_evaluation(folder: RunFolder, rows: dict[str, dict[str, float]]):
 
 def _tweets_table(before: Any, after: Any) -> str:
     """Tweets on the same random numbers, before and after, with the judge's scores."""
-    lines = ["| before | judge | after | judge |", "|---|---|---|---|"]
-    for i in range(min(NUM_SHOWN, len(before.texts))):
-        cells = [f"{e.texts[i]} | {e.scores['score'][i]:.1f}" for e in (before, after)]
-        lines.append("| " + " | ".join(cell.replace("\n", " ") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+    rows = [
+        [cell for e in (before, after) for cell in (e.texts[i].replace("\n", " "), f"{e.scores['score'][i]:.1f}")]
+        for i in range(min(NUM_SHOWN, len(before.texts)))
+    ]
+    return markdown(("before", "judge", "after", "judge"), rows)

@@ -65,7 +65,7 @@ class Splits:
 
 
 def read_tweets(folder: Path) -> list[RatedTweet]:
-    """The tweets of `Assets.ratings()`, by identifier.
+    """The tweets of the rating files in a folder, by identifier.
 
     Raises:
         ValueError: a line is not what it has to be, or the two files hold different tweets; names file and line.

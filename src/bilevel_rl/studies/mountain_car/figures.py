@@ -8,11 +8,12 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from bilevel_rl.figures.animations import OVERSAMPLING, save_animation
+from bilevel_rl.figures.animations import Canvas, save_animation
+from bilevel_rl.figures.curves import draw_band
 from bilevel_rl.figures.style import COLOURS, LIGHT, Style, label_transitions, save_figure
-from bilevel_rl.figures.tables import Curves, read_curves
+from bilevel_rl.figures.tables import read_curves
 from bilevel_rl.problems.mountain_car import GOAL, LEFT_END, MAX_SPEED, RIGHT_END, SHAPING_SCALE, hats
 from bilevel_rl.runs.folder import RunFolder
 
@@ -40,7 +41,10 @@ def draw_mountain_car_shaping(folder: RunFolder, labels: Mapping[str, str]):
         shaping, arrived, paid = figure.subplots(1, 3, width_ratios=(1.15, 1, 0.9))
         _draw_shaping(figure, shaping, data["last_x"][0], data["learned_states"][:, EPISODE], style)
         _draw_arrivals(arrived, {label: data[f"{name}_arrived"] for name, label in labels.items()}, style)
-        _draw_costs(paid, value, style)
+        draw_band(paid, value, "median, half and all of the seeds")
+        paid.set(ylim=(0, 1.03), ylabel="f", title="What the leader pays, sampled")
+        paid.legend(loc="lower left")
+        label_transitions(paid)
         return figure
 
     save_figure(folder, "mountain_car_shaping", draw)
@@ -50,17 +54,10 @@ def _draw_shaping(
     figure: Figure, axes: Axes, x: Float[np.ndarray, "P V"], states: Float[np.ndarray, "steps 2"], style: Style
 ):
     positions, velocities = np.linspace(LEFT_END, GOAL, PIXELS), np.linspace(-MAX_SPEED, MAX_SPEED, PIXELS)
-    points = jnp.asarray(np.stack(np.meshgrid(positions, velocities), axis=-1).reshape(-1, 2))
-    rewards = SHAPING_SCALE * jax.vmap(lambda state: jnp.sum(x * hats(state, *x.shape)))(points)
-    image = axes.pcolormesh(
-        positions,
-        velocities,
-        np.asarray(rewards).reshape(PIXELS, PIXELS),
-        cmap=style.placement,
-        vmin=-SHAPING_SCALE,
-        vmax=SHAPING_SCALE,
-        rasterized=True,
-    )
+    points = jnp.asarray(np.stack(np.meshgrid(positions, velocities), axis=-1))
+    rewards = SHAPING_SCALE * jax.vmap(jax.vmap(lambda state: jnp.sum(x * hats(state, *x.shape))))(points)
+    shades = {"cmap": style.placement, "vmin": -SHAPING_SCALE, "vmax": SHAPING_SCALE, "rasterized": True}
+    image = axes.pcolormesh(positions, velocities, np.asarray(rewards), **shades)
     figure.colorbar(image, ax=axes, label="reward of a step")
     axes.plot(*_until_arrival(states).T, color=style.path, linewidth=1.2, linestyle="-")
     axes.axvline(GOAL, color=style.accent, linestyle="--", linewidth=1.2)
@@ -81,18 +78,6 @@ def _draw_arrivals(axes: Axes, arrived: Mapping[str, Float[np.ndarray, " seeds"]
     axes.set(xlim=(-0.03, 1.03), xlabel="episodes that arrive in 200 steps", title=f"{num_seeds} seeds, and medians")
     axes.set_yticks(rows, arrived)
     axes.invert_yaxis()
-
-
-def _draw_costs(axes: Axes, value: Curves, style: Style):
-    for seed, values in enumerate(value.values):
-        axes.plot(value.num_transitions, values, color=COLOURS[0], alpha=0.45, linewidth=0.9, linestyle="-", label=None)
-        if seed == 0:
-            axes.plot(
-                value.num_transitions, np.median(value.values, axis=0), color=style.path, linewidth=2, label="median"
-            )
-    axes.set(ylim=(0, 1.03), ylabel="f", title="What the leader pays, sampled")
-    axes.legend(loc="lower left")
-    label_transitions(axes)
 
 
 def _until_arrival(states: Float[np.ndarray, "steps 2"]) -> Float[np.ndarray, "shown 2"]:
@@ -124,29 +109,21 @@ def animate_mountain_car(folder: RunFolder):
 
 def _picture(state: Float[np.ndarray, "2"], step: int, title: str) -> Image.Image:
     """The car on its hill."""
-    image = Image.new("RGB", (WIDTH * OVERSAMPLING, HEIGHT * OVERSAMPLING), "white")
-    draw = ImageDraw.Draw(image)
+    canvas = Canvas(WIDTH, HEIGHT)
 
     def at(position: float, above: float = 0.0) -> tuple[float, float]:
         """Pixel of a point so many pixels above the road."""
         column = 12 + (position - LEFT_END) / (RIGHT_END - LEFT_END) * (WIDTH - 24)
-        row = HEIGHT - 14 - (np.sin(3 * position) + 1) / 2 * (HEIGHT - 70) - above
-        return column * OVERSAMPLING, row * OVERSAMPLING
+        return column, HEIGHT - 14 - (np.sin(3 * position) + 1) / 2 * (HEIGHT - 70) - above
 
     road = [at(position) for position in np.linspace(LEFT_END, RIGHT_END, 120).tolist()]
-    ground = [(road[0][0], HEIGHT * OVERSAMPLING), *road, (road[-1][0], HEIGHT * OVERSAMPLING)]
-    draw.polygon(ground, fill="#dcebf2")
-    draw.line(road, fill="#5c677d", width=2 * OVERSAMPLING)
+    canvas.polygon([(road[0][0], HEIGHT), *road, (road[-1][0], HEIGHT)], "#dcebf2")
+    canvas.line(road, "#5c677d", 2)
     foot, top = at(GOAL), at(GOAL, 34)
-    draw.line([foot, top], fill="#5c677d", width=2 * OVERSAMPLING)
-    flag = [top, (top[0] + 16 * OVERSAMPLING, top[1] + 6 * OVERSAMPLING), (top[0], top[1] + 12 * OVERSAMPLING)]
-    draw.polygon(flag, fill=LIGHT.accent)
+    canvas.line([foot, top], "#5c677d", 2)
+    canvas.polygon([top, (top[0] + 16, top[1] + 6), (top[0], top[1] + 12)], LIGHT.accent)
     position, is_there = float(state[0]), bool(state[0] >= GOAL)
-    column, row = at(position, 9)
-    radius = 9 * OVERSAMPLING
-    colour = COLOURS[2] if is_there else LIGHT.path
-    draw.ellipse([column - radius, row - radius, column + radius, row + radius], fill=colour)
-    draw.text((8 * OVERSAMPLING, 4 * OVERSAMPLING), title, fill=LIGHT.path, font_size=12 * OVERSAMPLING)
-    said = "arrived" if is_there else f"step {step}"
-    draw.text((8 * OVERSAMPLING, 20 * OVERSAMPLING), said, fill=LIGHT.path, font_size=12 * OVERSAMPLING)
-    return image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
+    canvas.disc(at(position, 9), 9, COLOURS[2] if is_there else LIGHT.path)
+    canvas.text(title)
+    canvas.text("arrived" if is_there else f"step {step}", 20)
+    return canvas.picture()

@@ -2,15 +2,16 @@
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from bilevel_rl import checks, figures
+from bilevel_rl import checks
 from bilevel_rl.algorithms import SingleLoopActorCritic
+from bilevel_rl.comparison.tables import markdown
 from bilevel_rl.followers import learn, rollout
 from bilevel_rl.problems import MountainCarShaping
 from bilevel_rl.problems.mountain_car import GOAL, known_shapings
@@ -18,7 +19,7 @@ from bilevel_rl.runs.compiled import key_of_start
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.run import RunResult
 from bilevel_rl.runs.statistics import bootstrap_interval, interquartile_mean
-from bilevel_rl.studies.config import RunConfig, ScheduleConfig
+from bilevel_rl.studies.config import RunConfig, ScheduleConfig, of_networks
 from bilevel_rl.studies.experiment import SingleRun
 from bilevel_rl.studies.mountain_car.figures import animate_mountain_car, draw_mountain_car_shaping
 
@@ -39,6 +40,9 @@ LABELS = {
     "hand": "by hand: push along",
 }
 """What followers are trained under, as arrays, tables and figures have it."""
+
+
+HEADER = "shaping", "transitions", "arrive in 200 steps, each seed", "interquartile mean", "95 % interval", "mean steps"
 
 
 class Judged(NamedTuple):
@@ -72,19 +76,8 @@ class MountainCarStudy(SingleRun, MountainCarShaping):
     """of the potential that is mechanical energy, in the comparison"""
     width: int = 64
     """of both hidden layers of every network"""
-    run: RunConfig = field(default_factory=lambda: RunConfig(num_seeds=5, num_iterations=30_000, log_every=1_000))
-    schedule: ScheduleConfig = field(
-        default_factory=lambda: ScheduleConfig(
-            schedule="constant-entropy",
-            upper=1e-3,
-            actor=1e-3,
-            critic=3e-3,
-            penalty=0.3,
-            entropy_weight=0.01,
-            offset=6_000.0,
-            num_chains=32,
-        )
-    )
+    run: RunConfig = RunConfig(num_seeds=5, num_iterations=30_000, log_every=1_000)
+    schedule: ScheduleConfig = of_networks(entropy_weight=0.01, offset=6_000.0)
 
     def algorithm(self) -> SingleLoopActorCritic:
         """What runs; building it checks every option."""
@@ -109,7 +102,7 @@ class MountainCarStudy(SingleRun, MountainCarShaping):
 
     def key(self, seed: int) -> Array:
         """Of a seed, as `run` has it."""
-        return jax.random.fold_in(jax.random.key(self.run.seed, impl=self.run.generator), seed)
+        return jax.random.fold_in(self.run.key(), seed)
 
     def judge(self, algorithm: SingleLoopActorCritic, xs: PyTree, num_transitions: int) -> Judged:
         """Followers that are trained from scratch, each seed's at its x, and then watched."""
@@ -163,8 +156,7 @@ class MountainCarStudy(SingleRun, MountainCarShaping):
 
     def plot(self, folder: RunFolder):
         """Draws the figures of a run folder and the animation, and writes its table."""
-        figures.draw_step_sizes(folder)
-        figures.draw_sampled_curves(folder)
+        super().plot(folder)
         draw_mountain_car_shaping(folder, LABELS)
         animate_mountain_car(folder)
         folder.write_text("table.md", self.table(folder))
@@ -172,29 +164,25 @@ class MountainCarStudy(SingleRun, MountainCarShaping):
     def table(self, folder: RunFolder) -> str:
         """Share of the episodes that arrive under every shaping, in Markdown."""
         data = folder.read_arrays(self.results)
-        lines = [
-            "| shaping | transitions | arrive in 200 steps, each seed | interquartile mean | 95 % interval "
-            "| mean steps |",
-            "|---|---|---|---|---|---|",
-        ]
+        rows = []
         for name, label in LABELS.items():
             arrived, steps = data[f"{name}_arrived"], data[f"{name}_steps"]
             low, high = bootstrap_interval(arrived)
-            lines.append(
-                f"| {label} | {int(data[f'{name}_transitions']):,} | {' '.join(f'{share:.3f}' for share in arrived)} | "
-                f"{interquartile_mean(arrived):.3f} | [{low:.3f}, {high:.3f}] | {steps.mean():.0f} |"
-            )
-        return "\n".join(lines) + "\n"
+            shares, mean = " ".join(f"{share:.3f}" for share in arrived), f"{interquartile_mean(arrived):.3f}"
+            transitions, interval = f"{int(data[f'{name}_transitions']):,}", f"[{low:.3f}, {high:.3f}]"
+            rows.append([label, transitions, shares, mean, interval, f"{steps.mean():.0f}"])
+        return markdown(HEADER, rows)
 
     def summarize(self, folder: RunFolder) -> str:
         """One line about the outcome."""
         data = folder.read_arrays(self.results)
-        learned, none, longer = (data[f"{name}_arrived"] for name in ("learned", "none", "none_longer"))
+        learned, none, longer = (
+            f"{100 * data[f'{name}_arrived'].min():.0f} to {100 * data[f'{name}_arrived'].max():.0f} %"
+            for name in ("learned", "none", "none_longer")
+        )
         return (
-            f"episodes that reach the goal, followers trained from scratch, {len(learned)} seeds: with the learned "
-            f"shaping {100 * learned.min():.0f} to {100 * learned.max():.0f} %, without {100 * none.min():.0f} to "
-            f"{100 * none.max():.0f} %, without and with 3 times the transitions {100 * longer.min():.0f} to "
-            f"{100 * longer.max():.0f} %"
+            f"episodes that reach the goal, followers trained from scratch, {len(data['last_x'])} seeds: with the "
+            f"learned shaping {learned}, without {none}, without and with 3 times the transitions {longer}"
         )
 
 
