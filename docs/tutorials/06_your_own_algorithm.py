@@ -159,7 +159,7 @@ for name, result in results.items():
     ax.fill_between(transitions / 1000, objectives.min(1), objectives.max(1), color=line.get_color(), alpha=0.12)
 ax.set(xlabel="thousand transitions", ylabel="Φ(x)", title="Median of four seeds, and their range")
 ax.legend(fontsize=8)
-figure.savefig("06_your_own_algorithm.png", dpi=100)
+figure.savefig("06_your_own_algorithm.png", dpi=85)
 
 # %% [markdown]
 # ![Φ over transitions of every contestant](../images/tutorials/06_your_own_algorithm.png)
