@@ -132,8 +132,8 @@ figure.savefig("01_first_problem.png", dpi=100)
 # %% [markdown]
 # ![The landscape with the learned subsidies, and x over transitions](../images/tutorials/01_first_problem.png)
 #
-# *Left: below 0.3 nobody is moved, above 0.6 everybody is and the subsidy is wasted. Right: all seeds climb to the same
-# place.*
+# *Left: below 0.3 few are moved, above 0.6 most are, and the subsidy is wasted. Right: all seeds go too far at first,
+# and settle a little below the best.*
 #
 # ## Now you
 #

@@ -206,10 +206,9 @@ figure.savefig("03_log_to_incentive.png", dpi=100)
 # %% [markdown]
 # ![The best credits, and what they cost by logs of three lengths](../images/tutorials/03_log_to_incentive.png)
 #
-# *Left: only rides to the hill are worth a credit. Right: the longer the log, the shorter the interval.*
-#
-# An interval of credits that were chosen on the same log may miss the truth more often than it says: that is what the
-# two halves are for ([measured](../reports/confidence.md)).
+# *Left: only rides to the hill are worth a credit. Right: the longer the log, the shorter the interval. The last one
+# just misses what the credits really cost: they were chosen on this log, which flatters them. That is what the two
+# halves are for ([measured](../reports/confidence.md)).*
 #
 # ## Now you: other columns, another cost
 #

@@ -155,9 +155,9 @@ figure.savefig("04_shape_a_sparse_task.png", dpi=100)
 # ## Now you
 #
 # 1. **Another lake.** Draw a map of your own, or take `FrozenLake8x8-v1`. Is the trail where you would have put it?
-# 2. **Fines too.** With `Box(-0.03, 0.03)` and a `RESTLESSNESS` of 0.02 the exact follower always arrives. PPO never did,
-#    on three seeds of 10,000 steps: nearly every square carries a fine, and a hole ends them. What suits one follower
-#    need not suit another; [fresh followers](../how_to/results.md) tell.
+# 2. **Fines too.** With `Box(-0.03, 0.03)` and a `RESTLESSNESS` of 0.02 the exact follower always arrives. PPO never
+#    did, on three seeds of 10,000 steps: nearly every square carries a fine, and a hole ends them. What suits one
+#    follower need not suit another; [fresh followers](../how_to/results.md) tell.
 # 3. **Another cost.** Let a hole cost the designer 1 as well as an arrival earn it 1.
 #
 # Next: [weights of a reward from demonstrations](05_inverse_rl.py).
