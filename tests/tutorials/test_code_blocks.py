@@ -1,4 +1,4 @@
-"""Python in the pages parses, and names of the library in it exist. README and tutorials are run elsewhere."""
+"""Names of the library in the pages' Python exist. README and tutorials are run elsewhere."""
 
 import ast
 import importlib
@@ -26,8 +26,12 @@ def is_there(package: str, name: str) -> bool:
 
 
 def unknown(code: str) -> Iterator[str]:
-    """Names that a block takes from the library, and that are not there."""
-    for node in ast.walk(ast.parse(code)):
+    """Names that a block takes from the library, and that are not there; none of a fragment, which does not parse."""
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:
+        return
+    for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             try:
                 text = ast.unparse(node)
