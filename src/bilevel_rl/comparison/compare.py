@@ -117,7 +117,7 @@ class Comparison(Study):
         """One line about the outcome; `RunFolderError` where the comparison has not come that far."""
         outcomes, optimum = read_outcomes(folder)
         gaps = {name: float(interquartile_mean(outcomes[name].final_objectives)) - optimum for name in ranked(outcomes)}
-        listed = ", ".join(f"{name} {gap:.4f}" for name, gap in gaps.items())
+        listed = ", ".join(f"{name} {gap:z.4f}" for name, gap in gaps.items())
         return f"Φ* = {optimum:.4f}; final Φ − Φ*, interquartile mean: {listed}"
 
     def _tuning_tasks(self, name: str, path: Path) -> list[Task]:

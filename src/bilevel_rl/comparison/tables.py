@@ -47,7 +47,7 @@ def table_rows(outcomes: dict[str, Outcome], optimum: float) -> list[list[str]]:
                 name,
                 f"{mean:.4f}",
                 _interval(low, high),
-                f"{mean - optimum:.4f}",
+                f"{mean - optimum:z.4f}",
                 _interval(low - optimum, high - optimum),
                 f"{p_values[name]:.3f}" if name in p_values else "–",
                 "–" if outcome.is_reference else _reached(reached),
@@ -65,7 +65,7 @@ def _p_values(outcomes: dict[str, Outcome]) -> dict[str, float]:
 
 
 def _interval(low: float, high: float) -> str:
-    return "–" if np.isnan(low) else f"{low:.4f} to {high:.4f}"
+    return "–" if np.isnan(low) else f"{low:z.4f} to {high:z.4f}"
 
 
 def _reached(transitions: np.ndarray) -> str:
@@ -80,7 +80,7 @@ def write_trials(folder: RunFolder):
     trials, rows = read_trials(folder), []
     for number in np.argsort(trials.objectives, kind="stable"):
         objective = trials.objectives[number]
-        results = [f"{objective:.4f}", f"{objective - trials.optimal_objective:.4f}"]
+        results = [f"{objective:.4f}", f"{objective - trials.optimal_objective:z.4f}"]
         values = [f"{column[number]:g}" for column in trials.parameters.values()]
         rows.append([str(number), *(results if np.isfinite(objective) else ["diverged", "–"]), *values])
     folder.write_text("trials.md", markdown(("trial", "final Φ", "final Φ − Φ*", *trials.parameters), rows))

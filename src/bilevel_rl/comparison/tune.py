@@ -136,7 +136,7 @@ class Tuning(Study):
         best = trials.objectives[trials.best]
         return (
             f"best of {len(trials.objectives)} trials: trial {trials.best}, final Φ {best:.4f}, Φ − Φ* "
-            f"{best - trials.optimal_objective:.4f}; {np.isinf(trials.objectives).sum()} diverged; "
+            f"{best - trials.optimal_objective:z.4f}; {np.isinf(trials.objectives).sum()} diverged; "
             f"{trials.transitions.sum():,} transitions spent"
         )
 
