@@ -16,7 +16,7 @@ FLOORS ?= tests/formulation tests/exact tests/environments tests/runs
 
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: run test test-rest test-long test-all coverage lm test-lm lint docs release-check test-floors clean
+.PHONY: run test test-rest test-long test-all coverage lm test-lm lint docs tutorials release-check test-floors clean
 
 run: .venv/.installed
 	$(BIN)/bilevel-rl run $(EXPERIMENT) $(ARGS)
@@ -52,6 +52,12 @@ lint: .venv/.installed-dev .venv/.installed-lm
 # The site, in site/: strict, so that a broken link is an error.
 docs: .venv/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Runs every tutorial in an empty folder, and keeps the pictures that it draws for its page.
+tutorials: .venv/.installed-dev
+	folder=$$(mktemp -d) && for tutorial in $(CURDIR)/docs/tutorials/*.py; do \
+	    (cd $$folder && MPLBACKEND=Agg $(CURDIR)/$(BIN)/python $$tutorial) || exit 1; \
+	done && cp $$folder/*.png docs/images/tutorials/
 
 # Wheel and sdist in dist/: built, looked into, and the wheel used where nothing else is installed.
 release-check: .venv/.installed-release

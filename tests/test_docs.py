@@ -8,7 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.rglob("*.md"))
+PAGES = sorted([*DOCS.rglob("*.md"), *DOCS.glob("tutorials/*.py")])
+"""Tutorials are scripts, whose comments are pages."""
 REPORTS = sorted((DOCS / "reports").rglob("*.md"))
 PUBLIC = (
     "algorithms",
@@ -87,6 +88,8 @@ def test_links_to_nowhere_are_found():
 def test_every_page_is_listed(index: str):
     text = (ROOT / index).read_text("utf-8")
     pages = [page.relative_to(DOCS).as_posix() for page in PAGES if page.name != "index.md" or page.parent != DOCS]
+    pages = [re.sub(r"\.py$", ".md", page) for page in pages]  # Which tutorials are in the site.
+    text = re.sub(r"(tutorials/\w+)\.py", r"\1.md", text)
     listed = re.findall(r"(?:: |- |\()([\w/]+\.md)\b", text)
     assert sorted(page for page in listed if not page.startswith("project/") and page != "index.md") == sorted(pages)
 

@@ -12,7 +12,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = Path("/usr/bin/chromium")
-SEEN = ("index", "gallery", "explanation/penalty", "explanation/method", "reference/api/problem", "reference/commands")
+SEEN = (
+    "index",
+    "gallery",
+    "tutorials/01_first_problem",
+    "explanation/penalty",
+    "explanation/method",
+    "reference/api/problem",
+    "reference/commands",
+)
 """Pages of every kind, opened at both widths; the other pages at the width of a phone."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM.is_file(), reason="no Chromium")]
@@ -30,6 +38,7 @@ def folder(tmp_path_factory) -> Path:
     """The site, built strictly: a warning is an error."""
     pytest.importorskip("mkdocs")
     pytest.importorskip("mkdocstrings")
+    pytest.importorskip("jupytext")
     site = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}

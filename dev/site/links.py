@@ -18,6 +18,8 @@ OUTSIDE = "project"
 
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 IMAGE = re.compile(r"(!\[[^\]]*\])\(([^()\s]+)\)")
+TUTORIAL = re.compile(r"^(tutorials/\w+)\.py$")
+"""A script that is a page of the site (dev/site/tutorials.py)."""
 FENCED = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)
 
 
@@ -32,7 +34,8 @@ def repository_path(page: str) -> str:
 def site_path(path: str) -> str | None:
     """Where a file of the repository is in the site; None if it is not."""
     if path.startswith("docs/"):
-        return path.removeprefix("docs/")
+        page = path.removeprefix("docs/")
+        return TUTORIAL.sub(r"\1.md", page)
     if path.endswith(".py"):
         return f"{OUTSIDE}/{path}.md"
     return f"{OUTSIDE}/{path}" if path.endswith(".md") else None
@@ -49,6 +52,8 @@ def rewritten(markdown: str, page: str) -> str:
         place = site_path(posixpath.normpath(posixpath.join(posixpath.dirname(source), path)))
         if place is None:
             return None
+        if place == page and path.endswith(".py"):
+            return link  # A tutorial's link to its own script is to the file.
         return posixpath.relpath(place, posixpath.dirname(page) or ".") + (f"#{anchor}" if anchor else "")
 
     def link(match: re.Match) -> str:

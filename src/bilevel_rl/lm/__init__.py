@@ -19,5 +19,9 @@ from bilevel_rl.lm.baselines import (  # noqa: E402
 from bilevel_rl.lm.config import BilevelRLHFConfig as BilevelRLHFConfig  # noqa: E402
 from bilevel_rl.lm.evaluation import Evaluation as Evaluation, evaluate as evaluate  # noqa: E402
 from bilevel_rl.lm.objectives import HumanScore as HumanScore, PreferenceLoss as PreferenceLoss  # noqa: E402
-from bilevel_rl.lm.rewards import RewardHead as RewardHead, RewardInputs as RewardInputs  # noqa: E402
+from bilevel_rl.lm.rewards import (  # noqa: E402
+    RewardHead as RewardHead,
+    RewardInputs as RewardInputs,
+    fit_reward as fit_reward,
+)
 from bilevel_rl.lm.trainer import BilevelRLHFTrainer as BilevelRLHFTrainer  # noqa: E402

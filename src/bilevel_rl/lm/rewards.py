@@ -170,7 +170,18 @@ def fit_reward(
     num_steps: int = 400,
     learning_rate: float = 3e-3,
 ) -> float:
-    """Minimizes NLL_D(x) + (κ/2) ‖x‖² on all pairs by Adam, κ the precision; returns the NLL at the end."""
+    """Minimizes NLL_D(x) + (κ/2) ‖x‖² on all pairs by Adam, as two-stage RLHF does before its policy learns.
+
+    Args:
+        reward_model: r_x, changed in place.
+        preferences: D, as the attribute `preferences` of a trainer.
+        precision: κ.
+        num_steps: of Adam.
+        learning_rate: of Adam.
+
+    Returns:
+        NLL_D at the end, in nats.
+    """
     reward_model.eval()  # As a trainer has it: what is fitted is what policies will learn from.
     optimizer = torch.optim.Adam(reward_model.parameters(), lr=learning_rate)
     for _ in range(num_steps):
