@@ -309,6 +309,7 @@ def test_progress_is_shown_unless_told_otherwise(tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(GoalPositionStudy, "main", lambda study, folder, progress: shown.append(progress))
     monkeypatch.setattr(GoalPositionStudy, "summarize", lambda study, folder: "well done")
+    monkeypatch.setattr(GoalPositionStudy, "outcome", lambda study, folder: {})
     call("run", "goal-position", "--folder", tmp_path / "a")
     call("run", "goal-position", "--folder", tmp_path / "b", "--no-progress")
     call("resume", tmp_path / "a")
@@ -329,6 +330,7 @@ def test_a_run_gets_a_dated_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(GoalPositionStudy, "main", lambda study, folder, progress: None)
     monkeypatch.setattr(GoalPositionStudy, "summarize", lambda study, folder: "well done")
+    monkeypatch.setattr(GoalPositionStudy, "outcome", lambda study, folder: {})
     code, out, _ = call("run", "goal-position")
     assert code is None
     (folder,) = (tmp_path / "runs").iterdir()
@@ -340,6 +342,7 @@ def test_a_tracker_is_reported_to_when_asked_for_also_by_resume(tmp_path, monkey
     told = []
     monkeypatch.setattr(GoalPositionStudy, "main", lambda study, folder, progress: told.append(folder.report_to))
     monkeypatch.setattr(GoalPositionStudy, "summarize", lambda study, folder: "")
+    monkeypatch.setattr(GoalPositionStudy, "outcome", lambda study, folder: {})
     call("run", "goal-position", "--report-to", "tensorboard", "--folder", tmp_path / "run")
     call("resume", tmp_path / "run")
     assert told == ["tensorboard", "tensorboard"]
@@ -351,6 +354,7 @@ def test_stopped_seeds_are_reported(tmp_path, monkeypatch):
         GoalPositionStudy, "main", lambda study, folder, progress: folder.write_divergences([divergence])
     )
     monkeypatch.setattr(GoalPositionStudy, "summarize", lambda study, folder: "well done")
+    monkeypatch.setattr(GoalPositionStudy, "outcome", lambda study, folder: {})
     _, out, _ = call("run", "goal-position", "--folder", tmp_path / "run")
     assert out.endswith("well done\nseed 3 stopped at iteration 17\n")
 
@@ -500,6 +504,7 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path, computes_nothing):
 def test_an_empty_folder_is_used(tmp_path, monkeypatch):
     monkeypatch.setattr(GoalPositionStudy, "main", lambda study, folder, progress: None)
     monkeypatch.setattr(GoalPositionStudy, "summarize", lambda study, folder: "")
+    monkeypatch.setattr(GoalPositionStudy, "outcome", lambda study, folder: {})
     assert call("run", "goal-position", "--folder", tmp_path)[0] is None
     assert RunFolder.open(tmp_path).config()["experiment"] == "goal-position"
 
@@ -522,6 +527,7 @@ def test_only_run_folders_are_resumed_and_drawn(command, tmp_path, computes_noth
 def test_step_sizes_out_of_order_are_warned_about(tmp_path, monkeypatch):
     monkeypatch.setattr(GoalPositionStudy, "main", lambda study, folder, progress: None)
     monkeypatch.setattr(GoalPositionStudy, "summarize", lambda study, folder: "")
+    monkeypatch.setattr(GoalPositionStudy, "outcome", lambda study, folder: {})
     _, _, err = call("run", "goal-position", "--actor", "5", "--critic", "4", "--folder", tmp_path / "a")
     assert err.startswith("warning: step sizes violate actor <= critic at the start")
     _, _, err = call("run", "goal-position", "--critic", "17", "--folder", tmp_path / "b")
@@ -833,6 +839,7 @@ def test_damage_and_files_in_the_way_are_one_line_and_exit_2(finished, tmp_path,
 def test_a_folder_may_be_called_like_markup(tmp_path, monkeypatch):
     monkeypatch.setattr(GoalPositionStudy, "main", lambda study, folder, progress: None)
     monkeypatch.setattr(GoalPositionStudy, "summarize", lambda study, folder: "well done [/b]")
+    monkeypatch.setattr(GoalPositionStudy, "outcome", lambda study, folder: {})
     code, out, err = call("run", "goal-position", "--folder", tmp_path / "a[" / "b]")
     assert (code, err) == (None, "")
     assert "a[/b]" in out
@@ -842,6 +849,7 @@ def test_a_folder_may_be_called_like_markup(tmp_path, monkeypatch):
 def test_a_half_born_folder_is_run_again(tmp_path, monkeypatch):
     monkeypatch.setattr(GoalPositionStudy, "main", lambda study, folder, progress: None)
     monkeypatch.setattr(GoalPositionStudy, "summarize", lambda study, folder: "well done")
+    monkeypatch.setattr(GoalPositionStudy, "outcome", lambda study, folder: {})
     for name in ("config.json.tmp", "lock"):
         (tmp_path / name).write_text("{")
     assert call("run", "goal-position", "--folder", tmp_path)[0] is None
