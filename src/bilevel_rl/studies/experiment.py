@@ -12,11 +12,10 @@ from bilevel_rl.algorithms import Algorithm, Followers, SingleLoopActorCritic
 from bilevel_rl.followers import LearnedReward, write_reward
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.outcome import Optimum, measure_outcome, write_outcome
-from bilevel_rl.report import write_report
+from bilevel_rl.report import outcome_lines, write_report
 from bilevel_rl.runs import processes
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.run import RunResult
-from bilevel_rl.studies import outcomes
 from bilevel_rl.studies.config import OfRuns, RunConfig, ScheduleConfig
 
 WHOLE = "."
@@ -126,8 +125,8 @@ class SingleRun(Experiment):
 
     def outcome(self, folder: RunFolder) -> dict[str, Any]:
         """The outcome as data."""
-        found = outcomes.read(folder).as_json()
-        return {"summary": self.summarize(folder), **found, "findings": outcomes.findings(folder)}
+        found = outcome_lines.read(folder).as_json()
+        return {"summary": self.summarize(folder), **found, "findings": outcome_lines.findings(folder)}
 
 
 @dataclass(frozen=True)

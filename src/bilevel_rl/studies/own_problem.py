@@ -16,12 +16,12 @@ from bilevel_rl.environments import HostEnvironment, TabularMDP
 from bilevel_rl.exact.evaluation import DENSE_LIMIT
 from bilevel_rl.followers import LearnedReward, read_judgement, write_judgement
 from bilevel_rl.formulation import BilevelProblem, OccupancyCost
-from bilevel_rl.outcome import Optimum, can_be_exact
+from bilevel_rl.outcome import Optimum, can_be_exact, write_confidence
 from bilevel_rl.references import ReferencedProblem
 from bilevel_rl.references.problem import descend
+from bilevel_rl.report import outcome_lines
 from bilevel_rl.runs import diagnosis
 from bilevel_rl.runs.folder import RunFolder
-from bilevel_rl.studies import outcomes
 from bilevel_rl.studies.config import RunConfig, of_networks
 from bilevel_rl.studies.experiment import Finished, SingleRun
 from bilevel_rl.studies.referenced import OfReference, default_problem, evaluated_at
@@ -142,9 +142,7 @@ class OwnProblem(SingleRun, OfReference):
         """As `Experiment.keep`; for a problem of logged data how sure of Φ that makes one; what fresh followers do."""
         reward = super().keep(folder, single, progress=progress)
         if (log := self.problem.log()) is not None:
-            outcomes.keep_confidence(
-                folder, single.algorithm.problem, log, reward.x, self.run.evaluation_entropy_weight
-            )
+            write_confidence(folder, single.algorithm.problem, log, reward.x, self.run.evaluation_entropy_weight)
         self._judge(folder, single, reward)
         return reward
 
@@ -187,9 +185,9 @@ class OwnProblem(SingleRun, OfReference):
 
     def summarize(self, folder: RunFolder) -> str:
         """Φ before and after, the optimum, what x is, what fresh followers make of it, and what `diagnose` says."""
-        read, judgement = outcomes.read(folder), read_judgement(folder)
+        read, judgement = outcome_lines.read(folder), read_judgement(folder)
         parts = [read.sentence(), *([] if judgement is None else [judgement.sentence()])]
-        return "; ".join([*parts, outcomes.verdict(diagnosis.diagnose(folder))])
+        return "; ".join([*parts, outcome_lines.verdict(diagnosis.diagnose(folder))])
 
 
 def _length(problem: BilevelProblem) -> int:

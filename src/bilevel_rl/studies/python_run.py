@@ -9,12 +9,12 @@ from bilevel_rl import figures
 from bilevel_rl.followers import write_reward
 from bilevel_rl.formulation import BilevelProblem
 from bilevel_rl.outcome import Optimum, find_outcome, measure_outcome, write_outcome
+from bilevel_rl.report import outcome_lines
 from bilevel_rl.runs import diagnosis
 from bilevel_rl.runs.folder import PYTHON_RUN, RunFolder, RunFolderError
 from bilevel_rl.runs.json_files import read_object
 from bilevel_rl.runs.result import RunResult
 from bilevel_rl.runs.study import Command, Sharing, Study
-from bilevel_rl.studies import outcomes
 from bilevel_rl.studies.config import RunConfig
 
 
@@ -69,7 +69,9 @@ class PythonRun(Study):
         """One line about the outcome."""
         columns, outcome = figures.columns_of(folder), find_outcome(folder)
         if outcome is not None:
-            return f"{outcomes.read(folder, outcome).sentence()}; {outcomes.verdict(diagnosis.diagnose(folder))}"
+            return (
+                f"{outcome_lines.read(folder, outcome).sentence()}; {outcome_lines.verdict(diagnosis.diagnose(folder))}"
+            )
         metric = "upper_objective" if "upper_objective" in columns else "upper_value"
         if metric not in columns:
             return f"{len(folder.read_rows('metrics')):,} metric rows"

@@ -10,9 +10,9 @@ from bilevel_rl import checks, exact, figures
 from bilevel_rl.outcome import Optimum, Outcome, measure_outcome, read_outcome, write_outcome
 from bilevel_rl.references import ReferencedProblem
 from bilevel_rl.references.problem import descend
+from bilevel_rl.report import outcome_lines
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.study import Command
-from bilevel_rl.studies import outcomes
 from bilevel_rl.studies.referenced import EVALUATED, OfReference, default_problem, evaluated_at
 
 
@@ -74,7 +74,7 @@ class SolveOwnProblem(OfReference):
         how = found.optimum and found.optimum.how
         return (
             f"Φ {before:.5g} → {after:.5g} at entropy weight {self.evaluation_entropy_weight:g} "
-            f"({how}, residual {residual:.1e}); {outcomes.named(found.x_names, found.final_x[0])}"
+            f"({how}, residual {residual:.1e}); {outcome_lines.named(found.x_names, found.final_x[0])}"
         )
 
     def _read(self, folder: RunFolder) -> tuple[Outcome, list[float], float]:

@@ -1,16 +1,13 @@
-"""What a run leaves behind, measured at its end; and what its files say in a sentence, of which nothing is executed."""
+"""What the files of a run say of its outcome, in a sentence and as data; nothing is executed."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import Float
 
-from bilevel_rl import exact, figures
-from bilevel_rl.environments import TransitionLog
-from bilevel_rl.formulation import BilevelProblem
+from bilevel_rl import figures
 from bilevel_rl.outcome import Outcome, read_outcome
 from bilevel_rl.runs import diagnosis
 from bilevel_rl.runs.folder import RunFolder
@@ -57,18 +54,6 @@ class Summary:
             "initial_x": self.outcome.initial_x.tolist(),
             "x": self.outcome.final_x.tolist(),
         }
-
-
-def keep_confidence(folder: RunFolder, problem: BilevelProblem, log: TransitionLog, x: PyTree, entropy_weight: float):
-    """Writes `confidence.json`: how sure of Φ the log makes one, before and at x."""
-    found = {}
-    for name, point in (("Φ at the start", problem.initial_x), ("Φ at the x of the best seed", x)):
-        told = exact.confidence(problem, log, point, entropy_weight=entropy_weight)
-        low, high = told.interval()
-        found[name] = f"{float(told.estimate):.5g}, 90 % interval {float(low):.5g} to {float(high):.5g}"
-    found["models drawn"] = str(len(told.samples))
-    found["an x that was chosen on the same log"] = "looks better than it is: split the log to be sure"
-    folder.write_text("confidence.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
 
 def read(folder: RunFolder, outcome: Outcome | None = None) -> Summary:
