@@ -1,6 +1,5 @@
 """What became of a run: measured once, while the problem is there, so that figures and reports need no user's code."""
 
-from bilevel_rl.outcome.confidence import write_confidence as write_confidence
 from bilevel_rl.outcome.files import (
     find_outcome as find_outcome,
     read_outcome as read_outcome,

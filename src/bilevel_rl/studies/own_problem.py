@@ -16,7 +16,8 @@ from bilevel_rl.environments import HostEnvironment, TabularMDP
 from bilevel_rl.exact.evaluation import DENSE_LIMIT
 from bilevel_rl.followers import LearnedReward, read_judgement, write_judgement
 from bilevel_rl.formulation import BilevelProblem, OccupancyCost
-from bilevel_rl.outcome import Optimum, can_be_exact, write_confidence
+from bilevel_rl.outcome import Optimum, can_be_exact
+from bilevel_rl.outcome.confidence import write_confidence
 from bilevel_rl.references import ReferencedProblem
 from bilevel_rl.references.problem import descend
 from bilevel_rl.report import outcome_lines

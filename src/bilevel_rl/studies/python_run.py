@@ -69,9 +69,8 @@ class PythonRun(Study):
         """One line about the outcome."""
         columns, outcome = figures.columns_of(folder), find_outcome(folder)
         if outcome is not None:
-            return (
-                f"{outcome_lines.read(folder, outcome).sentence()}; {outcome_lines.verdict(diagnosis.diagnose(folder))}"
-            )
+            verdict = outcome_lines.verdict(diagnosis.diagnose(folder))
+            return f"{outcome_lines.read(folder, outcome).sentence()}; {verdict}"
         metric = "upper_objective" if "upper_objective" in columns else "upper_value"
         if metric not in columns:
             return f"{len(folder.read_rows('metrics')):,} metric rows"
