@@ -9,7 +9,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-PUBLIC = ("environments", "exact", "followers", "formulation", "lm", "outcome", "policies", "problems", "results")
+PUBLIC = (
+    "environments",
+    "exact",
+    "followers",
+    "formulation",
+    "lm",
+    "outcome",
+    "policies",
+    "problems",
+    "rating",
+    "results",
+)
 """Modules all of whose names are documented, beside those of the package itself."""
 
 FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)

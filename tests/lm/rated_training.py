@@ -19,7 +19,7 @@ def build(folder, prefer):
         per_device_train_batch_size=10,
         max_steps=5,
         end_id=3,
-        prompts=("b a",),
+        prompts=("b c",),
         checkpoint_every=0.0,
         upper_learning_rate=0.1,
     )

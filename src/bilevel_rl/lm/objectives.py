@@ -48,8 +48,8 @@ class HumanScore:
 
     Args:
         score: texts and a seed for what is random in the answers → one number a text, larger is better; in a masked
-            array, where there is no answer, nothing. A model, or a function that asks a person. A parameter that is
-            called `prompts` gets what the texts answer.
+            array, where there is no answer, nothing. A model, or a function that asks a person. An optional
+            parameter `prompts` gets what the texts answer.
         identity: what stands for `score` in the identity of a run, any JSON, as a survey's name. By default its
             attribute `identity`, or the digest of its code and of all that it holds; it is not called for that.
 
@@ -89,8 +89,8 @@ class PreferenceLoss:
 
     Args:
         prefer: first texts, second texts and a seed for what is random in the answers → for every pair whether people
-            prefer the first, or the share of them that does; in a masked array, where there is no answer, nothing. A
-            parameter that is called `prompts` gets what the texts answer, as two lists.
+            prefer the first, or the share of them that does; in a masked array, where there is no answer, nothing.
+            An optional parameter `prompts` gets what the texts answer, as two lists.
         identity: what stands for `prefer` in the identity of a run; as for `HumanScore`.
 
     Raises:

@@ -10,6 +10,7 @@ RUN/checkpoints/       the newest two, each with digests of its files
 RUN/lock               who is at work here, while somebody is
 RUN/result.npz         x, metrics and tables of policies, once the run is over (`RunResult.load`)
 RUN/*.npz, RUN/figures/
+RUN/answers.db         where people are asked: questions and answers (docs/rating.md); RUN/rating/: their pictures
 RUN/TRACKER/           with `report_to`: how far the tracker has come, and what it keeps locally (docs/trackers.md)
 """
 
