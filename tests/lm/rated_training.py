@@ -17,7 +17,7 @@ def build(folder, prefer):
         folder,
         upper_objective=PreferenceLoss(prefer, identity="people"),
         per_device_train_batch_size=10,
-        max_steps=5,
+        max_steps=9,
         end_id=3,
         prompts=("b c",),
         checkpoint_every=0.0,

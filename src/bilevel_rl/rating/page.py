@@ -18,8 +18,14 @@ SECONDS_BETWEEN_LOOKS = 0.5
 LONGEST_NAME = 40
 
 KEYS = """<script>
+let question, since;
+new MutationObserver(() => {
+    const now = document.querySelector('[data-question]')?.dataset.question;
+    if (now !== question) [question, since] = [now, performance.now()];
+}).observe(document.body, {childList: true, subtree: true, attributes: true, attributeFilter: ['data-question']});
 document.addEventListener('keydown', event => {
     const shown = document.querySelector('[data-question]');
+    if (performance.now() - since < 200) return;  // Nobody has read it: a key was struck twice.
     if (!shown || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.target.closest('input, textarea')) return;
     if (!shown.dataset.keys.split(' ').includes(event.key)) return;
