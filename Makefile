@@ -4,15 +4,19 @@ ARGS ?=
 BIN := .venv/bin
 
 TORCH ?= torch==2.13.0
+RELEASE_TOOLS := 'build>=1.2,<2' 'twine>=6.1,<8' 'uv>=0.8,<1'
 
 # What needs PyTorch.
 LM := tests/lm tests/studies/happy_tweets src/bilevel_rl/lm src/bilevel_rl/studies/happy_tweets
 WITHOUT_LM := $(LM:%=--ignore=%)
 
 WORKERS ?= 2
+# Rooms whose quick tests reach every dependency of the core.
+FLOORS ?= tests/formulation tests/exact tests/environments tests/runs
+
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: run test test-rest test-long test-all coverage lm test-lm lint docs clean
+.PHONY: run test test-rest test-long test-all coverage lm test-lm lint docs release-check test-floors clean
 
 run: .venv/.installed
 	$(BIN)/bilevel-rl run $(EXPERIMENT) $(ARGS)
@@ -49,8 +53,20 @@ lint: .venv/.installed-dev .venv/.installed-lm
 docs: .venv/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# Wheel and sdist in dist/: built, looked into, and the wheel used where nothing else is installed.
+release-check: .venv/.installed-release
+	$(BIN)/python dev/release/check.py
+
+# The oldest dependencies that pyproject.toml allows, in an environment of their own.
+test-floors: .venv/.installed-release
+	$(BIN)/uv venv --quiet --clear --python 3.11 .venv-floors
+	$(BIN)/uv pip install --quiet --python .venv-floors/bin/python --resolution lowest-direct \
+		--requirements pyproject.toml --extra dev
+	$(BIN)/uv pip install --quiet --python .venv-floors/bin/python --no-deps --editable .
+	.venv-floors/bin/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow' $(FLOORS) $(ARGS)
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-floors dist site
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -70,4 +86,8 @@ clean:
 
 .venv/.installed-docs: .venv/.installed pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+.venv/.installed-release: .venv/bin/python Makefile
+	$(BIN)/python -m pip install --quiet $(RELEASE_TOOLS)
 	touch $@

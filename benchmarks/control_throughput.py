@@ -1,6 +1,6 @@
 """Transitions a second on CartPole: compiled, on the host, and stable-baselines3's A2C, in turns in one run.
 
-    python -m benchmarks.control_throughput    # the table of docs/gymnasium.md, about five minutes
+    python -m benchmarks.control_throughput    # the table of docs/reports/networks.md, about five minutes
 
 Besides this library it needs `pip install stable-baselines3 flax`, and with them torch. All learn with the same
 networks, two hidden layers of 64 tanh units for the policy and as many for the critic. stable-baselines3 trains one

@@ -4,9 +4,9 @@
 
 Source of the task: Kudo, Tanabe, Wachi, Akimoto, arXiv 2603.14867, and its public code: goal (1, 9), five walks, SGD
 with gradients shortened to length 1, a follower that plans with the model. Ours differs in the slip, as everywhere
-(docs/problems/four_rooms.md), and in that rates are not searched: the rate is 0.5 and the step of the table of cost
-values 0.3, both of their grids. Every method takes the same number of environment steps in all. F is the mean over the
-log points of the last tenth.
+(docs/reports/problems/four_rooms.md), and in that rates are not searched: the rate is 0.5 and the step of the table of
+cost values 0.3, both of their grids. Every method takes the same number of environment steps in all. F is the mean over
+the log points of the last tenth.
 """
 
 import argparse

@@ -4,9 +4,9 @@
 
 Runs every method at every β and seed into a folder of its own, and continues what a killed study left. Then condenses
 the run folders into curves.csv, scores.csv and provenance.json (`benchmarks.tidy`), prints the tables of
-docs/language_models.md and draws their figure, both from these files alone. `--report` runs nothing. Runs that the
-files hold are finished, whether their folders are still there or not. A run of 100 iterations of 2 × 8 tweets takes 20
-minutes on one core.
+docs/reports/language_models.md and draws their figure, both from these files alone. `--report` runs nothing. Runs that
+the files hold are finished, whether their folders are still there or not. A run of 100 iterations of 2 × 8 tweets takes
+20 minutes on one core.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ COLUMNS = {
     "perplexity": "perplexity",
     "above_maximum": f"above {HUMAN_MAXIMUM}",
 }
-"""Scores of a policy, and what the tables of docs/language_models.md call them."""
+"""Scores of a policy, and what the tables of docs/reports/language_models.md call them."""
 
 MADE_BY = (
     "benchmarks.happy_tweets_study, from a folder METHOD-beta-BETA-seed-SEED of every run. curves.csv: means of its "

@@ -1,6 +1,6 @@
 """How fast the loop is: one table, against a numba and a NumPy loop of the same equations in the same run.
 
-    python -m benchmarks.throughput            # the numbers of docs/scaling.md, about ten minutes on two idle cores
+    python -m benchmarks.throughput            # the numbers of docs/reports/scaling.md, ten minutes on two idle cores
     python -m benchmarks.throughput --full     # every combination of the axes
 
 Every case runs in a process of its own that is pinned to one core. Times are medians of RUNS runs after one to warm up;

@@ -6,7 +6,7 @@
 A seed's gap is Φ(x) − Φ* at the problem's evaluation entropy weight, as a share of the gap at the start. It is solved
 where the last share is at most 5 %, and 5 % is reached at the first log point after which its share stays there. Φ* is
 from exact descent on the known model (but for the two that follow), from enumeration and descent (goal placement), or
-the best value that is known (Four Rooms, docs/problems/four_rooms.md).
+the best value that is known (Four Rooms, docs/reports/problems/four_rooms.md).
 """
 
 import argparse

@@ -181,7 +181,7 @@ def test_run_writes_config_tables_arrays_and_figures(finished):
     assert entries_of(folder) == {"config.json", ARRAYS[name], "figures", "report.html"} | own | TABLES.get(name, set())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_experiments_that_share_their_code_with_another_are_built():
     inverse = reward_learning.InverseRL(num_demonstrations=500)
     states, _ = inverse.demonstrations()

@@ -9,7 +9,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
+REPORTS = sorted((DOCS / "reports").rglob("*.md"))
 PUBLIC = (
+    "algorithms",
     "environments",
     "exact",
     "followers",
@@ -60,7 +62,7 @@ def documented() -> set[str]:
 
     A function that is called as its module has its full path there, or the entry would be that of the module.
     """
-    text = "\n".join(page.read_text("utf-8") for page in sorted((DOCS / "api").glob("*.md")))
+    text = "\n".join(page.read_text("utf-8") for page in sorted((DOCS / "reference/api").glob("*.md")))
     entries = re.findall(r"^::: bilevel_rl\.([\w.]+)$", text, re.MULTILINE)
     return {re.sub(r"\b(\w+)\.\1$", r"\1", entry) for entry in entries}
 
@@ -77,8 +79,9 @@ def test_relative_links_and_pictures_resolve(page: Path):
 
 
 def test_links_to_nowhere_are_found():
-    text = "[a](no.md) ![b](images/no.png) [c](method.md#no) [d](#no) [e](method.md#1-problem) [f](../README.md)"
-    assert broken(DOCS / "index.md", text) == ["no.md", "images/no.png", "method.md#no", "#no"]
+    method = "explanation/method.md"
+    text = f"[a](no.md) ![b](images/no.png) [c]({method}#no) [d](#no) [e]({method}#1-problem) [f](../README.md)"
+    assert broken(DOCS / "index.md", text) == ["no.md", "images/no.png", f"{method}#no", "#no"]
 
 
 @pytest.mark.parametrize("index", ["mkdocs.yml", "docs/llms.txt"])
@@ -103,5 +106,27 @@ def test_every_name_of_a_public_module_is_in_the_reference(documented: set[str],
 
 
 def test_every_entry_of_the_reference_is_in_its_index(documented: set[str]):
-    index = (DOCS / "api/index.md").read_text("utf-8")
+    index = (DOCS / "reference/api/index.md").read_text("utf-8")
     assert {name for name in documented if f"`{name}`" not in index and f"`{last(name)}`" not in index} == set()
+
+
+def test_every_public_name_is_either_stable_or_experimental(documented: set[str]):
+    text = (DOCS / "reference/stability.md").read_text("utf-8")
+    _, stable, experimental = re.split(r"^## (?:Stable|Experimental) names$", text, flags=re.MULTILINE)
+    lists = [
+        re.findall(r"`([\w.]+)`", "\n".join(re.findall(r"^\|.*$", part, re.MULTILINE)))
+        for part in (stable, experimental)
+    ]
+    names = [name for part in lists for name in part]
+    assert sorted(names) == sorted(set(names)), "in both lists, or twice in one"
+    at_top = exported(".")
+    assert set(names) == {last(name) if last(name) in at_top else name for name in documented}
+
+
+@pytest.mark.parametrize("page", REPORTS, ids=lambda page: page.stem)
+def test_reports_say_how_and_when_they_were_measured(page: Path):
+    title, _, *head = page.read_text("utf-8").splitlines()[:5]
+    assert title.startswith("# ")
+    assert re.fullmatch(r"- \*\*Command\*\*: .+", head[0])
+    assert re.fullmatch(r"- \*\*Date of the numbers\*\*: (\d+ to )?\d+ [A-Z][a-z]+ 20\d\d", head[1])
+    assert re.fullmatch(r"- \*\*Version\*\*: \d+\.\d+\.\d+.*", head[2])

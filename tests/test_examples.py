@@ -20,7 +20,7 @@ def load(name):
     return module
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_frozen_lake_bonuses_pay_off(tmp_path, capsys):
     example = load("frozen_lake")
     outcomes = example.main(num_iterations=1_000, num_seeds=1, figure=tmp_path / "lake.png", progress=False)

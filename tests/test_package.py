@@ -9,7 +9,19 @@ import sys
 import pytest
 
 import bilevel_rl
-from bilevel_rl import algorithms, environments, exact, figures, formulation, problems
+from bilevel_rl import (
+    algorithms,
+    environments,
+    exact,
+    figures,
+    followers,
+    formulation,
+    outcome,
+    policies,
+    problems,
+    report,
+    results,
+)
 
 HEAVY = ("torch", "orbax", "matplotlib", "gymnasium", "tensorboardX", "tyro", "pandas", "scipy.stats")
 
@@ -59,7 +71,22 @@ def test_the_public_names():
 
 
 @pytest.mark.parametrize(
-    "module", [bilevel_rl, algorithms, environments, exact, figures, formulation, problems], ids=lambda m: m.__name__
+    "module",
+    [
+        bilevel_rl,
+        algorithms,
+        environments,
+        exact,
+        figures,
+        followers,
+        formulation,
+        outcome,
+        policies,
+        problems,
+        report,
+        results,
+    ],
+    ids=lambda module: module.__name__,
 )
 def test_every_public_name_has_a_docstring(module):
     assert module.__doc__

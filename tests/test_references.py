@@ -31,6 +31,7 @@ def ours(uniforms, start):
         return jax.tree.map(np.asarray, advance(state))
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:critic=.* exceeds")
 @pytest.mark.parametrize("reference", [numba_loop, numpy_loop])
@@ -47,7 +48,7 @@ def test_the_same_uniforms_make_the_same_updates(reference, ours, uniforms, star
     np.testing.assert_allclose(values, ours.parameters[..., -1], rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("reference", [numba_loop, numpy_loop])
 def test_references_keep_to_their_precision(reference, uniforms, start):
     workload = Workload(8, np.float32)

@@ -103,6 +103,7 @@ def z_scores(samples, mean):
     return np.abs(samples.mean(0) - mean) / (samples.std(0, ddof=1) / len(samples) ** 0.5 + 1e-6)
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_at_exact_tables_the_mean_estimate_is_the_hyper_gradient(name):
     problem = garnet(name)
@@ -115,6 +116,7 @@ def test_at_exact_tables_the_mean_estimate_is_the_hyper_gradient(name):
         assert z_scores(of_x / UPPER, mean_gradient(problem, policy, Q_c, **mistake)).max() > 6
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_away_from_exact_tables_the_mean_has_the_advantages_of_the_table(name):
     problem = garnet(name)
@@ -135,6 +137,7 @@ def test_away_from_exact_tables_the_mean_has_the_advantages_of_the_table(name):
     assert z_scores(of_table / CRITIC, d * td).max() < 4.5  # up to 20 entries
 
 
+@pytest.mark.long
 def test_traces_add_up_advantages_until_a_chain_starts_afresh():
     # One state. Action 0 costs 1, action 1 nothing, both with probability 1/2: A_c is ±1/2 whatever the future.
     places = TabularMDP.from_dense(np.ones((1, 2, 1)), initial=[1.0], discount=0.5)
@@ -154,6 +157,7 @@ def test_traces_add_up_advantages_until_a_chain_starts_afresh():
     np.testing.assert_allclose([info.mean_reward[0], info.mean_cost[0]], [0.25 * 5 / 8, 3 / 8], rtol=1e-6)
 
 
+@pytest.mark.long
 def test_a_planned_follower_is_the_answer_and_does_not_learn():
     problem = random_problem(seed=0)
     sizes = StepSizes.fixed_target(upper=2.0, entropy=0.3)
@@ -165,6 +169,7 @@ def test_a_planned_follower_is_the_answer_and_does_not_learn():
         np.testing.assert_allclose(np.exp(algorithm.log_policies(state)), [answer], atol=1e-4)
 
 
+@pytest.mark.long
 def test_long_gradients_are_shortened():
     problem, moves = garnet("dict"), []
     for limit in (np.inf, 1e3, 0.01):
@@ -178,6 +183,7 @@ def test_long_gradients_are_shortened():
     np.testing.assert_allclose(tight, UPPER * 0.01 * free / np.linalg.norm(free), rtol=1e-3)
 
 
+@pytest.mark.long
 def test_an_iteration_takes_as_many_transitions_as_it_says(monkeypatch):
     algorithm, transition, counts = BCHG(garnet("dict"), num_chains=4, num_steps=3), TabularMDP.step, []
     state, noise = algorithm.init(jax.random.key(0)), algorithm.draw(jax.random.key(1), 1)[0]
@@ -217,6 +223,7 @@ def final_state(algorithm, key, num_iterations):
     return jax.lax.fori_loop(0, num_iterations, body, algorithm.init(key))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("is_planned", [False, True])
 def test_runs_end_close_to_the_exact_solution(is_planned):
     problem = goal_position(

@@ -173,10 +173,11 @@ def test_an_algorithm_is_a_pytree(algorithm, step, noise):
     assert_same(rebuilt.draw(jax.random.key(1), 3), algorithm.draw(jax.random.key(1), 3))
 
 
-@pytest.mark.variants
+@pytest.mark.slow
+@pytest.mark.variants(rest="long")
 @pytest.mark.parametrize(
     "is_one_counter",
-    [pytest.param(False, marks=pytest.mark.long, id="a counter each"), pytest.param(True, id="one counter")],
+    [pytest.param(True, id="one counter"), pytest.param(False, marks=pytest.mark.long, id="a counter each")],
 )
 def test_seeds_run_side_by_side_in_a_compiled_loop(algorithm, step, is_one_counter):
     keys = jax.random.split(jax.random.key(3), 2)

@@ -91,7 +91,7 @@ def test_a_step_stays_feasible(problem):
     np.testing.assert_allclose(np.abs(states[-1].x).max(), 0.1, rtol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_single_precision_resolves_four_rooms_at_its_smallest_entropy_weight():
     problem = four_rooms(entropy_weight=0.001, beta=3.0)
     xs = 3 * np.random.default_rng(0).normal(size=(4, 105))

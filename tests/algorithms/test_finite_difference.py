@@ -65,6 +65,7 @@ def sloped_problem(shape):
     ), slope.ravel()
 
 
+@pytest.mark.long
 @pytest.mark.variants
 @pytest.mark.parametrize(("shape", "num_directions"), [((), 1), ((2, 2), 4), ((5,), 1)])
 def test_few_coordinates_are_all_tried_and_of_many_one_random_direction(shape, num_directions):
@@ -90,6 +91,7 @@ def test_few_coordinates_are_all_tried_and_of_many_one_random_direction(shape, n
 # Shared random numbers.
 
 
+@pytest.mark.long
 def test_both_followers_of_a_pair_see_the_same_random_numbers():
     # Where the reward does not depend on x, both learn the same once their chains have met in a restart.
     problem, _ = sloped_problem((2,))
@@ -108,6 +110,7 @@ def test_both_followers_of_a_pair_see_the_same_random_numbers():
     np.testing.assert_array_equal(state.chain_states[:2], state.chain_states[2:])
 
 
+@pytest.mark.long
 def test_every_chain_has_the_occupancy_of_its_own_policy_as_law():
     problem = random_problem(**PROBLEMS["terminal"] | {"discount": 0.7})
     followers, x = random_point(problem, num_followers=6)
@@ -146,6 +149,7 @@ def sampled(problem, step_sizes, x, followers):
     return sample_steps(algorithm_of, step_sizes, x, followers, chains, num_samples=100, num_chains=4_000)
 
 
+@pytest.mark.long
 def test_the_mean_step_is_the_difference_quotient_at_fixed_policies():
     problem = unbounded(random_problem(**PROBLEMS["terminal"]))
     followers, x = random_point(problem, num_followers=6)
@@ -187,6 +191,7 @@ def clip_to_half(x):
     return jax.tree.map(lambda leaf: jnp.clip(leaf, -0.5, 0.5), x)
 
 
+@pytest.mark.long
 def test_every_follower_learns_for_t_steps_at_its_own_x_before_x_is_projected():
     free, num_chains = random_problem(**PROBLEMS["dict"]), 4
     problem = dataclasses.replace(free, initial_x=clip_to_half(free.initial_x), project=clip_to_half)
@@ -219,7 +224,7 @@ def test_every_follower_learns_for_t_steps_at_its_own_x_before_x_is_projected():
         np.testing.assert_allclose(np.exp(log_policy), policies_of(after.parameters)[0], rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_runs_end_close_to_the_exact_solution():
     problem, τ = valley(), 0.3
     optimum = exact.solve(problem, entropy_weight=τ)
@@ -235,6 +240,7 @@ def test_runs_end_close_to_the_exact_solution():
 # Arguments.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("shape", "num_directions"), [((3,), 3), ((6,), 1)])
 def test_an_iteration_costs_the_transitions_that_it_says(shape, num_directions):
     problem, _ = sloped_problem(shape)

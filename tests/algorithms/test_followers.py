@@ -80,7 +80,7 @@ def test_the_later_half_of_an_odd_number_holds_the_step_in_the_middle(num_steps,
         np.testing.assert_array_equal(array.ravel(), np.array(kept) + offset)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_chains_of_the_inner_loop_have_the_occupancy_of_their_policies_as_law(mdp, followers):
     num_chains, num_burn_in, num_steps = 400, 30, 150
     kind = Followers(num_chains, coupled=False)

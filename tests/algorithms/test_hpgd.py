@@ -93,6 +93,7 @@ def z_scores(samples, mean):
     return np.abs(samples.mean(0) - mean) / (samples.std(0, ddof=1) / len(samples) ** 0.5 + 1e-7)
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_the_mean_estimate_at_the_answer_is_the_hyper_gradient(name):
@@ -106,7 +107,7 @@ def test_the_mean_estimate_at_the_answer_is_the_hyper_gradient(name):
         assert z_scores(gradients, mean_estimate(problem, policy, LONG, **mistake)).max() > 6
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_short_rollouts_miss_what_lies_beyond_them_and_nothing_else(name):
     problem = garnet(name)
@@ -130,6 +131,7 @@ def test_short_rollouts_miss_what_lies_beyond_them_and_nothing_else(name):
     assert z_scores(means, np.array(expected)).max() < 4
 
 
+@pytest.mark.long
 def test_without_discounted_future_one_step_is_all():
     problem = random_problem(seed=4, discount=0.0)
     policy = exact.lower_policy(problem, problem.initial_x, entropy_weight=ENTROPY_WEIGHT)
@@ -138,7 +140,7 @@ def test_without_discounted_future_one_step_is_all():
     assert z_scores(gradients, np.asarray(expected)).max() < 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_tables_of_average_returns_estimate_the_hyper_gradient_with_less_noise(name):
     problem = garnet(name)
@@ -157,6 +159,7 @@ def test_tables_of_average_returns_estimate_the_hyper_gradient_with_less_noise(n
     assert np.all(gradients.std(0) < 0.5 * rollouts.std(0))
 
 
+@pytest.mark.long
 def test_tables_take_the_two_factors_from_independent_walks():
     # Actions do nothing, so the gradient is 0. The leader pays what the follower gets: the product of two averages over
     # the same visits would be their variance, which is positive.
@@ -172,6 +175,7 @@ def test_tables_take_the_two_factors_from_independent_walks():
     assert gradients.std() > 0
 
 
+@pytest.mark.long
 def test_a_policy_without_choice_leaves_the_direct_part():
     problem = garnet("garnet")
     mdp = problem.environment
@@ -186,6 +190,7 @@ def test_a_policy_without_choice_leaves_the_direct_part():
     np.testing.assert_array_equal(*gradients)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["hpgd", "planned_hpgd", "tables"])
 def test_an_iteration_costs_the_transitions_that_it_says(monkeypatch, name):
     problem = random_problem(seed=0)
@@ -220,6 +225,7 @@ def test_tables_need_two_walks():
         EpisodeTables(random_problem(seed=0), num_walks=1, num_steps=5)
 
 
+@pytest.mark.long
 def test_long_gradients_are_shortened():
     problem = random_problem(**PROBLEMS["dict"])
     sizes = StepSizes.fixed_target(upper=0.5)
@@ -235,6 +241,7 @@ def test_long_gradients_are_shortened():
     np.testing.assert_allclose(tight, 0.5 * 0.01 * free / np.linalg.norm(free), rtol=1e-3)
 
 
+@pytest.mark.long
 def test_the_planned_follower_is_the_answer_to_the_previous_x():
     problem = random_problem(seed=0)
     algorithm = PlannedHPGD(problem, num_chains=4, num_rollout_steps=5)
@@ -264,7 +271,7 @@ def final_states(algorithm, keys, num_iterations):
     return jax.vmap(one)(keys)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["hpgd", "planned_hpgd"])
 def test_runs_end_close_to_the_exact_solution(name):
     problem = goal_position(

@@ -110,7 +110,7 @@ def test_it_is_known_where_a_follower_goes_that_nobody_has_followed():
     np.testing.assert_allclose(info.unknown_occupancy, 1.0, rtol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_untuned_steps_have_the_problems_units(problem):
     def x_after(unit_of_reward, unit_of_cost):
         scaled = dataclasses.replace(

@@ -53,6 +53,7 @@ def without_warning(make):
         return make()
 
 
+@pytest.mark.long
 def test_with_one_inner_step_it_is_algorithm_1():
     free = random_problem(**PROBLEMS["terminal"], as_dict=True)
     problem = dataclasses.replace(free, initial_x=clip_to_half(free.initial_x), project=clip_to_half)
@@ -74,6 +75,7 @@ def test_with_one_inner_step_it_is_algorithm_1():
     assert np.abs(ravel_pytree(state)[0] - start).max() > 0.5
 
 
+@pytest.mark.long
 def test_an_iteration_is_t_steps_of_the_followers_and_one_of_x_from_the_later_half():
     problem, num_chains, num_inner_steps, k = random_problem(**PROBLEMS["terminal"]), 6, 5, 7
     nested = NestedLoop(problem, FIXED, num_chains, num_inner_steps=num_inner_steps)
@@ -123,6 +125,7 @@ def test_at_the_exact_policies_the_mean_step_is_the_penalty_gradient():
         assert z_scores(sample.upper_gradient, mistake).max() > 6
 
 
+@pytest.mark.long
 def test_exact_policies_and_values_are_the_fixed_point_each_with_its_own_reward():
     problem = unbounded(random_problem(**PROBLEMS["terminal"]))
     *_, w, τ = values_at(FIXED, NUM_ITERATIONS_BEFORE)
@@ -136,6 +139,7 @@ def test_exact_policies_and_values_are_the_fixed_point_each_with_its_own_reward(
         assert z_scores(sample.follower_steps[:, i], swapped).max() > 6
 
 
+@pytest.mark.long
 def test_runs_end_close_to_the_exact_solution():
     problem, τ = valley(), 0.3
     optimum = exact.solve(problem, entropy_weight=τ)
@@ -148,6 +152,7 @@ def test_runs_end_close_to_the_exact_solution():
         assert np.linalg.norm(x - optimum.x) < 0.1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("num_chains", "num_inner_steps"), [(1, 1), (3, 4)])
 def test_an_iteration_costs_the_transitions_that_it_says(num_chains, num_inner_steps):
     algorithm = NestedLoop(random_problem(seed=0), SIZES, num_chains, num_inner_steps=num_inner_steps)

@@ -70,6 +70,7 @@ def frozen_info(algorithm, num_iterations, key=0):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"expects_actions": True}], ids=["one action", "all actions"])
 def test_a_linear_network_on_one_hot_states_with_plain_steps_is_the_table(options):
@@ -100,7 +101,7 @@ def test_a_linear_network_on_one_hot_states_with_plain_steps_is_the_table(option
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_both_followers_begin_as_the_same_network_and_seeds_differ():
     problem = random_problem(seed=0)
     algorithm = SingleLoopActorCritic(
@@ -117,7 +118,7 @@ def test_both_followers_begin_as_the_same_network_and_seeds_differ():
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:step sizes violate")
 def test_a_network_learns_the_soft_optimal_policy_of_a_small_mdp():
     problem = dataclasses.replace(
@@ -148,7 +149,7 @@ def one_step(initial=lambda key: jnp.zeros(()), **options):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:step sizes violate")
 def test_a_gaussian_follower_learns_the_closed_form_of_a_linear_quadratic_problem():
     """Reward −(a − m)² and entropy weight τ: the best law is N(m, τ/2), and with the cost w a it is N(m − w/2, τ/2)."""
@@ -190,7 +191,7 @@ def flips(**options):
     )
 
 
-@pytest.mark.variants
+@pytest.mark.variants(rest="long")
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -220,7 +221,7 @@ def test_a_truncated_episode_counts_what_would_have_come_and_a_terminal_one_does
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("coupled", [False, True])
 def test_chains_of_a_functional_environment_visit_states_by_the_occupancy_of_the_same_mdp(coupled):
     mdp = garnet(seed=15, num_terminal=1, discount=0.7)
@@ -276,7 +277,7 @@ def grid_algorithm(**options):
     return SingleLoopActorCritic(problem, sizes, Followers(4, coupled=True, policies=policies))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("shared", [False, True])
 def test_an_interrupted_run_ends_with_the_same_bits(shared, tmp_path):
     algorithm, key = grid_algorithm(shared=shared), jax.random.key(5)

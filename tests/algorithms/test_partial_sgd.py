@@ -47,6 +47,7 @@ def direct_gradient(problem, x, policy, h=1e-4):
     return np.array([(ahead - behind) / (2 * h) for ahead, behind in values])
 
 
+@pytest.mark.long
 def test_the_follower_learns_like_the_lower_one_of_algorithm_1_and_x_sees_costs_alone():
     free = random_problem(**PROBLEMS["terminal"], as_dict=True)
     problem = dataclasses.replace(free, initial_x=clip_to_half(free.initial_x), project=clip_to_half)
@@ -98,6 +99,7 @@ def test_the_mean_step_is_the_gradient_at_a_policy_that_does_not_answer():
     assert z_scores(sample.follower_steps[:, 0], mean_follower_step(model, followers[0], model.reward, τ)).max() < 4
 
 
+@pytest.mark.long
 def test_x_stops_where_the_direct_gradient_vanishes_and_not_at_the_optimum():
     problem, τ = valley(), 0.3
     sizes = StepSizes.fixed_target(upper=0.2, actor=0.3, critic=1.0, entropy=τ, offset=500.0)
@@ -110,6 +112,7 @@ def test_x_stops_where_the_direct_gradient_vanishes_and_not_at_the_optimum():
         assert np.linalg.norm(x - optimum.x) > 0.5
 
 
+@pytest.mark.long
 def test_an_iteration_costs_one_transition_a_chain(monkeypatch):
     algorithm = PartialSGD(random_problem(seed=0), SIZES, num_chains=5)
     state, transition, counts = algorithm.init(jax.random.key(0)), TabularMDP.step, []

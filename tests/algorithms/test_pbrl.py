@@ -53,6 +53,7 @@ def clip_to_half(x):
 # The value penalty.
 
 
+@pytest.mark.long
 def test_with_one_inner_step_the_value_penalty_takes_the_steps_of_algorithm_1():
     problem = unbounded(random_problem(**PROBLEMS["terminal"], as_dict=True))  # Their critics' bounds differ.
     problem = dataclasses.replace(problem, initial_x=clip_to_half(problem.initial_x), project=clip_to_half)
@@ -74,6 +75,7 @@ def test_with_one_inner_step_the_value_penalty_takes_the_steps_of_algorithm_1():
     assert np.abs(flat(state) - start).max() > 0.5
 
 
+@pytest.mark.long
 @pytest.mark.variants
 @pytest.mark.parametrize("kind", BOTH)
 def test_the_answer_takes_t_steps_at_fixed_x(kind):
@@ -114,6 +116,7 @@ def test_at_the_exact_policies_the_mean_step_of_the_value_penalty_is_its_gradien
         assert z_scores(sample.upper_gradient, mistake).max() > 6
 
 
+@pytest.mark.long
 def test_exact_policies_and_values_are_the_fixed_point_of_the_value_penalty():
     problem = unbounded(random_problem(**PROBLEMS["terminal"]))
     followers, x = optimal_point(problem, W, TAU)
@@ -203,6 +206,7 @@ def test_the_mean_step_of_x_is_the_gradient_of_the_bellman_penalized_objective(a
         assert z_scores(sample.upper_gradient, mistake).max() > 6
 
 
+@pytest.mark.long
 def test_the_mean_step_of_y_descends_the_bellman_penalized_objective(at_an_exact_answer):
     problem, x, followers, model = at_an_exact_answer
     sample = sample_bellman(problem, x, followers, FIXED)
@@ -229,6 +233,7 @@ def test_the_mean_step_of_y_descends_the_bellman_penalized_objective(at_an_exact
         assert z_scores(critic_steps, of_another).max() > 6
 
 
+@pytest.mark.long
 def test_the_chains_of_bellman_pbrl_have_the_laws_that_its_gradients_ask_for():
     problem = random_problem(**PROBLEMS["terminal"] | {"discount": 0.7})
     followers, x = random_point(problem)
@@ -261,6 +266,7 @@ def test_the_chains_of_bellman_pbrl_have_the_laws_that_its_gradients_ask_for():
 # Both.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("num_chains", "num_inner_steps"), [(1, 1), (3, 4)])
 def test_an_iteration_costs_the_transitions_that_it_says(num_chains, num_inner_steps):
     problem = random_problem(seed=0)
@@ -279,6 +285,7 @@ def test_there_must_be_chains_and_inner_steps(kind):
         kind(problem, num_chains=0)
 
 
+@pytest.mark.long
 def test_the_value_penalty_ends_close_to_the_exact_solution():
     problem, τ = valley(), 0.3
     optimum = exact.solve(problem, entropy_weight=τ)
@@ -291,6 +298,7 @@ def test_the_value_penalty_ends_close_to_the_exact_solution():
         assert np.linalg.norm(x - optimum.x) < 0.1
 
 
+@pytest.mark.long
 def test_the_bellman_penalty_ends_close_to_the_exact_solution():
     # Its own minimum at w = 0.1 costs 0.047 more than the optimum, at a distance of 0.19.
     problem, τ = valley(), 0.3

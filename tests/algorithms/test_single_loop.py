@@ -120,7 +120,7 @@ def sampled(problem, followers, x, *, coupled, **options):
     )
 
 
-@pytest.mark.variants
+@pytest.mark.variants(rest="long")
 @pytest.mark.parametrize(
     ("name", "options"), [*((name, "paper") for name in PROBLEMS), ("garnet", "coupled"), ("dict", "expected")]
 )
@@ -176,7 +176,7 @@ def test_every_step_has_the_mean_that_the_method_asks_for(name, options):
         assert z_scores(sample.info[:, :, i], diagnostics).max() < 4
 
 
-@pytest.mark.variants
+@pytest.mark.variants(rest="long")
 def test_exact_policies_and_values_are_the_fixed_point(problem):
     problem = unbounded(problem)
     *_, w, τ = values_at(SIZES, NUM_ITERATIONS_BEFORE)
@@ -202,6 +202,7 @@ def test_exact_policies_and_values_are_the_fixed_point(problem):
     assert z_scores(sample.upper_gradient, unpenalized).max() > 6
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize(("generator", "coupled"), [*((generator, False) for generator in GENERATORS), ("rbg", True)])
 @pytest.mark.parametrize("name", ["garnet", "terminal"])
@@ -289,6 +290,7 @@ def test_coupled_followers_act_by_their_own_laws_and_alike_as_often_as_they_can(
     assert z_scores((np.asarray(a) == followed).astype(float), 0.75).max() < 4  # 1 − total variation
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 def test_coupled_chains_of_equal_followers_never_part(problem):
     algorithm = SingleLoopActorCritic(problem, FROZEN, Followers(50, coupled=True))
@@ -301,6 +303,7 @@ def test_coupled_chains_of_equal_followers_never_part(problem):
     assert len(np.unique(state.chain_states)) > 1
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 def test_an_average_is_the_answer_where_it_is_asked_for(problem):
     def path(**options):
@@ -352,7 +355,7 @@ def clip_to_half(x):
     return jax.tree.map(lambda leaf: jnp.clip(leaf, -0.5, 0.5), x)
 
 
-@pytest.mark.variants
+@pytest.mark.variants(rest="long")
 @pytest.mark.parametrize(("name", "num_chains"), [("garnet", 1), ("terminal", 1), ("terminal", 16), ("dict", 16)])
 def test_an_iteration_is_the_mean_of_the_papers_single_chain_iterations(name, num_chains):
     free = random_problem(**PROBLEMS[name])

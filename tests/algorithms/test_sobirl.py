@@ -94,7 +94,7 @@ def sampled_steps(problem, follower, Q_c, value_gradients, num_samples=100, num_
     return [np.asarray(leaves) for leaves in zip(*steps, strict=True)]
 
 
-@pytest.mark.variants
+@pytest.mark.variants(rest="long")
 def test_at_exact_tables_x_follows_the_hyper_gradient_and_the_tables_stay(problem):
     follower, Q_c, value_gradients = exact_tables(problem)
     of_x, *of_tables = sampled_steps(problem, follower, Q_c, value_gradients)
@@ -115,6 +115,7 @@ def _direct_gradient(problem, d):
     return jax.grad(lambda x: jnp.sum(d * problem.costs(x, *pairs)) + problem.upper.regularizer(x))(x)
 
 
+@pytest.mark.long
 @pytest.mark.variants
 def test_away_from_exact_tables_steps_are_those_of_temporal_differences(problem):
     mdp, P, γ = problem.environment, kernel(problem.environment), problem.environment.discount
@@ -151,6 +152,7 @@ def final_states(algorithm, key, num_iterations):
     return jax.lax.fori_loop(0, num_iterations, body, algorithm.init(key))
 
 
+@pytest.mark.long
 def test_runs_end_close_to_the_exact_solution():
     problem = goal_position(
         size=4, target=(2, 1), width=2.0, initial_x=(1, 2), discount=0.8, installation_cost=0.1, home=(0, 0)

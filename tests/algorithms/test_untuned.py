@@ -71,7 +71,7 @@ UNITS = {"reward": 2.0**7, "cost": 2.0**-9, "x": 2.0**5}
 """Powers of two commute with rounding, so nothing at all may differ."""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_other_units_give_the_same_policies_and_the_same_x_in_its_own_unit(problem):
     own, others = end(rescaled(problem)), end(rescaled(problem, **UNITS))
     np.testing.assert_array_equal(others.chain_states, own.chain_states)
@@ -250,7 +250,7 @@ def test_where_visits_are_compared_x_moves_by_what_changes_decisions(entropy_wei
     assert scales.x == pytest.approx(3 * τ * (1 - 0.9) / slope, rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_reward_learning_is_solved():
     problem = brl.problems.target_visitation(np.arange(16.0) ** 2, size=4)
     optimum = brl.exact.solve(problem, entropy_weight=0.1, tolerance=1e-4).objective

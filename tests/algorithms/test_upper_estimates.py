@@ -64,6 +64,7 @@ def test_every_demonstration_counts_once():
     assert not np.any(f.step_costs)
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["one trajectory", "two trajectories"])
 def test_scores_of_trajectories_are_unbiased(kind):
@@ -109,6 +110,7 @@ def test_the_occupancy_is_tracked_and_its_slope_is_the_cost():
     np.testing.assert_allclose(f.step_costs.reshape(5, 3), costs, atol=1e-5)
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "natural"), [*((kind, False) for kind in UPPERS), ("two trajectories", True)])
 def test_the_penalized_policy_is_learned(kind, natural):

@@ -62,7 +62,7 @@ def in_standard_errors(values, mean):
     return abs(values.mean() - mean) / (values.std(ddof=1) / len(values) ** 0.5)
 
 
-@pytest.mark.variants
+@pytest.mark.variants(rest="long")
 @pytest.mark.parametrize("gae_lambda", [0.0, 0.5, 1.0])
 def test_the_mean_advantage_is_the_discounted_sum_of_temporal_differences_in_the_window(seen, gae_lambda):
     δ = np.array([2.0, 1.0, 1.5])
@@ -131,6 +131,7 @@ PROBLEMS = {
 }
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_without_a_trace_a_window_takes_the_mean_step_of_its_transitions(name):
@@ -199,7 +200,7 @@ def test_with_a_trace_both_followers_learn_from_advantages_that_look_ahead():
     assert np.any(np.asarray(window.states) == 4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_equal_followers_stay_together_through_a_window():
     algorithm = windowed(random_problem(seed=0), num_steps=7, gae_lambda=0.9)
     state = algorithm.init(jax.random.key(0))
@@ -212,7 +213,7 @@ def test_equal_followers_stay_together_through_a_window():
     assert info.coupling_rate < 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupted_run_with_windows_ends_with_the_same_bits(tmp_path):
     algorithm = small_algorithm()
     single = algorithm.followers

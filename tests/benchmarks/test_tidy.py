@@ -182,7 +182,7 @@ def test_the_page_states_what_the_kept_files_say(drawn, capsys):
         path = ROOT / "benchmarks" / "results" / name
         study.report(TidyStudy.read(path), path)
     reported = _rows(capsys.readouterr().out)
-    stated = _rows((ROOT / "docs" / "language_models.md").read_text())
+    stated = _rows((ROOT / "docs" / "reports" / "language_models.md").read_text())
     assert len(stated) == 15
     for name, cells in stated:
         assert any(name == method and set(cells) <= set(others) for method, others in reported), (name, cells)

@@ -22,7 +22,7 @@ def assert_same_results(path, finished_comparison):
         assert (path / name).read_bytes() == (finished_comparison.path / name).read_bytes(), name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_dask_workers_write_the_table_of_one_process(finished_comparison, tmp_path):
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(

@@ -59,6 +59,7 @@ def union(separate, contexts):
     )
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("x", [(0.3, -0.8, 0.5), (-1.1, 0.2, 0.9)])
 def test_objective_and_gradient_are_the_weighted_sums_of_the_separate_problems(separate, union, x):

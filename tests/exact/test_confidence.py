@@ -166,7 +166,7 @@ def test_a_log_that_does_not_fit_is_refused():
         brl.exact.confidence(two_state_problem(log), log, 1.0, entropy_weight=-1.0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nine_intervals_of_ten_hold_the_truth():
     rng, problem = np.random.default_rng(4), two_state_problem(two_state_log(1, 1))
     for length in (10, 40):

@@ -107,6 +107,7 @@ def test_the_algorithms_chains_have_the_joint_law():
     assert abs(float(rates.mean()) - agree) < 0.01
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "coupled", "expects_actions"),

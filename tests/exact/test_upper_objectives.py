@@ -40,6 +40,7 @@ def test_penalty_gradients_are_slopes_of_the_penalty_objective(kind):
     np.testing.assert_allclose(gradient, slopes, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["functional", "two trajectories"])
 def test_no_policy_near_the_penalized_one_is_better(kind):

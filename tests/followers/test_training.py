@@ -19,7 +19,7 @@ def test_the_exact_answer_costs_what_the_oracle_says():
     assert (found.num_transitions, found.episodes) == (0, [])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_followers_that_learn_from_samples_get_close_to_the_exact_answer():
     problem = random_problem(seed=2)
     x = np.asarray(problem.initial_x) + 0.2

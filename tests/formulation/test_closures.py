@@ -62,6 +62,7 @@ def problem_with_arithmetic_only() -> brl.BilevelProblem:
     )
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("oracle_first", [True, False])
 def test_oracles_are_exact_before_and_after_a_compiled_run(oracle_first):
@@ -277,6 +278,7 @@ def test_other_tables_than_when_it_was_opened_are_an_error():
         opened(1.0)
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.parametrize("place", ["helper", pytest.param("method", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("run_first", [True, False])
 def test_an_oracle_keeps_its_digits_beside_runs_that_use_the_same_table(place, run_first):

@@ -186,7 +186,7 @@ def test_wind_blows_where_it_says():
     assert float(problem.upper.regularizer(x)) == pytest.approx(0.05 * share, rel=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sampled_run_comes_to_where_exact_descent_does():
     problem = wind_design(size=3, goal=(0, 2), target=(2, 0), price=0.02, width=2.0)
     best = run(

@@ -37,7 +37,7 @@ def test_the_optimum_is_the_best_placement_by_brute_force():
     np.testing.assert_array_equal(one_cell_objectives(problem, entropy_weight=TAU), single)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_descents_find_what_no_single_cell_is():
     problem = small(0.3, splitting_fee=0.0)
 

@@ -192,6 +192,7 @@ class Recorder(eqx.Module):
         return jnp.zeros((2, 5, 3))
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("generator", GENERATORS)
 def test_no_two_iterations_of_any_seeds_share_random_numbers(generator):
@@ -232,7 +233,7 @@ def test_bits_of_a_seed_do_not_depend_on_the_number_of_seeds(name, seeds_per_gro
     assert np.ptp(many[1].parameters, axis=0).max() > 0.01  # while the seeds differ
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("generator", "seeds_per_group"), [("rbg", 2), pytest.param("rbg", 1, marks=pytest.mark.slow)])
 def test_bits_of_a_seed_do_not_depend_on_the_number_of_seeds_with_any_generator(generator, seeds_per_group):
     counts = seeds_per_group, 3 * seeds_per_group
@@ -244,7 +245,7 @@ def test_bits_of_a_seed_do_not_depend_on_the_number_of_seeds_with_any_generator(
 
 
 @pytest.mark.variants(rest="long")
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_groups_of_another_size_round_differently_at_most(name):
     ours, theirs = whole(name, 6, 2), whole(name, 6, 3)
@@ -252,7 +253,7 @@ def test_groups_of_another_size_round_differently_at_most(name):
     assert_close(ours[:2], theirs[:2])
 
 
-@pytest.mark.variants
+@pytest.mark.variants(rest="long")
 @pytest.mark.parametrize("name", PROBLEMS)
 @pytest.mark.parametrize("seeds_per_group", [3, 1])
 def test_pieces_that_start_within_a_block_end_with_the_same_bits(name, seeds_per_group):

@@ -85,7 +85,7 @@ KEYS = (0, pytest.param(1, marks=pytest.mark.long))
 
 
 @pytest.mark.variants(rest="long")
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize(
     ("expected", "changed"),
@@ -106,7 +106,7 @@ def test_goal_position_made_to_fail(expected, changed, key):
 
 
 @pytest.mark.variants(rest="long")
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("entropy", [0.01, 0.003])
 def test_states_that_are_never_explored(entropy, key):
@@ -115,7 +115,7 @@ def test_states_that_are_never_explored(entropy, key):
 
 
 @pytest.mark.variants(rest="long")
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize(("exponent", "offset"), [(3.0, 200.0), (4.0, 200.0)])
 def test_x_freezes_where_the_entropy_weight_decays_too_fast(exponent, offset, key):
@@ -138,6 +138,7 @@ def cliff_problem():
     )
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize(("reward", "expected"), [(1.1, BLURRED), (None, HEALTHY)])
@@ -148,7 +149,7 @@ def test_an_entropy_weight_that_hides_small_bonuses(reward, expected, key):
     assert findings_of(untuned(problem, scales=scales), key, 80_000)[expected] >= 3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("key", KEYS)
 def test_x_stops_short_where_its_steps_shrink_too_fast(key):
     got = findings(position_problem(), key, upper=0.03, offset=200.0, exponents=(2.0, 0.5, 0.5, 0.15, 0.05))
@@ -157,14 +158,14 @@ def test_x_stops_short_where_its_steps_shrink_too_fast(key):
     assert set(got) <= {SHORT, HEALTHY}, got
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("offset", [500.0, 200.0])
 def test_with_the_papers_exponents_the_same_runs_are_healthy(offset):
     assert findings(position_problem(), 0, offset=offset) == {HEALTHY: NUM_SEEDS}
 
 
 @pytest.mark.variants(rest="long")
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize(
     ("expected", "changed", "seed"),
@@ -187,14 +188,14 @@ def test_healthy_runs(problem, key):
     assert findings(problem(), key) == {HEALTHY: NUM_SEEDS}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("key", KEYS)
 def test_a_run_that_starts_at_the_optimum_is_healthy(key):
     assert findings(dataclasses.replace(position_problem(), initial_x=(4.0, 1.0)), key) == {HEALTHY: NUM_SEEDS}
 
 
 @pytest.mark.variants(rest="long")
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("num_iterations", [40, 200])
 def test_a_run_that_has_not_finished_learning_shows_no_failure(num_iterations, key):
@@ -207,7 +208,7 @@ def test_a_run_that_has_not_finished_learning_says_so():
     assert findings(position_problem(), 0, 40)[UNFINISHED] == NUM_SEEDS
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_leader_that_never_moves_is_healthy():
     assert findings(position_problem(), 0, upper=0.0) == {HEALTHY: NUM_SEEDS}
 
@@ -391,5 +392,5 @@ def test_runs_of_an_experiment_are_found_in_its_subfolders(tmp_path):
 
 
 def test_every_remedy_and_rule_is_documented():
-    text = (Path(__file__).parents[2] / "docs" / "ablations.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "reports" / "ablations.md").read_text()
     assert [signature.name for signature in SIGNATURES if signature.name not in text] == []

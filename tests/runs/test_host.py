@@ -123,6 +123,7 @@ def compiled(time_limit):
     )
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("time_limit", "coupled"), [(None, True), (None, False), (3, True)], ids=["tabular", "independent", "limited"]

@@ -128,7 +128,7 @@ WAYS = [
 ]
 
 
-@pytest.mark.variants
+@pytest.mark.variants(rest="long")
 @pytest.mark.parametrize("hidden", WAYS)
 def test_another_number_in_the_reward_is_another_run(hidden):
     assert between(algorithm(hidden(0.0)), algorithm(hidden(0.0))) == []

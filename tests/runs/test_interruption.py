@@ -159,6 +159,7 @@ def start(folder):
     return process
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_command_stops_in_a_chunk_of_many_minutes(tmp_path, number):

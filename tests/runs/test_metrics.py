@@ -21,7 +21,7 @@ from dense_reference import entropies, occupancy_series
 from garnets import random_problem
 from small_runs import NUM_CHAINS, NUM_SEEDS, small_algorithm, small_run
 
-DOCUMENTATION = Path(__file__).parents[2] / "docs" / "metrics.md"
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 TAU = 0.02
 """Entropy weight of the evaluation."""
 
@@ -126,6 +126,7 @@ def test_measurements_are_those_of_the_oracles():
             assert row[name] == pytest.approx(float(value), rel=1e-12, abs=1e-12), name
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"num_terminal": 1}, {"num_terminal": 2, "as_dict": True}, {"discount": 0.99}])
 def test_measurements_far_from_the_optimum_are_those_of_the_oracles(options):

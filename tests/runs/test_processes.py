@@ -67,7 +67,7 @@ def test_two_processes_write_the_rows_of_one(alone, tmp_path):
     assert "Φ*" not in outputs[1], "only process 0 speaks"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_devices_of_one_process_write_the_rows_of_one(alone, tmp_path):
     finish([start("run", tmp_path / "run", "--num-iterations=300", "--log-every=100", cpu_devices=4)])
     assert (tmp_path / "run/metrics.csv").read_bytes() == (alone / "metrics.csv").read_bytes()
@@ -82,7 +82,7 @@ def test_more_devices_than_seeds_are_refused(tmp_path):
     assert not (tmp_path / "run/metrics.csv").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_lost_process_stops_the_job_which_one_process_then_finishes(alone, tmp_path):
     folder = tmp_path / "run"
     members = job("run", folder, "--num-iterations=2000000", "--log-every=100")

@@ -179,6 +179,7 @@ def test_an_upper_variable_that_is_a_tree_keeps_its_structure():
 # Seeds and keys.
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize(("seeds_per_group", "counts"), [(2, (2, 4)), pytest.param(1, (1, 3), marks=pytest.mark.slow)])
 def test_a_seed_does_not_depend_on_how_many_groups_run_after_its_own(seeds_per_group, counts):
@@ -190,7 +191,7 @@ def test_a_seed_does_not_depend_on_how_many_groups_run_after_its_own(seeds_per_g
             np.testing.assert_allclose(rows_of(fewer, seed)[name], column, rtol=1e-12, atol=1e-12, err_msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_groups_of_another_size_give_the_same_path_up_to_rounding(whole):
     assert Layout.plan(small_algorithm(), NUM_SEEDS).seeds_per_group == NUM_SEEDS
     one_by_one = small_run(seeds_per_group=1)
@@ -415,7 +416,7 @@ def test_the_place_of_a_divergence_does_not_depend_on_the_log_points(one_stopped
         assert_same_bits(result.states, one_stopped[0].states)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_state_kept_is_on_the_path_also_where_a_seed_alone_rounds_differently():
     # A batch of matrix products is summed in another order than a single one.
     rng = np.random.default_rng(0)

@@ -1,8 +1,9 @@
 """BCHG, the Boltzmann-covariance hyper-gradient: the implicit gradient (IG) from one trajectory of the follower.
 
 Source: Kudo, Tanabe, Wachi, Akimoto, "Sample-Efficient Hypergradient Estimation for Decentralized Bi-Level
-Reinforcement Learning", arXiv 2603.14867 (ICAPS 2026); equations of docs/method.md, section 7. Under a Boltzmann policy
-∂_x log π = (∂_x Q − ∂_x V)/τ, and A_c has mean 0 under π(·|s), so that E_a[A_c (∂Q − ∂V)] = Cov_a(A_c, ∂Q) and
+Reinforcement Learning", arXiv 2603.14867 (ICAPS 2026); equations of docs/explanation/method.md, section 7. Under a
+Boltzmann policy ∂_x log π = (∂_x Q − ∂_x V)/τ, and A_c has mean 0 under π(·|s), so that
+E_a[A_c (∂Q − ∂V)] = Cov_a(A_c, ∂Q) and
 
     ∇Φ_τ(x) = ∇_x f + (1/τ) E_{(s,a)∼d^π}[ A_c(s,a) ∂_x Q(s,a) ].
 

@@ -1,7 +1,7 @@
 """CertaintyEquivalence: try everything evenly, and descend on the exact hyper-gradient of the kernel that was counted.
 
 Source: certainty equivalence is how adaptive control calls it to take an estimate for the truth; here it is the plain
-line that model-based methods are compared with. docs/method.md, section 7, equation (IG).
+line that model-based methods are compared with. docs/explanation/method.md, section 7, equation (IG).
 
 The chains take the action that was tried least where they are. Whenever there are 1.5 times as many transitions as at
 the last time, x is planned anew: N steps of Adam from x_0 on the exact gradient of Φ_τ, as if P̂ were P. So the answer

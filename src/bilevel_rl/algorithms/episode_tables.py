@@ -1,6 +1,7 @@
 """The implicit gradient (IG) estimated from tables of average returns, as in HPGD's published experiments.
 
-Source: docs/method.md, sections 7 and 8; Thoma et al., NeurIPS 2024, whose code averages returns the same way.
+Source: docs/explanation/method.md, sections 7 and 8; Thoma et al., NeurIPS 2024, whose code averages returns the same
+way.
 
 B walks of 5 H steps are cut into episodes, which end in a terminal state or after H steps and start anew from ρ. A
 visit at time t of its episode has the weight γ^t. Half of the walks give A_c: for every pair (s, a) the average of the

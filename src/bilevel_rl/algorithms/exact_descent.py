@@ -1,6 +1,7 @@
 """ExactDescent: projected descent on the exact hyper-gradient of a known model. The reference line for sampled methods.
 
-Source: docs/method.md, section 7, equation (IG), and section 8. No samples: an iteration costs 0 transitions.
+Source: docs/explanation/method.md, section 7, equation (IG), and section 8. No samples: an iteration costs 0
+transitions.
 
 | symbol | name              | meaning                                                                    |
 |--------|-------------------|----------------------------------------------------------------------------|

@@ -1,9 +1,9 @@
 """Finite difference: the leader tries x ± h u, lets a follower adapt to either, and compares what it pays.
 
-Source: docs/method.md, section 8. Each tried x has a follower of its own, which is kept from one iteration to the next,
-so its T steps start from the answer to a near x. Where x has at most `MAX_COORDINATES` numbers, all its coordinates are
-tried; otherwise one random unit direction. Both followers of a pair see the same random numbers, which makes their
-difference less noisy and leaves its mean as it is. Costs are measured in the later half of the T steps.
+Source: docs/explanation/method.md, section 8. Each tried x has a follower of its own, which is kept from one iteration
+to the next, so its T steps start from the answer to a near x. Where x has at most `MAX_COORDINATES` numbers, all its
+coordinates are tried; otherwise one random unit direction. Both followers of a pair see the same random numbers, which
+makes their difference less noisy and leaves its mean as it is. Costs are measured in the later half of the T steps.
 
 The tried x may lie up to h outside the feasible set, so rewards and costs must be defined there.
 """
@@ -88,7 +88,7 @@ class FiniteDifference(TwoLoopAlgorithm):
         r, c = jax.vmap(of_follower, in_axes=(0, 1, 1))(tried, visits.states, visits.actions)
         f = c + jax.vmap(lambda x: jnp.asarray(problem.upper.regularizer(x), float))(tried)
         slopes = (f[: self.num_directions] - f[self.num_directions :]) / (2 * self.radius)
-        x = self._moved(state.x, unravel(slopes @ directions), step_size.upper)  # docs/method.md, section 8
+        x = self._moved(state.x, unravel(slopes @ directions), step_size.upper)  # docs/explanation/method.md, section 8
 
         entropy, squared_error = visits.entropy, visits.td_errors**2
         info = SampledInfo(*(jnp.mean(values)[None] for values in (r, c, entropy, squared_error)))

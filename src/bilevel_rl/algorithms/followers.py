@@ -1,7 +1,7 @@
 """What followers are, and how they act and learn: the regularized actor-critic on chains whose stationary law is d^π.
 
-Every sampled method of this library learns its policies so. Equation names are those of docs/method.md, section 4. All
-arrays carry a leading axis of F followers, each with parameters of its own and B chains.
+Every sampled method of this library learns its policies so. Equation names are those of docs/explanation/method.md,
+section 4. All arrays carry a leading axis of F followers, each with parameters of its own and B chains.
 
 Advantages that look ahead within T transitions: Schulman et al., "High-dimensional continuous control using generalized
 advantage estimation", ICLR 2016. There the sum Σ_l (γλ)^l δ_{t+l} runs along one episode. Chains of this library

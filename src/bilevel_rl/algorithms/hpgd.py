@@ -1,7 +1,8 @@
 """HPGD, hyper policy gradient descent: the implicit gradient (IG) from rollouts of a follower that has learned.
 
 Source: Thoma, Pásztor, Krause, Ramponi, Hu, "Contextual Bilevel Reinforcement Learning for Incentive Alignment",
-NeurIPS 2024, as summarized in docs/method.md, section 8. The entropy weight τ is fixed: Φ_τ is what is minimized.
+NeurIPS 2024, as summarized in docs/explanation/method.md, section 8. The entropy weight τ is fixed: Φ_τ is what is
+minimized.
 
 Deviations from the paper, which we know from its summary and its published protocol:
 

@@ -1,10 +1,10 @@
 """ModelBased: a single loop that learns the kernel from its own transitions and keeps its followers on the estimate.
 
-Source: ours; the penalty gradient is that of Algorithm 1 (docs/method.md, sections 3 and 8). The rewards r_x and the
-costs c_x are known functions of every pair; only P and ρ are not, and they are counted. So the followers need no step
-sizes: they are kept up to date by soft value iteration on the estimate, and the two averages of (U) are sums over all
-pairs, weighted by occupancies that follow the estimate too. What is left of a model-free method's noise is that of the
-counts.
+Source: ours; the penalty gradient is that of Algorithm 1 (docs/explanation/method.md, sections 3 and 8). The rewards
+r_x and the costs c_x are known functions of every pair; only P and ρ are not, and they are counted. So the followers
+need no step sizes: they are kept up to date by soft value iteration on the estimate, and the two averages of (U) are
+sums over all pairs, weighted by occupancies that follow the estimate too. What is left of a model-free method's noise
+is that of the counts.
 
 | symbol | name           | meaning                                                                       |
 |--------|----------------|-------------------------------------------------------------------------------|

@@ -1,7 +1,7 @@
 """Nested loop: Algorithm 1's equations, with T steps of both followers between two steps of x.
 
-Source: docs/method.md, section 8. With T = 1 it is Algorithm 1. The samples of the later half of the inner loop, when
-the followers have had time to answer the present x, all go into (U).
+Source: docs/explanation/method.md, section 8. With T = 1 it is Algorithm 1. The samples of the later half of the inner
+loop, when the followers have had time to answer the present x, all go into (U).
 """
 
 import jax

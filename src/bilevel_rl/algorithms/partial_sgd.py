@@ -1,7 +1,7 @@
 """Partial SGD: Algorithm 1 without its penalty term, as if the follower's policy did not move with x.
 
-Source: docs/method.md, section 8. One policy and one chain batch; x follows ∇_x f̂(x, π_θ) alone, so it stops where the
-leader's direct gain does and not where Φ is lowest. It is what the penalty of Algorithm 1 is worth.
+Source: docs/explanation/method.md, section 8. One policy and one chain batch; x follows ∇_x f̂(x, π_θ) alone, so it
+stops where the leader's direct gain does and not where Φ is lowest. It is what the penalty of Algorithm 1 is worth.
 """
 
 import jax

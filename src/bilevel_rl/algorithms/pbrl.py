@@ -1,9 +1,9 @@
 """PBRL: penalty-based bi-level reinforcement learning, with a fixed penalty, in both of its forms.
 
 Source: Shen, Yang, Chen, "Principled Penalty-based Methods for Bilevel Reinforcement Learning and RLHF", ICML 2024, as
-summarized in docs/method.md, section 8. Both forms minimize f(x, y) + p(x, y) / w over x and a policy y, where the
-penalty p ≥ 0 is zero only for y = π_τ*(x). T actor-critic steps on θ approximate π_τ*(x); one joint step on (x, y)
-follows. With everything normalized by 1 − γ as in docs/method.md:
+summarized in docs/explanation/method.md, section 8. Both forms minimize f(x, y) + p(x, y) / w over x and a policy y,
+where the penalty p ≥ 0 is zero only for y = π_τ*(x). T actor-critic steps on θ approximate π_τ*(x); one joint step on
+(x, y) follows. With everything normalized by 1 − γ as in docs/explanation/method.md:
 
     value penalty      p = J_τ(x, π_τ*) − J_τ(x, y)
     Bellman penalty    p = (1−γ) E_{s∼ρ}[ V*(s) − Σ_a y(a|s) Q*(s, a) − τ H(y(·|s)) ]

@@ -1,7 +1,7 @@
 """The implicit gradient (IG) estimated from rollouts of the follower's policy.
 
-Source: docs/method.md, sections 7 and 8. Under π(·|s) the advantage A_c has mean 0, so E_a[A_c ∂Q] is a covariance over
-actions, and with a and a' drawn independently from π(·|s)
+Source: docs/explanation/method.md, sections 7 and 8. Under π(·|s) the advantage A_c has mean 0, so E_a[A_c ∂Q] is a
+covariance over actions, and with a and a' drawn independently from π(·|s)
 
     ∇Φ_τ(x) = ∇_x f + (1/2τ) E_{s∼d^π, a, a'}[ (Q_c(s,a) − Q_c(s,a')) (∂_x Q(s,a) − ∂_x Q(s,a')) ].
 

@@ -1,7 +1,7 @@
 """Algorithm 1: the single-loop, first-order, regularized actor-critic for bi-level reinforcement learning.
 
 Source: Zeng, Bhatt, Ganesh, Koppel, "A Regularized Actor-Critic Algorithm for Bi-Level Reinforcement Learning", arXiv
-2601.16399 (2026). Equation names are those of docs/method.md, section 4.
+2601.16399 (2026). Equation names are those of docs/explanation/method.md, section 4.
 
 | symbol | name             | meaning                                                             |
 |--------|------------------|---------------------------------------------------------------------|
@@ -27,10 +27,11 @@ Deviations from the paper:
 6. With `num_steps` = T > 1 an iteration takes T transitions of every chain with its policies, critics and x, and then
    one step, the mean over the T B samples. With `gae_lambda` = λ > 0, (A), (C), (AL) and (CL) have advantages that look
    ahead, Â_t = δ_t + λ c_t Â_{t+1}, instead of δ_t (`followers.py`). The paper's are 1 and 0.
-7. The dynamics may depend on x; each ∇_x r then has γ ∇_x log P_x(s'|s,a) V(s') beside it (docs/method.md, section 5).
+7. The dynamics may depend on x; each ∇_x r then has γ ∇_x log P_x(s'|s,a) V(s') beside it (docs/explanation/method.md,
+section 5).
 
-Options that go past the paper (docs/method.md, section 5) are `expects_actions` and those of `Followers` and
-`UpperSteps`. The paper's algorithm is `Followers(num_chains=1, coupled=False)` with step sizes of offset 1.
+Options that go past the paper (docs/explanation/method.md, section 5) are `expects_actions` and those of `Followers`
+and `UpperSteps`. The paper's algorithm is `Followers(num_chains=1, coupled=False)` with step sizes of offset 1.
 """
 
 import warnings
@@ -239,7 +240,7 @@ class SingleLoopActorCritic(eqx.Module):
         parameters, δ = self.followers.learn(
             environment, state.parameters, transitions, learned_rewards, step_size, reward_bound
         )  # (A), (C), (AL), (CL)
-        if f.explicit is not None:  # the part of (AL) that is not a cost per step (docs/method.md, section 6)
+        if f.explicit is not None:  # the part of (AL) that is not a cost per step
             parameters = self._descend(parameters, *f.explicit, step_size.actor * w)
 
         info = SingleLoopInfo(

@@ -1,6 +1,6 @@
 """SoBiRL: the implicit gradient (IG) with a table of ∂_x V that is learned like a critic.
 
-Source: Yang et al., SoBiRL, as summarized in docs/method.md, section 8; equations of section 7. At fixed τ
+Source: Yang et al., SoBiRL, as summarized in docs/explanation/method.md, section 8; equations of section 7. At fixed τ
 
     ∇Φ_τ(x) = ∇_x f + (1/τ) E_{d^π}[ A_c(s,a) (∂Q(s,a) − ∂V(s)) ],   ∂V(s) = E_{a,s'}[ ∂_x r(s,a) + γ ∂V(s') ]      (IG)
 

@@ -1,6 +1,6 @@
 """Step sizes of the single-loop method: five sequences and the conditions that keep them in order.
 
-Source: arXiv 2601.16399, Algorithm 1; the validity conditions are ours (docs/method.md, section 4).
+Source: arXiv 2601.16399, Algorithm 1; the validity conditions are ours (docs/explanation/method.md, section 4).
 
 | symbol | name      | what it scales                                          |
 |--------|-----------|---------------------------------------------------------|
@@ -263,7 +263,7 @@ class StepSizes(eqx.Module):
         ]
 
     def violations(self) -> list[str]:
-        """Names every validity condition (docs/method.md, section 4) that these sequences violate.
+        """Names every validity condition (docs/explanation/method.md, section 4) that these sequences violate.
 
         An empty list means a valid schedule. The conditions are necessary ones, from matching bias, noise and drift;
         with array-valued sequences a condition counts as violated where any entry violates it.

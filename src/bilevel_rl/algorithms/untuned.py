@@ -14,7 +14,7 @@ R, C and X are the problem's scales (`formulation.measure_scales`), B' = min(B, 
 follower with an entropy weight λ of its own keeps it: τ = λ throughout.
 
 The form is what units leave: rewards times c_r, costs times c_c and x times c_x give the same policies at every
-iteration, and c_x times the same x. docs/untuned.md says how the six numbers were found, and how well they do.
+iteration, and c_x times the same x. docs/reports/untuned.md says how the six numbers were found, and how well they do.
 """
 
 import warnings

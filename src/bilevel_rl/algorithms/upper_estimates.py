@@ -1,7 +1,8 @@
 """How the single loop estimates (U): each kind of upper objective, and what the followers gain at another x.
 
-Source: docs/method.md, sections 5 and 6. f enters twice: its direct gradient ∇_x f̂ moves x in (U), and its slope in θᴸ
-moves the penalized policy in (AL), either as a cost per step inside of δᴸ or as a gradient of the logits beside it.
+Source: docs/explanation/method.md, sections 5 and 6. f enters twice: its direct gradient ∇_x f̂ moves x in (U), and its
+slope in θᴸ moves the penalized policy in (AL), either as a cost per step inside of δᴸ or as a gradient of the logits
+beside it.
 """
 
 import functools

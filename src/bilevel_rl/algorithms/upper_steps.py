@@ -1,7 +1,8 @@
 """How estimates of the upper gradient become steps of x: an optax transformation, a recursive estimator, an average.
 
-Sources: docs/method.md, section 5; Cutkosky and Orabona, "Momentum-based variance reduction in non-convex SGD" (STORM),
-NeurIPS 2019; Shamir and Zhang, "Stochastic gradient descent for non-smooth optimization", ICML 2013 (averages).
+Sources: docs/explanation/method.md, section 5; Cutkosky and Orabona, "Momentum-based variance reduction in non-convex
+SGD" (STORM), NeurIPS 2019; Shamir and Zhang, "Stochastic gradient descent for non-smooth optimization", ICML 2013
+(averages).
 """
 
 from collections.abc import Callable

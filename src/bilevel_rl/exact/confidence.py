@@ -2,7 +2,8 @@
 
 A log leaves the kernel P uncertain. Models are drawn that it allows; each has a Φ of its own, with the follower's
 answer to it; and of each model Φ is estimated again from a log drawn from it. Where the true Φ lies is read from both:
-how far apart the models are, and how far estimates miss. What intervals cover is measured in docs/logged_data.md.
+how far apart the models are, and how far estimates miss. What intervals cover is measured in
+docs/reports/confidence.md.
 """
 
 import itertools
@@ -54,8 +55,8 @@ class Confidence:
 
         Half way between two intervals. The quantiles of `samples` repeat the bias that estimates from few data have,
         instead of taking it away. The estimate less the quantiles of `errors` takes it away, and mirrors the law where
-        it is skewed. The mean of their ends covers more evenly than either (docs/logged_data.md). With very short logs
-        it may reach beyond the values that Φ can take. Without errors there is the first alone.
+        it is skewed. The mean of their ends covers more evenly than either (docs/reports/confidence.md). With very
+        short logs it may reach beyond the values that Φ can take. Without errors there is the first alone.
 
         Raises:
             TypeError: `level` is no number.

@@ -1,4 +1,4 @@
-"""The joint law of two coupled chains, and the variance of (U) under it. Source: docs/method.md, section 5.
+"""The joint law of two coupled chains, and the variance of (U) under it. Source: docs/explanation/method.md, section 5.
 
 Coupled chains start, restart and take their transitions on the same uniforms (inverse CDF), and choose the same action
 as often as their policies allow. The pair of chains is a Markov chain itself, whose stationary law has the two

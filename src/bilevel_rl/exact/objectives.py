@@ -5,7 +5,7 @@ says; inside a JAX transformation it follows the ambient precision. All raise `V
 structure or outside of the feasible set, a policy that is none, or a weight that is not positive, and `OracleError`
 where the computation does not converge.
 
-Source: docs/method.md, sections 1–3 and 7.
+Source: docs/explanation/method.md, sections 1–3 and 7.
 """
 
 from typing import Any, NamedTuple

@@ -1,6 +1,6 @@
 """The penalized follower of any upper objective: π^L = argmin_π f(x, π) + (J_τ* − J_τ(x, π)) / w.
 
-Source: docs/method.md, sections 3 and 6.
+Source: docs/explanation/method.md, sections 3 and 6.
 """
 
 from typing import NamedTuple

@@ -1,6 +1,6 @@
 """Optimal policies of a known MDP: soft-optimal at entropy weight τ > 0, and their limit as τ → 0.
 
-Source: docs/method.md, sections 2 and 7.
+Source: docs/explanation/method.md, sections 2 and 7.
 """
 
 from typing import NamedTuple

@@ -30,7 +30,7 @@ def linear_cost(
 
     `∂f/∂d + (∂f/∂θ) / d(s)π(a|s)`, d^π and the logits θ taken as independent arguments. The second part has mean 0
     under π(·|s), so it is an advantage: it accrues nothing. The cost c_x itself where f = E_{d^π}[c_x] + g(x).
-    Pairs that are never visited get no second part. Source: docs/method.md, section 6.
+    Pairs that are never visited get no second part. Source: docs/explanation/method.md, section 6.
     """
 
     def upper(occupancy: Array, logits: Array) -> Array:

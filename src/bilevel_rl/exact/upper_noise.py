@@ -1,4 +1,7 @@
-"""Spread of the random direction that (U) moves x along, at fixed policies. Source: docs/method.md, sections 4, 5."""
+"""Spread of the random direction that (U) moves x along, at fixed policies.
+
+Source: docs/explanation/method.md, sections 4 and 5.
+"""
 
 from collections.abc import Callable
 from typing import cast

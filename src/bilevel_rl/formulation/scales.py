@@ -64,8 +64,9 @@ def measure_scales(problem: BilevelProblem) -> ProblemScales:
 
     Where all rewards are 0 there, R_0 is the largest |r| at the ends of the feasible set, in some directions.
 
-    C of other objectives than an `OccupancyCost` is how far the costs per step that stand for f (docs/method.md,
-    section 6) are apart, where all pairs are visited equally often and the policy is uniform, without the dynamics:
+    C of other objectives than an `OccupancyCost` is how far the costs per step that stand for f
+    (docs/explanation/method.md, section 6) are apart, where all pairs are visited equally often and the policy is
+    uniform, without the dynamics:
 
     - `OccupancyFunctional`: the largest difference of ∂F/∂d(s, a) from its mean.
     - `PolicyLoss`: |A| times the largest slope of a demonstration's loss in a logit; A − 1 for the log-likelihood.

@@ -1,4 +1,4 @@
-"""What the leader minimizes: four kinds of upper objective f(x, π). Source: docs/method.md, section 6.
+"""What the leader minimizes: four kinds of upper objective f(x, π). Source: docs/explanation/method.md, section 6.
 
 All are functions of x, of the occupancy d^π and of the policy itself, so that one implicit gradient serves all of them
 (`exact.hyper_gradient`); how each is estimated from samples is told in `algorithms/upper_estimates.py`.

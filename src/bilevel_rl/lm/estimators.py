@@ -1,6 +1,7 @@
 """What one batch of completions says about the policies and about the reward: pure functions of tensors.
 
-Equation names are those of docs/method.md, section 4; the language-model forms are in docs/language_models.md.
+Equation names are those of docs/explanation/method.md, section 4; the language-model forms are in
+docs/explanation/language_models.md.
 
 | symbol | name               | meaning                                                             |
 |--------|--------------------|---------------------------------------------------------------------|

@@ -1,7 +1,8 @@
 """Upper objectives f(x, π): what the leader wants from the completions of the policy that its reward induces.
 
 A form of `f` maps a batch of the policy's completions to a cost c of every completion, which enters the penalized
-policy through δᴸ, and to an estimate of f's direct part, whose gradient is ∇_x f̂ (docs/method.md, section 6).
+policy through δᴸ, and to an estimate of f's direct part, whose gradient is ∇_x f̂ (docs/explanation/method.md, section
+6).
 
 People may not all have answered when training goes on. What a NumPy masked array masks is left out, and those that were
 answered stand for all: estimates keep their expectation if whether a text is answered does not depend on it.
@@ -76,7 +77,7 @@ class HumanScore:
         answers = _ask_once(ask, inputs)
         costs = -torch.tensor(answers.values, dtype=torch.float32, device=rewards.device)
         direct = torch.zeros((), device=rewards.device)
-        return UpperEstimate(_spread(costs, answers), direct, float(_mean(costs, answers)), answers.count)
+        return UpperEstimate(_spread(costs, answers), direct, float(_mean(costs, answers)), sum(answers.is_there))
 
 
 class PreferenceLoss:
@@ -130,7 +131,7 @@ class PreferenceLoss:
         losses = -share * nn.functional.logsigmoid(r) - (1 - share) * nn.functional.logsigmoid(-r)
         costs = _spread(2 * losses.detach(), answers).repeat_interleave(2)
         direct = _mean(losses, answers)
-        return UpperEstimate(costs, direct, float(direct.detach()), answers.count)
+        return UpperEstimate(costs, direct, float(direct.detach()), sum(answers.is_there))
 
 
 class _Answers(NamedTuple):
@@ -139,10 +140,6 @@ class _Answers(NamedTuple):
     values: list[float]
     is_there: list[bool]
     share: float
-
-    @property
-    def count(self) -> int:
-        return sum(self.is_there)
 
 
 def _spread(costs: Float[Tensor, " n"], answers: _Answers) -> Float[Tensor, " n"]:

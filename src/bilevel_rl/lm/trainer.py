@@ -1,7 +1,8 @@
 """Algorithm 1 on a language model: the reward moves while two policies learn from it, all from the same completions.
 
 Source: Zeng, Bhatt, Ganesh, Koppel, "A Hessian-Free Actor-Critic Algorithm for Bi-Level Reinforcement Learning with
-Applications to LLM Fine-Tuning", AISTATS 2026 (arXiv 2601.16399). Equation names: docs/method.md, section 4.
+Applications to LLM Fine-Tuning", AISTATS 2026 (arXiv 2601.16399). Equation names: docs/explanation/method.md, section
+4.
 
 | symbol | name            | meaning                                                                    |
 |--------|-----------------|----------------------------------------------------------------------------|
@@ -50,7 +51,7 @@ class BilevelRLHFTrainer(TwoPolicyTrainer):
 
     Warns:
         UserWarning: pairs of `preference_dataset` are the same once they are cut to `max_completion_length`.
-        ScheduleWarning: the step sizes violate a validity condition (docs/method.md, section 4).
+        ScheduleWarning: the step sizes violate a validity condition (docs/explanation/method.md, section 4).
     """
 
     def _iterate(self, k: int, step_size: StepSizeNumbers) -> dict[str, float]:

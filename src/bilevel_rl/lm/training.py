@@ -69,7 +69,7 @@ class RLHFTrainer(TrainerState, abc.ABC):
 
     Warns:
         UserWarning: pairs of `preference_dataset` are the same once they are cut to `max_completion_length`.
-        ScheduleWarning: the step sizes violate a validity condition (docs/method.md, section 4).
+        ScheduleWarning: the step sizes violate a validity condition (docs/explanation/method.md, section 4).
     """
 
     policies: ClassVar[tuple[str, ...]]

@@ -1,7 +1,7 @@
 """Policies that choose one of A actions, by the softmax of A logits.
 
 How an action is drawn, how two followers come to choose the same one, and which direction of the logits a sample asks
-for. Equation names are those of docs/method.md, section 4.
+for. Equation names are those of docs/explanation/method.md, section 4.
 """
 
 import math
@@ -131,7 +131,7 @@ def fisher_preconditioned(
     mean is then the gradient times another positive diagonal: still an ascent direction, which still vanishes where the
     gradient does, but actions rarer than ε catch up more slowly than by the natural gradient.
 
-    Sources: docs/method.md, section 5; Kakade, "A natural policy gradient", NeurIPS 2001.
+    Sources: docs/explanation/method.md, section 5; Kakade, "A natural policy gradient", NeurIPS 2001.
     """
     ascent = gradient / jnp.maximum(policy, FISHER_FLOOR / policy.shape[-1])
     return ascent - jnp.mean(ascent, axis=-1, keepdims=True)

@@ -1,7 +1,7 @@
 """Policies that choose a vector of d numbers, each normal with a mean and a spread of its own.
 
 The score and the entropy's gradient are those of the law's parameters, (mean, log_std). Equation names are those of
-docs/method.md, section 4.
+docs/explanation/method.md, section 4.
 """
 
 import math

@@ -17,7 +17,7 @@ OWN_FORM = NAME, "reward.npz"
 
 @dataclass(frozen=True)
 class Results:
-    """The files of a run folder (docs/metrics.md).
+    """The files of a run folder (docs/reference/metrics.md).
 
     Attributes:
         config: experiment and options, as `config.json` has them: `python-run` for a run from Python.

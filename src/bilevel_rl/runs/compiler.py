@@ -2,7 +2,7 @@
 
 On CPUs XLA runs a program as a list of kernels, and calling one costs as much as 50 multiplications of it. Loops whose
 iterations touch few bytes it compiles into a single kernel instead; `fuse_small_loops` raises that limit from 1 kB to
-what an iteration of a group of seeds touches. Measured: 1.4 µs an iteration becomes 0.2 µs (docs/scaling.md).
+what an iteration of a group of seeds touches. Measured: 1.4 µs an iteration becomes 0.2 µs (docs/reports/scaling.md).
 """
 
 import hashlib

@@ -1,7 +1,9 @@
-"""Which failure does a finished run show? The signatures of docs/method.md, section 4, read off its metric rows.
+"""Which failure does a finished run show? The signatures of docs/explanation/method.md, section 4, read off its metric
+rows.
 
 Knows only files. Every rule looks at one seed and compares quantities of the same unit, so it does not depend on the
-scale of rewards, costs or x. Columns are described in docs/metrics.md, the rules in docs/ablations.md.
+scale of rewards, costs or x. Columns are described in docs/reference/metrics.md, the rules in
+docs/reports/ablations.md.
 """
 
 from collections.abc import Callable, Sequence

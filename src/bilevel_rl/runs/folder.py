@@ -3,15 +3,15 @@
 RUN/config.json        experiment and every option
 RUN/run.json           key and what else identifies the run
 RUN/environment.json   versions, commit, device
-RUN/metrics.csv        one row a seed and log point (docs/metrics.md); the same bytes after a kill and resume
+RUN/metrics.csv        one row a seed and log point (docs/reference/metrics.md); the same bytes after a kill and resume
 RUN/timing.csv         wall-clock seconds of each log point; not reproducible, so not in metrics.csv
 RUN/divergences.json   seeds that stopped early, and why
 RUN/checkpoints/       the newest two, each with digests of its files
 RUN/lock               who is at work here, while somebody is
 RUN/result.npz         x, metrics and tables of policies, once the run is over (`RunResult.load`)
 RUN/*.npz, RUN/figures/
-RUN/answers.db         where people are asked: questions and answers (docs/rating.md); RUN/rating/: their pictures
-RUN/TRACKER/           with `report_to`: how far the tracker has come, and what it keeps locally (docs/trackers.md)
+RUN/answers.db         where people are asked: questions and answers; RUN/rating/: their pictures (docs/how_to/rating.md)
+RUN/TRACKER/           with `report_to`: how far the tracker has come, and what it keeps (docs/how_to/trackers.md)
 """
 
 import contextlib

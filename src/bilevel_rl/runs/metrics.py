@@ -1,4 +1,4 @@
-"""Measurements of a running algorithm: the columns of a metric row (docs/metrics.md).
+"""Measurements of a running algorithm: the columns of a metric row (docs/reference/metrics.md).
 
 Models that a dense solve can hold are measured exactly at every log point. Larger ones are measured from the samples
 that the algorithm takes anyway, since an exact Φ would take longer than the run between two log points.
@@ -99,7 +99,7 @@ MAX_LOGGED_COMPONENTS = 16
 def metric_columns(
     algorithm: Algorithm, states: PyTree, info: PyTree, evaluation_entropy_weight: float, diagnostics: Diagnostics
 ) -> dict[str, np.ndarray]:
-    """Columns of the metric rows, one entry a seed; every column is described in docs/metrics.md.
+    """Columns of the metric rows, one entry a seed; every column is described in docs/reference/metrics.md.
 
     Args:
         states: the algorithm's states as NumPy arrays, leading axis the seeds.

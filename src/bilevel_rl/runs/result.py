@@ -40,7 +40,7 @@ class RunResult:
         x: final upper variables.
         states: final states of the algorithm; None where it was read from a file, or a trainer is the state itself.
         metrics: columns of equal length, one entry a seed and log point, ordered by iteration and then seed
-            (docs/metrics.md).
+            (docs/reference/metrics.md).
         divergences: seeds that stopped early.
         algorithm: what ran; None where it was read from a file.
         policies: of a result that was read from a file, the lower followers' probabilities, where they are tables.

@@ -1,4 +1,4 @@
-"""Ablations: break the method one way at a time, and see how it looks (docs/ablations.md)."""
+"""Ablations: break the method one way at a time, and see how it looks (docs/reports/ablations.md)."""
 
 import dataclasses
 import warnings

@@ -3,7 +3,7 @@
     bilevel-rl run my_problem.py                 # learn x from samples of the model that the log amounts to
     bilevel-rl solve my_problem.py               # exact descent on that model
 
-`bilevel_rl.exact.confidence` says whether the log suffices (docs/logged_data.md).
+`bilevel_rl.exact.confidence` says whether the log suffices (docs/how_to/logged_data.md).
 """
 
 import jax.numpy as jnp

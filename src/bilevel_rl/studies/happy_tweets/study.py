@@ -62,7 +62,7 @@ class HappyTweets(Study):
     """Move a reward so that the tweets that it induces are liked: a language model, real ratings (half an hour)."""
 
     name: ClassVar[str] = "happy-tweets"
-    shared_by: ClassVar[Sharing] = "nothing"  # Several processes are started as docs/language_models.md says.
+    shared_by: ClassVar[Sharing] = "nothing"  # Several processes are started as docs/how_to/language_models.md says.
 
     run: TweetRunConfig = field(default_factory=TweetRunConfig)
     size: Literal["smollm2", "tiny"] = "smollm2"
