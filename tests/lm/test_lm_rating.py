@@ -281,6 +281,7 @@ def test_two_people_answer_in_their_browsers_while_everything_is_killed_once(tmp
                 assert agreed.num_questions >= 10
                 told = f"agreement {agreed.share:.0%}, κ {agreed.kappa:.2f}, on {agreed.num_questions} questions"
                 assert [person.fact("agreement") for person in people] == [told] * 2
+                bob.page.close()  # He would be shown what one person is asked.
                 _check_scores_and_pictures(store, ann, run)
             assert ann.wrong == bob.wrong == []
             browser.close()
