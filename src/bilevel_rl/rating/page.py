@@ -149,7 +149,7 @@ class Visit:
 
     def _look(self):
         """Draws what has changed. An answer is on disk before the next question is drawn."""
-        if not self._rater:
+        if not self._rater or not self._client.has_socket_connection:  # A closed page would keep a question for itself.
             return
         store = self._desk.store
         question = self._desk.question(self._client.id, self._rater)
