@@ -41,7 +41,7 @@ coverage: .venv/.installed-dev
 lm: .venv/.installed-lm
 
 test-lm: .venv/.installed-dev .venv/.installed-lm
-	$(PYTEST) $(LM) $(ARGS)
+	$(PYTEST) -m 'not long' $(LM) $(ARGS)
 
 lint: .venv/.installed-dev .venv/.installed-lm
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ PUBLIC = (
     "outcome",
     "policies",
     "problems",
+    "rating",
     "results",
 )
 """Modules all of whose names are documented, beside those of the package itself."""

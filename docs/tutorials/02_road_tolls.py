@@ -166,8 +166,8 @@ for toll in (1.0, 2.0, 4.0):
 #
 # Two ways to the best tolls. `solve` computes them from the known map. `ModelBased` watches drivers: it counts where
 # each choice leads, and plans on the counts. In a town that can only be watched there would be no `solve`; here it is
-# the check. `brl.untuned`, which learns no model, closes some 72 % of the way in this town, where drivers keep an entropy
-# weight of their own.
+# the check. `brl.untuned`, which learns no model, closes some 72 % of the way in this town, where drivers keep an
+# entropy weight of their own.
 
 # %%
 best = brl.exact.solve(problem, entropy_weight=1.0)

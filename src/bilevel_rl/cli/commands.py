@@ -126,6 +126,21 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Rate:
+    """Serve a page on which people answer what a run asks them (`HumanRatings`); training runs in another process."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """run folder"""
+    host: str = "127.0.0.1"
+    """address to listen at; 0.0.0.0 is reached from other machines, by the link with the token that is printed"""
+    port: int = 8765
+    """0 takes any that is free"""
+    token: str | None = None
+    """what the link must have, at least 16 letters, digits, - or _; by default a random one where others reach the
+    host, and none otherwise"""
+
+
+@dataclass(frozen=True)
 class Diagnose:
     """Say which failure a run shows, if any, with numbers and a remedy; from its files alone."""
 

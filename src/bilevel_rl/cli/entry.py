@@ -11,7 +11,7 @@ from rich.errors import MarkupError
 from bilevel_rl import __version__
 from bilevel_rl.cli import looking, output, running, starters
 from bilevel_rl.cli.arguments import parse
-from bilevel_rl.cli.commands import Compare, Diagnose, Init, List, Plot, Report, Resume, Run, Runs, Solve, Tune
+from bilevel_rl.cli.commands import Compare, Diagnose, Init, List, Plot, Rate, Report, Resume, Run, Runs, Solve, Tune
 from bilevel_rl.comparison.workers import Workers
 from bilevel_rl.exact.oracle import OracleError
 from bilevel_rl.runs import processes
@@ -69,6 +69,8 @@ def _do(command: object, words: Sequence[str]):
             looking.plot(command, console)
         case Report():
             looking.report(command, console)
+        case Rate():
+            looking.rate(command, console)
         case Diagnose():
             looking.diagnose(command.run, console, as_json=json)
         case List():

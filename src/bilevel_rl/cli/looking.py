@@ -1,4 +1,4 @@
-"""plot, diagnose, list and runs: what looks at run folders, and executes nothing of what was run."""
+"""plot, rate, diagnose, list and runs: what looks at run folders, and executes nothing of what was run."""
 
 import contextlib
 import json
@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bilevel_rl import figures
-from bilevel_rl.cli.commands import Plot, Report, Runs
+from bilevel_rl.cli.commands import Plot, Rate, Report, Runs
 from bilevel_rl.cli.output import print_json, row, shown
 from bilevel_rl.cli.running import PRUNED
+from bilevel_rl.rating import RatingPage
 from bilevel_rl.references import registered
 from bilevel_rl.report import write_report
 from bilevel_rl.runs import diagnosis, lock
@@ -43,6 +44,13 @@ def plot(command: Plot, console: Console):
 def report(command: Report, console: Console):
     """Writes a report."""
     console.print(f"report  {shown(write_report([command.run, *command.beside], command.output))}")
+
+
+def rate(command: Rate, console: Console):
+    """Serves the rating page until it is told to stop."""
+    page = RatingPage(command.run, host=command.host, port=command.port, token=command.token)
+    console.print(f"rate {shown(command.run)} at  {page.url}")
+    page.serve()
 
 
 def diagnose(path: Path, console: Console, *, as_json: bool):

@@ -20,7 +20,7 @@ from bilevel_rl.comparison.tasks import FINAL, TUNING, Task, seconds_of_loop
 from bilevel_rl.comparison.workers import run_tasks
 from bilevel_rl.problems import FrozenLake, GoalPlacement, GoalPosition, WorkedProblem
 from bilevel_rl.references import ReferencedProblem
-from bilevel_rl.report import write_report_of_study
+from bilevel_rl.report.page import write_report_of_study
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.statistics import interquartile_mean
 from bilevel_rl.runs.study import Command, Sharing, Study

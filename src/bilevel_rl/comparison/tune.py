@@ -22,7 +22,7 @@ from bilevel_rl.comparison.tables import markdown, write_trials
 from bilevel_rl.comparison.tasks import TUNING, Task
 from bilevel_rl.problems import GoalPlacement, GoalPosition, WorkedProblem
 from bilevel_rl.references import ReferencedProblem
-from bilevel_rl.report import write_report_of_study
+from bilevel_rl.report.page import write_report_of_study
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.study import Command, Sharing, Study
 from bilevel_rl.studies.reference import averaged_adam

@@ -128,5 +128,7 @@ class Batches:
         size = len(completions.ids) // len(self._policies)
         policies = [name for name in self._policies for _ in range(size)]
         evidence = gather_evidence(self._followers, completions, policies[::-1] if compares else None)
-        inputs = RewardInputs(self._encoder.texts(completions), completions, evidence.states)
+        inputs = RewardInputs(
+            self._encoder.texts(completions), completions, evidence.states, self._encoder.prompt_texts(completions)
+        )
         return Batch(policies, completions, inputs, rewards_of(self._reward_model, inputs), evidence)

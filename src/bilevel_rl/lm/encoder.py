@@ -69,6 +69,11 @@ class Encoder:
         """What was written."""
         return completions.texts(self._tokenizer)
 
+    def prompt_texts(self, completions: Completions) -> tuple[str, ...]:
+        """What it answers, without special tokens."""
+        rows = [ids[mask].tolist() for ids, mask in zip(*completions.prompts, strict=True)]
+        return tuple(text.strip() for text in self._tokenizer.batch_decode(rows, skip_special_tokens=True))
+
     def prompts(self, prompts: Sequence[str]) -> Prompts:
         """A batch of prompts."""
         return Prompts.pad([self.prompt_ids(prompt) for prompt in prompts], self.pad_id, self._followers.device)

@@ -15,16 +15,22 @@ from bilevel_rl.lm.tokens import Completions
 
 
 class RewardInputs(NamedTuple):
-    """What a reward model may look at; `states` are the frozen model's last hidden states, mean over a completion."""
+    """What a reward model may look at; `states` are the frozen model's last hidden states, mean over a completion.
+
+    `prompts` are the texts that were completed, for whoever shows them to people; nothing where nobody does.
+    """
 
     texts: list[str]
     completions: Completions
     states: Float[Tensor, "N d"]
+    prompts: tuple[str, ...] = ()
 
     def select(self, rows: Int[Tensor, " n"]) -> "RewardInputs":
         """Some of the rows, in any order."""
+        numbers = rows.tolist()
+        prompts = tuple(self.prompts[row] for row in numbers) if self.prompts else ()
         return RewardInputs(
-            [self.texts[row] for row in rows.tolist()], self.completions.select(rows), self.states[rows]
+            [self.texts[row] for row in numbers], self.completions.select(rows), self.states[rows], prompts
         )
 
 

@@ -250,7 +250,7 @@ class RLHFTrainer(TrainerState, abc.ABC):
         assert self.upper_objective is not None
         seed = int(np.random.SeedSequence((self.args.seed, ANSWERS, number)).generate_state(1)[0])
         estimate = checked(self.upper_objective(inputs, rewards, seed), len(rewards))
-        self.num_answers += estimate.num_answers * self._processes.num_processes
+        self.num_answers += int(reduce(torch.tensor(estimate.num_answers, device=rewards.device), "sum"))  # pyright: ignore
         return estimate
 
     @property

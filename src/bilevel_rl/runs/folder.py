@@ -10,6 +10,7 @@ RUN/checkpoints/       the newest two, each with digests of its files
 RUN/lock               who is at work here, while somebody is
 RUN/result.npz         x, metrics and tables of policies, once the run is over (`RunResult.load`)
 RUN/*.npz, RUN/figures/
+RUN/answers.db         questions to people and their answers (docs/how_to/rating.md); pictures are in RUN/rating/
 RUN/TRACKER/           with `report_to`: how far the tracker has come, and what it keeps (docs/how_to/trackers.md)
 """
 
