@@ -22,10 +22,11 @@ MAPPED_REGIONS = 15_000
 SLOW_FIXTURES = {"finished_comparison", "finished_search"}
 """Many whole runs; so are the tests that look at them."""
 
-SLOW_EXAMPLES = {
+LONG_EXAMPLES = {
     "bilevel_rl.algorithms.exact_descent.ExactDescent",
     "bilevel_rl.algorithms.model_based.ModelBased",
     "bilevel_rl.policies.neural.NeuralActorCritic",
+    "bilevel_rl.results.loaded.load",
     "bilevel_rl.results.opened.open_run",
     "bilevel_rl.runs.host.run_host",
     "bilevel_rl.runs.run.run",
@@ -38,8 +39,10 @@ def pytest_collection_modifyitems(items):
     """Of a test marked `variants` all cases but the first are slow, or what `rest` says; long tests are slow too."""
     seen = set()
     for item in items:
-        if not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())) or item.name in SLOW_EXAMPLES:
+        if not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
+        if item.name in LONG_EXAMPLES:
+            item.add_marker("long")
         if marker := item.get_closest_marker("variants"):
             function = item.path, item.originalname
             if function in seen:

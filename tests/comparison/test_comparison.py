@@ -230,6 +230,7 @@ def test_a_task_that_diverged_is_finished_and_has_the_worst_score(cliff, runs, t
         choose([diverged])
 
 
+@pytest.mark.long
 def test_trials_of_a_method_share_compiled_programs(cliff, tmp_path, caplog):
     with jax.log_compiles():
         run_task(on_the_cliff(tmp_path / "task", 1e-8))

@@ -27,6 +27,7 @@ def memoryless(discount):
     )
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.parametrize("discount", DISCOUNTS)
 def test_bandits_have_closed_forms(discount):
     x, problem = 0.4, memoryless(discount)

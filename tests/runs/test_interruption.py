@@ -42,6 +42,7 @@ def assert_same(path, whole):
     assert (path / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("call", [3, 6])
 def test_a_run_told_to_stop_within_a_log_interval_goes_on_to_the_same_bits(whole, tmp_path, monkeypatch, number, call):

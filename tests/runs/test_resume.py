@@ -78,6 +78,7 @@ def test_continuing_a_shorter_run_ends_with_the_same_bits(whole, first, tmp_path
     assert [row["num_iterations"] for row in timing] == [0, 50, 100, 150, 200]
 
 
+@pytest.mark.slow
 def test_continuing_from_between_two_log_points_changes_no_state(whole, tmp_path):
     small_run(folder=tmp_path, num_iterations=120)
     result = small_run(folder=tmp_path)
@@ -419,7 +420,7 @@ def final_checkpoint(path):
 
 
 @pytest.mark.parametrize(
-    ("num_early", "num_later"), [(1, 1), pytest.param(1, 4, marks=pytest.mark.slow)], ids=["two", "five"]
+    ("num_early", "num_later"), [(1, 1), pytest.param(1, 4, marks=pytest.mark.long)], ids=["two", "five"]
 )
 def test_killed_and_resumed_runs_end_with_the_same_bits(uninterrupted, tmp_path, num_early, num_later):
     rows, states = RunFolder(uninterrupted).read_rows("metrics"), final_checkpoint(uninterrupted)["states"]
