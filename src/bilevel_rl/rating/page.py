@@ -124,7 +124,7 @@ class Visit:
             field.on("keydown.enter", lambda: self._begin(field.value))
             _button("key", "Begin", lambda: self._begin(field.value))
 
-    def _begin(self, given: str):
+    def _begin(self, given: Any):
         self._rater = _name(given)
         if self._rater:
             ui.run_javascript(f"localStorage.setItem('rater', {json.dumps(self._rater)})")
@@ -203,8 +203,7 @@ class Visit:
             sides.reverse()
         with ui.element("div").classes("pair"):
             for (shown, prompt, value), arrow in zip(sides, ("← left arrow", "right arrow →"), strict=True):
-                button = ui.element("button").classes("choice")
-                button.on("click", lambda value=value: self._answer(question, value))
+                button = _clickable("choice", lambda value=value: self._answer(question, value))
                 with button:
                     if question.prompts[0] != question.prompts[1]:
                         _prompt(prompt)
@@ -220,8 +219,12 @@ def _prompt(text: str):
         ui.label(text).classes("prompt")
 
 
+def _clickable(classes: str, on_click: Any) -> Any:
+    return ui.element("button").classes(classes).on("click", on_click)
+
+
 def _button(classes: str, text: str, on_click: Any) -> Any:
-    button = ui.element("button").classes(classes).on("click", on_click)
+    button = _clickable(classes, on_click)
     with button:
         ui.label(text)
     return button
