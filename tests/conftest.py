@@ -19,9 +19,6 @@ MAPPED_REGIONS = 15_000
 """A process may have 65,530 (Linux, `vm.max_map_count`), and every program that JAX loads takes some of them."""
 
 
-SLOW_FIXTURES = {"finished_comparison", "finished_search"}
-"""Many whole runs; so are the tests that look at them."""
-
 LONG_EXAMPLES = {
     "bilevel_rl.algorithms.exact_descent.ExactDescent",
     "bilevel_rl.algorithms.model_based.ModelBased",
@@ -36,11 +33,14 @@ LONG_EXAMPLES = {
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Of a test marked `variants` all cases but the first are slow, or what `rest` says; long tests are slow too."""
+    """Of a test marked `variants` all cases but the first are slow, or what `rest` says; long tests are slow too. So are
+    tests that look at many whole runs."""
     seen = set()
     for item in items:
-        if not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+        if "finished_comparison" in getattr(item, "fixturenames", ()):
             item.add_marker("slow")
+        if "finished_search" in getattr(item, "fixturenames", ()):
+            item.add_marker("long")
         if item.name in LONG_EXAMPLES:
             item.add_marker("long")
         if marker := item.get_closest_marker("variants"):

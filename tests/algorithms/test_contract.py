@@ -220,7 +220,7 @@ def test_x_moves_and_stays_feasible(algorithm, problem, step, noise):
     assert np.ptp(visited, axis=0).max() > 0
 
 
-@pytest.mark.variants
+@pytest.mark.variants(rest="long")
 def test_log_policies_are_normalized_and_as_many_as_an_info_tells_of(name, algorithm, problem, step, noise):
     state = algorithm.init(jax.random.key(0))
     num_policies = 1 if name in WITH_ONE_POLICY else 2
@@ -245,8 +245,7 @@ def test_an_algorithm_says_what_it_solves_and_how(algorithm, problem):
     assert isinstance(algorithm.step_sizes, StepSizes)
 
 
-@pytest.mark.slow
-@pytest.mark.variants(rest="long")
+@pytest.mark.long
 def test_an_interrupted_run_ends_with_the_same_bits(algorithm, tmp_path):
     key, options = jax.random.key(5), {"log_every": 5, "progress": False, "checkpoint_every": 0.0}
     whole = run(algorithm, key, 2, 15, folder=tmp_path / "whole", **options)

@@ -416,6 +416,7 @@ def test_the_sparse_branch_agrees_with_the_dense_one(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.variants(rest="long")
 @pytest.mark.parametrize("sharing", SHARED)
 def test_shared_tables_have_the_objectives_and_gradients_of_tables_written_out(sharing):
     x = np.array([0.4, -0.3, 0.8])

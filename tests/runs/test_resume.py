@@ -64,8 +64,7 @@ def copy(whole, tmp_path):
     return Path(shutil.copytree(whole[1], tmp_path / "copy"))
 
 
-@pytest.mark.variants(rest="long")
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("first", [50, 150])
 def test_continuing_a_shorter_run_ends_with_the_same_bits(whole, first, tmp_path):
     small_run(folder=tmp_path, num_iterations=first)
@@ -138,7 +137,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_afresh(whole, copy, kep
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", ["before", pytest.param("after", marks=pytest.mark.long)])
 @pytest.mark.parametrize("log_point", [pytest.param(0, marks=pytest.mark.long), 2])
 @pytest.mark.parametrize(
     ("method", "calls_per_log_point", "call"),
