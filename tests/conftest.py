@@ -33,8 +33,7 @@ LONG_EXAMPLES = {
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Of a test marked `variants` all cases but the first are slow, or what `rest` says; long tests are slow too. So are
-    tests that look at many whole runs."""
+    """Of a test marked `variants` all cases but the first are slow, or what `rest` says; long tests are slow too."""
     seen = set()
     for item in items:
         if "finished_comparison" in getattr(item, "fixturenames", ()):
