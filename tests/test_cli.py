@@ -168,6 +168,7 @@ def computes_nothing(monkeypatch):
 # Run, plot, resume, list.
 
 
+@pytest.mark.variants(rest="long")
 def test_run_writes_config_tables_arrays_and_figures(finished):
     name, folder, _ = finished
     figures = {f"{figure}.png" for figure in FIGURES[name]}
@@ -227,6 +228,7 @@ def test_the_summary_of_goal_position_is_the_gap_to_the_optimum(finished):
     assert open_study(RunFolder(folder)).summarize(RunFolder(folder)) == expected
 
 
+@pytest.mark.variants(rest="long")
 def test_plot_draws_the_same_figures_again_and_runs_nothing(finished, tmp_path, computes_nothing):
     name, folder, _ = finished
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
@@ -288,7 +290,7 @@ def test_list_without_runs(tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("finished", ["goal-position"], indirect=True)
 def test_resume_finishes_a_run_that_was_cut_off(finished, tmp_path):
     _, folder, _ = finished
@@ -949,7 +951,7 @@ def new_study(tmp_path, monkeypatch):
     find_studies.cache_clear()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_new_file_is_an_experiment_that_is_listed_run_resumed_and_drawn(new_study, tmp_path):
     folder = tmp_path / "runs" / "mine"
     assert "Say how far the goal walks [new]." in call("list", tmp_path / "runs")[1]

@@ -63,7 +63,7 @@ def test_the_couriers_log_is_the_simulated_one(tmp_path):
     assert example.LOG.stat().st_size < 200_000
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_log_of_couriers_tells_their_wishes_and_a_better_incentive(tmp_path, capsys):
     example = load("logged_data")
     found = example.main(num_models=10, figure=tmp_path / "couriers.png")
@@ -98,7 +98,7 @@ def test_own_problems_are_short_and_are_built(reference):
     assert problem.names.question.endswith("?")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.variants(rest="long")
 @pytest.mark.parametrize("reference", OWN)
 def test_own_problems_run_and_report(reference, tmp_path):

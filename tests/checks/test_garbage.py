@@ -20,7 +20,7 @@ def output_of(*arguments, folder, seconds):
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_storm_of_malformed_calls_and_lines(tmp_path):
     storm = "-m", "benchmarks.storm_api", "--calls", "1000", "--lines", "20"
     code, output = output_of(*storm, folder=tmp_path, seconds=300)

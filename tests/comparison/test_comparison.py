@@ -263,7 +263,7 @@ class FreeRide(SingleLoopActorCritic):
         return 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_method_without_transitions_has_one_seed_and_is_a_line_to_compare_with(tmp_path, monkeypatch, copied):
     free = Method("free", lambda p, s, n: FreeRide(p, s, Followers(n)), {"upper": (0.01, 0.1)}, is_deterministic=True)
     monkeypatch.setitem(METHODS, "free", free)

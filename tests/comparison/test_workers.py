@@ -59,7 +59,7 @@ def exit_code(command, sign, until):
     return command.wait(timeout=60)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupted_comparison_is_resumed_to_the_same_table(finished_comparison, tmp_path):
     folder, log = tmp_path / "run", tmp_path / "log.txt"
 

@@ -143,6 +143,7 @@ def test_a_start_that_is_nearly_uniform_is_not_taken_for_a_uniform_one():
     assert chain(np.eye(3)[0], initial=[1 / 3 + 1e-16, 1 / 3, 1 / 3]).cumulative_start is None
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("num_terminal", [0, 2])
 @pytest.mark.parametrize("sharing", SHARED)

@@ -113,6 +113,7 @@ def test_sparse_solves_and_their_derivatives_agree_with_dense_ones(solve, monkey
         np.testing.assert_allclose(sparse_part, dense_part, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("num_terminal", [0, 1])
 @pytest.mark.parametrize("sharing", SHARED)

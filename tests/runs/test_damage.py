@@ -184,7 +184,7 @@ def test_a_divergence_that_is_none_is_named(copy, entry, flaw):
         RunFolder(copy).read_divergences()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_stopped_seed_whose_divergence_is_lost_is_refused(tmp_path):
     algorithm = small_algorithm(slope_edge=0.3)
     with pytest.warns(RuntimeWarning, match="diverged"):

@@ -177,7 +177,7 @@ def test_a_command_stops_in_a_chunk_of_many_minutes(tmp_path, number):
     assert not (folder / "lock").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_second_ctrl_c_ends_a_command_at_once(tmp_path):
     process = start(tmp_path / "run")
     process.send_signal(signal.SIGINT)

@@ -167,7 +167,7 @@ def test_sampled_diagnostics_measure_nothing_exactly_and_change_no_other_number(
     np.testing.assert_allclose(sampled.metrics["upper_value"], expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_upper_variable_that_is_a_tree_keeps_its_structure():
     algorithm = eqx.tree_at(lambda a: a.problem, small_algorithm(), random_problem(3, 4, 2, 2, as_dict=True))
     result = small_run(algorithm, num_seeds=2, num_iterations=3)
@@ -180,7 +180,7 @@ def test_an_upper_variable_that_is_a_tree_keeps_its_structure():
 
 
 @pytest.mark.variants(rest="long")
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("seeds_per_group", "counts"), [(2, (2, 4)), pytest.param(1, (1, 3), marks=pytest.mark.slow)])
 def test_a_seed_does_not_depend_on_how_many_groups_run_after_its_own(seeds_per_group, counts):
     fewer, more = (small_run(num_seeds=count, seeds_per_group=seeds_per_group) for count in counts)
