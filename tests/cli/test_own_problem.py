@@ -155,7 +155,7 @@ def test_resume_finishes_what_was_cut_off_and_refuses_another_problem(finished, 
     assert open_study(RunFolder(folder)).summarize(RunFolder(folder)) in out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_run_ends_with_the_same_bits(finished, tmp_path):
     source, _, _ = finished
     options = ["--price", "2", "--num-seeds", "2", "--num-iterations", "400000", "--log-every", "20"]

@@ -186,6 +186,7 @@ METHOD_OPTIONS = {
 }
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.parametrize("method", BASELINES)
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, method):
     options = {"preferences": PREFERENCES, "prompts": PROMPTS, "method_options": METHOD_OPTIONS.get(method)} | STEPS

@@ -66,6 +66,7 @@ def uniforms_that_choose(actions, followers, states):
     return upper_ends - chosen / 2
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.parametrize("coupled", [True, False], ids=["coupled", "independent"])
 @pytest.mark.parametrize("parts", [1, 2])
 def test_an_iteration_makes_the_update_of_the_tabular_loop(tmp_path, coupled, parts):

@@ -106,6 +106,7 @@ def assert_unbiased(draws, exact):
 OBJECTIVES = {"direct": CostWithDirectPart, "preferences": lambda: PreferenceLoss(prefer)}
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.parametrize("coupled", [True, False], ids=["coupled", "independent"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_gradient_of_x_is_the_hyper_gradient_in_expectation_and_balance_has_less_noise(
@@ -133,6 +134,7 @@ def test_the_gradient_of_x_is_the_hyper_gradient_in_expectation_and_balance_has_
     assert variances["balance"] < variances["plain"]
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.parametrize("η", [0.0, 0.7])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_both_policies_follow_their_objectives_gradient_in_expectation(tmp_path, objective, η):

@@ -77,7 +77,7 @@ def test_continuing_a_shorter_run_ends_with_the_same_bits(whole, first, tmp_path
     assert [row["num_iterations"] for row in timing] == [0, 50, 100, 150, 200]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_continuing_from_between_two_log_points_changes_no_state(whole, tmp_path):
     small_run(folder=tmp_path, num_iterations=120)
     result = small_run(folder=tmp_path)

@@ -99,6 +99,7 @@ def test_a_run_goes_on_after_a_kill_with_the_same_bits(tmp_path):
         assert (killed.path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.long
 def test_a_folder_does_not_say_where_code_and_models_are_taken_from(tmp_path, monkeypatch):
     caches = []
 
@@ -119,6 +120,7 @@ def test_a_folder_does_not_say_where_code_and_models_are_taken_from(tmp_path, mo
     assert caches == [own, None, own]
 
 
+@pytest.mark.long
 def test_the_studys_figure_has_a_line_and_its_seeds_shade_for_every_method(tmp_path, monkeypatch):
     judge_of = {}
     for method in ("bilevel", "two-stage"):

@@ -117,6 +117,7 @@ def test_tweets_of_one_rater_say_nothing_about_noise():
 # Annotator and judge.
 
 
+@pytest.mark.long
 def test_annotator_and_judge_predict_tweets_that_they_have_not_seen(assets):
     annotator, judge = Annotator(assets), Judge(assets)
     texts = [tweet.text for tweet in judge.test_tweets]
