@@ -546,7 +546,7 @@ def run(algorithm, keys, num_iterations):
     return jax.vmap(one)(keys)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_runs_end_close_to_the_exact_solution():
     problem = goal_position(
         size=4, target=(2, 1), width=2.0, initial_x=(1, 2), discount=0.8, installation_cost=0.1, home=(0, 0)

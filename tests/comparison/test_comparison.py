@@ -149,6 +149,7 @@ def test_figures_and_tables_are_drawn_again_from_the_files_alone(copied, runs):
     assert page.count("data:image/png;base64,") == 2
 
 
+@pytest.mark.long
 def test_finished_tasks_are_not_run_again_and_missing_ones_are(finished_comparison, copied, runs):
     for task in ("tuning/single-loop/trial-1", "final/partial-sgd/seed-0"):
         shutil.rmtree(copied.path / task)
@@ -208,7 +209,7 @@ def cliff(tmp_path_factory):
     return tasks
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_task_that_diverged_is_finished_and_has_the_worst_score(cliff, runs, tmp_path):
     diverged, steady = cliff
     assert len(RunFolder(diverged.folder).read_divergences()) == 2

@@ -188,7 +188,7 @@ def test_lower_residual_takes_deterministic_policies():
 # Hyper-gradients
 
 
-@pytest.mark.variants
+@pytest.mark.variants(rest="long")
 @all_problems
 def test_hyper_gradient_is_the_derivative_of_the_hyper_objective(problem):
     differences = central_differences(lambda x: hyper_objective(problem, x, entropy_weight=TAU), problem.initial_x)
@@ -415,7 +415,7 @@ def test_the_sparse_branch_agrees_with_the_dense_one(monkeypatch):
     np.testing.assert_allclose(hyper_gradient(problem, x, entropy_weight=0.1), gradient, rtol=1e-8)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.variants(rest="long")
 @pytest.mark.parametrize("sharing", SHARED)
 def test_shared_tables_have_the_objectives_and_gradients_of_tables_written_out(sharing):

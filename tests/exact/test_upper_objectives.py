@@ -22,7 +22,7 @@ def central_differences(function, x):
     return np.array([(function(x + H * unit) - function(x - H * unit)) / (2 * H) for unit in np.eye(len(x))])
 
 
-@pytest.mark.variants
+@pytest.mark.variants(rest="long")
 @pytest.mark.parametrize("kind", UPPERS)
 def test_implicit_gradients_are_slopes_of_the_objective(kind):
     problem = problem_of(kind, num_terminal=1)
@@ -61,7 +61,7 @@ def test_no_policy_near_the_penalized_one_is_better(kind):
     assert exact.lower_residual(problem, x, answer, entropy_weight=τ, penalty=w) > 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["functional"])
 def test_implicit_gradients_where_the_dynamics_depend_on_x(kind):
     static = problem_of(kind)
@@ -85,7 +85,7 @@ def test_implicit_gradients_where_the_dynamics_depend_on_x(kind):
     np.testing.assert_allclose(exact.penalty_gradient(problem, problem.initial_x, **weights), slopes, rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_linear_functional_is_an_occupancy_cost():
     costs = np.random.default_rng(4).normal(size=(5, 3))
     as_cost = random_problem(3, upper=OccupancyCost(lambda x, s, a: jax.numpy.asarray(costs)[s, a]))

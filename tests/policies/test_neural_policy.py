@@ -34,6 +34,7 @@ def random_steps(num_parameters=3, **sizes):
     return steps(rng.normal(size=(4, num_parameters)), rng.normal(size=4), **sizes)
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 def test_linear_layers_begin_orthogonal_with_the_gains_of_their_place(shared):
@@ -180,7 +181,7 @@ def factorized_shapes(jaxpr):
     return shapes
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_weights_of_seeds_side_by_side_are_drawn_one_after_the_other():
     # Batched factorizations inside of a compiled program can deadlock on two cores (dev/LOG.md).
     policies = NeuralActorCritic.mlp(MDP, width=8)

@@ -127,7 +127,7 @@ def test_measurements_are_those_of_the_oracles():
 
 
 @pytest.mark.variants(rest="long")
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("options", [{"num_terminal": 1}, {"num_terminal": 2, "as_dict": True}, {"discount": 0.99}])
 def test_measurements_far_from_the_optimum_are_those_of_the_oracles(options):
     problem, rng = random_problem(seed=15, **options), np.random.default_rng(1)
@@ -287,7 +287,7 @@ def test_long_upper_variables_are_left_out(monkeypatch):
     assert "upper_objective" in rows()[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_upper_variable_that_is_a_tree_is_measured_and_logged_leaf_by_leaf():
     problem = random_problem(3, 4, 2, 2, as_dict=True)
     algorithm = eqx.tree_at(lambda a: a.problem, small_algorithm(), problem)
