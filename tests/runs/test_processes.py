@@ -61,8 +61,8 @@ def alone(tmp_path_factory) -> Path:
 def test_two_processes_write_the_rows_of_one(alone, tmp_path):
     outputs = finish(job("run", tmp_path / "run", "--num-iterations=300", "--log-every=100"))
     assert (tmp_path / "run/metrics.csv").read_bytes() == (alone / "metrics.csv").read_bytes()
-    with np.load(tmp_path / "run/landscape.npz") as ours, np.load(alone / "landscape.npz") as theirs:
-        np.testing.assert_array_equal(ours["end_policy"], theirs["end_policy"])
+    with np.load(tmp_path / "run/outcome.npz") as ours, np.load(alone / "outcome.npz") as theirs:
+        np.testing.assert_array_equal(ours["after_policy"], theirs["after_policy"])
     assert "Φ*" in outputs[0]
     assert "Φ*" not in outputs[1], "only process 0 speaks"
 
