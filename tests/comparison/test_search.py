@@ -195,6 +195,7 @@ def test_the_command_runs_the_algorithm_that_was_found(finished_search, tmp_path
     configs = []
     monkeypatch.setattr(GoalPositionStudy, "main", lambda study, folder, progress: configs.append(study))
     monkeypatch.setattr(GoalPositionStudy, "summarize", lambda study, folder: "")
+    monkeypatch.setattr(GoalPositionStudy, "outcome", lambda study, folder: {})
     record = json.loads((finished_search[0].path / "protocol.json").read_text())["result"]
     name, *words = shlex.split(record["command"])
     assert name == "bilevel-rl"
