@@ -1,5 +1,6 @@
 """The package as a user meets it: a light import, types for type checkers, and a docstring on every public name."""
 
+import importlib
 import importlib.resources
 import inspect
 import json
@@ -9,19 +10,24 @@ import sys
 import pytest
 
 import bilevel_rl
-from bilevel_rl import (
-    algorithms,
-    environments,
-    exact,
-    figures,
-    followers,
-    formulation,
-    outcome,
-    policies,
-    problems,
-    report,
-    results,
-)
+
+MODULES = [bilevel_rl] + [
+    importlib.import_module(f"bilevel_rl.{name}")
+    for name in [
+        "algorithms",
+        "environments",
+        "exact",
+        "figures",
+        "followers",
+        "formulation",
+        "outcome",
+        "policies",
+        "problems",
+        "report",
+        "results",
+    ]
+]
+"""Whose names are public."""
 
 HEAVY = ("torch", "orbax", "matplotlib", "gymnasium", "tensorboardX", "tyro", "pandas", "scipy.stats")
 
@@ -70,24 +76,7 @@ def test_the_public_names():
     assert inspect.isfunction(bilevel_rl.run)
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        bilevel_rl,
-        algorithms,
-        environments,
-        exact,
-        figures,
-        followers,
-        formulation,
-        outcome,
-        policies,
-        problems,
-        report,
-        results,
-    ],
-    ids=lambda module: module.__name__,
-)
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_every_public_name_has_a_docstring(module):
     assert module.__doc__
     missing = []

@@ -143,3 +143,4 @@ def test_the_site_works_from_disk(browser, folder):
     page.keyboard.press("f")
     page.keyboard.type("penalty")
     page.wait_for_selector(".md-search-result__item")
+    assert "penalty" in page.locator(".md-search-result__item").first.inner_text().lower()

@@ -16,8 +16,8 @@ import numpy as np
 
 import bilevel_rl as brl
 from bilevel_rl.algorithms import NestedLoop
-from bilevel_rl.algorithms.followers import draw_uniforms
 from bilevel_rl.algorithms.sampled import SampledInfo, SampledState, TwoLoopAlgorithm, learn_for
+from bilevel_rl.algorithms.transitions import draw_uniforms
 
 # %% [markdown]
 # ## The algorithm

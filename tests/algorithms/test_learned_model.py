@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from bilevel_rl import TabularMDP
-from bilevel_rl.algorithms.followers import Transitions
 from bilevel_rl.algorithms.learned_model import Counts, PossibleTransitions
+from bilevel_rl.algorithms.transitions import Transitions
 from dense_reference import kernel
 from garnets import garnet, shared_garnet
 

@@ -10,8 +10,8 @@ import pytest
 
 from bilevel_rl import Followers, SingleLoopActorCritic, exact
 from bilevel_rl.algorithms import NestedLoop
-from bilevel_rl.algorithms.followers import Transitions
 from bilevel_rl.algorithms.step_sizes import PowerDecay, ScheduleWarning, StepSizes
+from bilevel_rl.algorithms.transitions import Transitions
 from bilevel_rl.algorithms.upper_estimates import Samples, estimate_upper, num_extra_uniforms
 from bilevel_rl.exact.tables import linear_cost
 from bilevel_rl.policies import CategoricalLaw

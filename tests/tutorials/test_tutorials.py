@@ -66,16 +66,12 @@ def test_what_a_page_shows_is_there(name: str):
     [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in TUTORIALS],
 )
 def test_tutorial_runs(name: str, tmp_path: Path):
-    run_tutorial(name, tmp_path)
-
-
-def run_tutorial(name: str, folder: Path):
-    """Runs a tutorial in an empty folder, and looks at what it printed and drew."""
+    """In an empty folder: it prints what its page says, and draws its pictures."""
     environment = os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, str(TUTORIALS[name])]
-    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     printed, script = ran.stdout.splitlines(), TUTORIALS[name].read_text("utf-8")
     assert [line for line in shown(script) if not is_printed(line, printed)] == []
     for picture in re.findall(r"images/tutorials/(\w+\.png)", script):
-        assert (folder / picture).stat().st_size > 10_000
+        assert (tmp_path / picture).stat().st_size > 10_000

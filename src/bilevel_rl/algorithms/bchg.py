@@ -39,9 +39,10 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from bilevel_rl import checks
-from bilevel_rl.algorithms.followers import LOWER, Parameters, draw_uniforms
+from bilevel_rl.algorithms.followers import LOWER, Parameters
 from bilevel_rl.algorithms.sampled import SampledAlgorithm, SampledInfo
 from bilevel_rl.algorithms.step_sizes import StepSizes, StepSizeValues, as_leaf, check_leaf
+from bilevel_rl.algorithms.transitions import draw_uniforms
 from bilevel_rl.exact.soft_mdp import soft_optimal
 from bilevel_rl.exact.tables import reward_table
 

@@ -6,9 +6,10 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from bilevel_rl import checks
-from bilevel_rl.algorithms.followers import Followers, draw_uniforms
+from bilevel_rl.algorithms.followers import Followers
 from bilevel_rl.algorithms.learned_model import PossibleTransitions
 from bilevel_rl.algorithms.sampled import SampledAlgorithm
+from bilevel_rl.algorithms.transitions import draw_uniforms
 from bilevel_rl.formulation import BilevelProblem
 
 

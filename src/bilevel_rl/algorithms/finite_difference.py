@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from bilevel_rl.algorithms.followers import draw_uniforms
 from bilevel_rl.algorithms.sampled import SampledInfo, SampledState, TwoLoopAlgorithm, learn_for
 from bilevel_rl.algorithms.step_sizes import as_leaf, check_leaf
+from bilevel_rl.algorithms.transitions import draw_uniforms
 
 MAX_COORDINATES = 4
 

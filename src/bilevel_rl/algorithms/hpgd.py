@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from bilevel_rl.algorithms.followers import LOWER, draw_uniforms
+from bilevel_rl.algorithms.followers import LOWER
 from bilevel_rl.algorithms.implicit_gradient import ImplicitGradientMethod
 from bilevel_rl.algorithms.sampled import SampledInfo, SampledState, TwoLoopAlgorithm, learn_for
+from bilevel_rl.algorithms.transitions import draw_uniforms
 
 
 class HPGD(TwoLoopAlgorithm, ImplicitGradientMethod):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from bilevel_rl.algorithms.followers import Transitions
+from bilevel_rl.algorithms.transitions import Transitions
 from bilevel_rl.environments import TabularMDP
 
 

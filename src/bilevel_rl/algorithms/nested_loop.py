@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from bilevel_rl.algorithms.followers import LOWER, PENALIZED, draw_uniforms
+from bilevel_rl.algorithms.followers import LOWER, PENALIZED
 from bilevel_rl.algorithms.sampled import SampledInfo, SampledState, TwoLoopAlgorithm, learn_for
+from bilevel_rl.algorithms.transitions import draw_uniforms
 
 
 class NestedLoop(TwoLoopAlgorithm):

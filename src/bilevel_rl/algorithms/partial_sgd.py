@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from bilevel_rl.algorithms.followers import draw_uniforms
 from bilevel_rl.algorithms.sampled import SampledAlgorithm, SampledInfo, SampledState
+from bilevel_rl.algorithms.transitions import draw_uniforms
 
 
 class PartialSGD(SampledAlgorithm):

@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from bilevel_rl.algorithms.followers import Transitions, Uniforms, draw_uniforms
 from bilevel_rl.algorithms.sampled import SampledInfo, SampledState, TwoLoopAlgorithm, learn_for
+from bilevel_rl.algorithms.transitions import Transitions, Uniforms, draw_uniforms
 from bilevel_rl.policies.categorical import direction
 
 ANSWER, JOINT = slice(0, 1), slice(1, 2)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from bilevel_rl.algorithms.followers import draw_uniforms
 from bilevel_rl.algorithms.implicit_gradient import ImplicitGradientMethod
+from bilevel_rl.algorithms.transitions import draw_uniforms
 from bilevel_rl.exact.soft_mdp import soft_optimal
 from bilevel_rl.exact.tables import reward_table
 

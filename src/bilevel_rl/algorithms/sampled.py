@@ -12,8 +12,9 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Shaped
 
 from bilevel_rl import checks
 from bilevel_rl.algorithms.algorithm import check_parts
-from bilevel_rl.algorithms.followers import Actions, Followers, Parameters, States
+from bilevel_rl.algorithms.followers import Followers, Parameters
 from bilevel_rl.algorithms.step_sizes import ScheduleWarning, StepSizes, StepSizeValues
+from bilevel_rl.algorithms.transitions import Actions, States
 from bilevel_rl.environments import Environment, TabularMDP
 from bilevel_rl.formulation import BilevelProblem, OccupancyCost
 

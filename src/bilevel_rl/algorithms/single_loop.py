@@ -45,19 +45,9 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from bilevel_rl import checks
 from bilevel_rl.algorithms.algorithm import check_parts
-from bilevel_rl.algorithms.followers import (
-    LOWER,
-    PENALIZED,
-    Followers,
-    Parameters,
-    States,
-    Transitions,
-    Uniforms,
-    coincide,
-    draw_uniforms,
-    in_a_row,
-)
+from bilevel_rl.algorithms.followers import LOWER, PENALIZED, Followers, Parameters
 from bilevel_rl.algorithms.step_sizes import ScheduleWarning, StepSizes
+from bilevel_rl.algorithms.transitions import States, Transitions, Uniforms, coincide, draw_uniforms, in_a_row
 from bilevel_rl.algorithms.upper_estimates import (
     Samples,
     estimate_gains,

@@ -32,9 +32,9 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
-from bilevel_rl.algorithms.followers import draw_uniforms
 from bilevel_rl.algorithms.sampled import SampledAlgorithm, SampledInfo
 from bilevel_rl.algorithms.step_sizes import StepSizes
+from bilevel_rl.algorithms.transitions import draw_uniforms
 
 
 class SoBiRLState(NamedTuple):

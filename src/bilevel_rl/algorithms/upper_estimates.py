@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from bilevel_rl.algorithms.followers import PENALIZED, Transitions
+from bilevel_rl.algorithms.followers import PENALIZED
 from bilevel_rl.algorithms.step_sizes import PowerDecay
+from bilevel_rl.algorithms.transitions import Transitions
 from bilevel_rl.environments import DrivenMDP, TabularMDP
 from bilevel_rl.formulation import (
     BilevelProblem,

@@ -98,7 +98,7 @@ class HumanRatings:
             FileNotFoundError: there is no such file.
             ValueError: one is neither GIF nor PNG, or the lists differ in length.
         """
-        _check_lengths(first, second)
+        _check_lengths(first=first, second=second)
         names = [[pictures.keep(Path(self.folder), path) for path in paths] for paths in (first, second)]
         return self.ask([Question("pictures", seed, one, other) for one, other in zip(*names, strict=True)])
 
@@ -169,8 +169,8 @@ class HumanRatings:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Texts and a seed → a score each, by people."""
+class _Asked:
+    """A function that is answered by people, who are also what it is known by."""
 
     ratings: HumanRatings
 
@@ -178,28 +178,24 @@ class Scores:
     def identity(self) -> list[Any]:
         """As `HumanRatings.identity`."""
         return self.ratings.identity
+
+
+class Scores(_Asked):
+    """Texts and a seed → a score each, by people."""
 
     def __call__(
         self, texts: Sequence[str], seed: int, prompts: Sequence[str] | None = None
     ) -> Float[np.ndarray, " N"]:
         """Asks about every text; the same text twice is one question."""
         prompts = [""] * len(texts) if prompts is None else prompts
-        _check_lengths(texts, prompts)
+        _check_lengths(texts=texts, prompts=prompts)
         return self.ratings.ask(
             [Question("score", seed, text, "", (prompt, "")) for text, prompt in zip(texts, prompts, strict=True)]
         )
 
 
-@dataclass(frozen=True)
-class Preferences:
+class Preferences(_Asked):
     """First texts, second texts and a seed → the share of people who prefer the first, by people."""
-
-    ratings: HumanRatings
-
-    @property
-    def identity(self) -> list[Any]:
-        """As `HumanRatings.identity`."""
-        return self.ratings.identity
 
     def __call__(
         self,
@@ -210,7 +206,7 @@ class Preferences:
     ) -> Float[np.ndarray, " N"]:
         """Asks about every pair; the same pair twice is one question."""
         before, after = ([""] * len(first), [""] * len(second)) if prompts is None else prompts
-        _check_lengths(first, second)
+        _check_lengths(first=first, second=second, prompts_of_first=before, prompts_of_second=after)
         return self.ratings.ask(
             [Question("pair", seed, *pair) for pair in zip(first, second, zip(before, after, strict=True), strict=True)]
         )
@@ -221,6 +217,7 @@ def _is_tie(question: Question) -> bool:
     return (question.first, question.prompts[0]) == (question.second, question.prompts[1]) and question.kind != "score"
 
 
-def _check_lengths(first: Sequence[Any], second: Sequence[Any]):
-    if len(first) != len(second):
-        raise ValueError(f"first and second must be of one length, got {len(first)} and {len(second)}")
+def _check_lengths(**given: Sequence[Any]):
+    lengths = [len(each) for each in given.values()]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"{' and '.join(given)} must be of one length, got {' and '.join(map(str, lengths))}")

@@ -21,8 +21,8 @@ from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from bilevel_rl import checks
 from bilevel_rl.algorithms import SingleLoopActorCritic
-from bilevel_rl.algorithms.followers import Decision, Transitions, Uniforms
 from bilevel_rl.algorithms.single_loop import SingleLoopInfo, SingleLoopState
+from bilevel_rl.algorithms.transitions import Decision, Transitions, Uniforms
 from bilevel_rl.environments import HostEnvironment, HostEpisode
 from bilevel_rl.runs import fingerprint
 from bilevel_rl.runs.compiled import key_of_start, length_of_block
