@@ -6,11 +6,13 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.figure import Figure
 from matplotlib.quiver import Quiver
 
 import bilevel_rl as brl
 from bilevel_rl import figures
 from bilevel_rl.figures import curves, outcomes, style
+from bilevel_rl.figures.grids import draw_moves
 from bilevel_rl.outcome import Outcome
 from bilevel_rl.runs.folder import RunFolderError
 from hand_outcomes import GRAPH, GRID, hand_folder, hand_outcome, rows
@@ -96,6 +98,18 @@ def test_a_grid_shows_time_and_mean_steps(tmp_path, drawn):
             tuple(map(float, (*line.get_xdata(), *line.get_ydata()))) for line in axes.lines if line.get_marker() == "s"
         ]
         assert ends == [(1, 1)]
+
+
+def test_moves_are_arrows_in_shares_of_the_longest_and_rests_are_dots():
+    axes = Figure().subplots()
+    draw_moves(
+        axes, np.array([[0.0, 0.0], [3.0, 1.0], [2.0, 2.0], [5.0, 0.0]]), np.array([[0, 2], [-1, 0], [0.1, 0], [0, 0]])
+    )
+    (arrows,) = [c for c in axes.collections if isinstance(c, Quiver)]
+    np.testing.assert_allclose(arrows.XY, [(0, 0), (3, 1)])
+    np.testing.assert_allclose(np.stack([arrows.U, arrows.V], 1), [(0, 0.8), (-0.4, 0)])
+    (dots,) = [line for line in axes.lines if line.get_marker() == "."]
+    np.testing.assert_allclose(dots.get_xydata(), [(2, 2), (5, 0)])
 
 
 def test_states_that_share_a_cell_are_taken_together(tmp_path, drawn):

@@ -12,6 +12,7 @@ from PIL import Image
 import bilevel_rl as brl
 from bilevel_rl.report import vega, write_report
 from bilevel_rl.report.gather import command_of, gather
+from bilevel_rl.report.page import write_report_of_study
 from bilevel_rl.report.pictures import CELL, pictures_of, x_pictures_of
 from bilevel_rl.report.sentences import answer_of, number, question_of
 from bilevel_rl.runs.folder import DamagedFileError, RunFolderError
@@ -170,6 +171,17 @@ def test_confidence_of_logged_data_is_shown_where_it_is_there(tmp_path):
     folder = hand_folder(tmp_path, hand_outcome())
     (folder.path / "confidence.json").write_text('{"low": 0.35, "high": 0.6}')
     assert "What the logged data allow to say" in write_report([folder.path]).read_text()
+
+
+def test_a_study_of_many_runs_says_itself_what_it_asks_and_answers(tmp_path):
+    folder = hand_folder(tmp_path)
+    page = write_report_of_study(folder, "Which <b> is best?", "The second.")
+    text = Parsed(page).text
+    assert "Which <b> is best?" in text
+    assert "The second." in text
+    (folder.path / "summary.json").write_text(json.dumps({"question": "Which?"}))
+    with pytest.raises(DamagedFileError, match=r"summary\.json is damaged: .*answer"):
+        write_report([folder.path])
 
 
 def test_what_fresh_followers_make_of_the_reward_is_shown_where_it_is_known(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 from bilevel_rl import checks
 from bilevel_rl.comparison.figures import draw_comparison
 from bilevel_rl.comparison.methods import METHODS
-from bilevel_rl.comparison.outcomes import ranked, read_outcome, read_outcomes
+from bilevel_rl.comparison.outcomes import gaps, ranked, read_outcome, read_outcomes
 from bilevel_rl.comparison.search import check_search, choose
 from bilevel_rl.comparison.tables import answer, write_tables
 from bilevel_rl.comparison.tasks import FINAL, TUNING, Task, seconds_of_loop
@@ -22,7 +22,6 @@ from bilevel_rl.problems import FrozenLake, GoalPlacement, GoalPosition, WorkedP
 from bilevel_rl.references import ReferencedProblem
 from bilevel_rl.report.page import write_report_of_study
 from bilevel_rl.runs.folder import RunFolder
-from bilevel_rl.runs.statistics import interquartile_mean
 from bilevel_rl.runs.study import Command, Sharing, Study
 from bilevel_rl.studies.referenced import OfReference, default_problem, evaluated_at
 
@@ -120,8 +119,7 @@ class Comparison(Study):
     def summarize(self, folder: RunFolder) -> str:
         """One line about the outcome; `RunFolderError` where the comparison has not come that far."""
         outcomes, optimum = read_outcomes(folder)
-        gaps = {name: float(interquartile_mean(outcomes[name].final_objectives)) - optimum for name in ranked(outcomes)}
-        listed = ", ".join(f"{name} {gap:z.4f}" for name, gap in gaps.items())
+        listed = ", ".join(f"{name} {gap:z.4f}" for name, gap in gaps(outcomes, optimum).items())
         return f"Φ* = {optimum:.4f}; final Φ − Φ*, interquartile mean: {listed}"
 
     def _tuning_tasks(self, name: str, path: Path) -> list[Task]:

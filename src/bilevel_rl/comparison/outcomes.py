@@ -74,6 +74,11 @@ def ranked(outcomes: Mapping[str, Outcome]) -> list[str]:
     return sorted(outcomes, key=lambda name: (outcomes[name].is_reference, means[name]))
 
 
+def gaps(outcomes: Mapping[str, Outcome], optimum: float) -> dict[str, float]:
+    """Interquartile mean of the final Φ − Φ* of every method, as `ranked`."""
+    return {name: float(interquartile_mean(outcomes[name].final_objectives)) - optimum for name in ranked(outcomes)}
+
+
 class Trials(NamedTuple):
     """What a search tried, in order. Φ is infinite where a seed diverged."""
 

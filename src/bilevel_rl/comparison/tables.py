@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bilevel_rl.comparison.outcomes import Outcome, ranked, read_outcomes, read_trials
+from bilevel_rl.comparison.outcomes import Outcome, gaps, ranked, read_outcomes, read_trials
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.statistics import (
     bootstrap_interval,
@@ -35,15 +35,12 @@ def write_tables(folder: RunFolder):
 
 def answer(outcomes: dict[str, Outcome], optimum: float) -> str:
     """In a sentence which methods come closest to the optimum."""
-    gaps = {
-        name: float(interquartile_mean(outcomes[name].final_objectives)) - optimum
-        for name in ranked(outcomes)
-        if not outcomes[name].is_reference
-    }
-    if not gaps:
+    first = [(name, gap) for name, gap in gaps(outcomes, optimum).items() if not outcomes[name].is_reference][:3]
+    if not first:
         return f"The optimum is Φ* = {optimum:.4f}; no method that takes transitions was compared."
-    told = [f"{name} ends {gap:z.4f} above the optimum Φ* = {optimum:.4f}" for name, gap in list(gaps.items())[:1]]
-    told += [f"{name} {gap:z.4f}" for name, gap in list(gaps.items())[1:3]]
+    (best, least), *others = first
+    told = [f"{best} ends {least:z.4f} above the optimum Φ* = {optimum:.4f}"]
+    told += [f"{name} {gap:z.4f}" for name, gap in others]
     return f"{', '.join(told)}: interquartile means over the seeds, each method with step sizes tuned in the same way."
 
 

@@ -22,6 +22,12 @@ STEP_SIZES = {
     "entropy_weight": "τ entropy",
 }
 
+OBJECTIVES = {
+    "upper_objective": "Φ(x), the follower having optimized",
+    "upper_value": "f(x, π), the policy learned so far",
+}
+"""What the leader pays, the exact one first."""
+
 RESIDUALS = {"lower_residual": "lower policy, to π*(x)", "penalized_residual": "penalized policy, to π$^L$(x)"}
 
 TD_ERRORS = {f"{role}_mean_squared_td_error": f"{role} critic" for role in ("lower", "penalized")}
@@ -31,10 +37,7 @@ HALF_AND_ALL = ((0, 100, 0.12), (25, 75, 0.22))
 
 
 PANELS = {
-    "What the leader pays": {
-        "upper_objective": "Φ(x), the follower having optimized",
-        "upper_value": "f(x, π), the policy learned so far",
-    },
+    "What the leader pays": OBJECTIVES,
     "Return that the policies miss": {"lower_residual": "lower policy", "penalized_residual": "penalized policy"},
     "The leader's variable": {f"x{i}": f"x{i}" for i in range(16)},
 }
@@ -76,13 +79,14 @@ def draw_curves(folder: RunFolder, optimal_objective: float | None = None):
 
 def draw_learning_curves(folder: RunFolder, optimal_objective: float | None = None):
     """Φ(x_k) against transitions; where the optimum is known with it, and with the gap to it on a logarithmic scale."""
-    objective, value = read_curves(folder, "upper_objective"), read_curves(folder, "upper_value")
+    curves = {metric: read_curves(folder, metric) for metric in OBJECTIVES}
+    objective = curves["upper_objective"]
 
     def draw(style: Style) -> Figure:
         figure = Figure(figsize=(9.5 if optimal_objective is not None else 6, 3.8))
         left, *others = figure.subplots(1, 1 if optimal_objective is None else 2, squeeze=False)[0]
-        draw_band(left, objective, "Φ(x), the follower having optimized")
-        draw_band(left, value, "f(x, π), the policy learned so far")
+        for metric, label in OBJECTIVES.items():
+            draw_band(left, curves[metric], label)
         left.set(ylabel="upper objective", title=f"What the leader pays ({seeds_of(len(objective.values))})")
         if optimal_objective is not None:
             left.axhline(optimal_objective, color=style.accent, linestyle="--", linewidth=1.2, label="optimum Φ*")
@@ -161,10 +165,8 @@ def draw_residuals(folder: RunFolder):
 
 
 def draw_panels(folder: RunFolder):
-    """`figures/curves`, all that was measured of x and of the leader side by side; and the step sizes."""
+    """`figures/curves`, all that was measured of x and of the leader side by side."""
     columns = columns_of(folder)
-    if columns >= STEP_SIZES.keys():
-        draw_step_sizes(folder)
     measured = {title: {name: of[name] for name in of if name in columns} for title, of in PANELS.items()}
     panels = {title: of for title, of in measured.items() if of}
 

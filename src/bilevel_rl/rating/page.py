@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse
@@ -208,7 +209,7 @@ class Visit:
                     if question.prompts[0] != question.prompts[1]:
                         _prompt(prompt)
                     if question.kind == "pictures":
-                        ui.element("img").props(f'src=/picture/{shown} alt=""')
+                        ui.element("img").props(f'src=/picture/{quote(shown, safe="")} alt=""')
                     else:
                         ui.label(shown).classes("text")
                     ui.label(arrow).classes("hint")

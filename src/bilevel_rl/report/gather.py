@@ -7,18 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bilevel_rl.figures.curves import OBJECTIVES
 from bilevel_rl.figures.tables import Curves, first_measured, is_sampled, read_curves
 from bilevel_rl.followers import Judgement, read_judgement
 from bilevel_rl.outcome import Outcome, find_outcome
 from bilevel_rl.runs.diagnosis import Finding, diagnose
-from bilevel_rl.runs.folder import PYTHON_RUN, RunFolder
-from bilevel_rl.runs.json_files import read_json, read_object
-
-OBJECTIVES = {
-    "upper_objective": "Φ(x), the follower having optimized",
-    "upper_value": "f(x, π), the policy learned so far",
-}
-"""What the leader pays, the exact one first."""
+from bilevel_rl.runs.folder import PYTHON_RUN, DamagedFileError, RunFolder
+from bilevel_rl.runs.json_files import FieldError, from_json, read_json, read_object
 
 OTHERS = {
     "lower_judge_score": "judge's score of the follower's texts",
@@ -30,7 +25,15 @@ RESIDUALS = {"lower_residual": "lower policy, to π*(x)", "penalized_residual": 
 
 
 SUMMARY = "summary.json"
-"""Of a study of many runs: `question` and `answer`, with which its tables and figures stand in one page."""
+"""Of a study of many runs, which has a page for its tables and figures."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a study of many runs asks and answers itself."""
+
+    question: str
+    answer: str
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Gathered:
         settings: every setting, dotted name to text.
         versions: of packages and machine, name to text.
         command: that makes the run again, or what is known of it.
-        said: what a study of many runs says itself: `question` and `answer`; empty where it says nothing.
+        said: by a study of many runs; None of a run.
     """
 
     folder: RunFolder
@@ -65,7 +68,7 @@ class Gathered:
     settings: Mapping[str, str]
     versions: Mapping[str, str]
     command: str
-    said: Mapping[str, str]
+    said: Said | None
 
     @property
     def name(self) -> str:
@@ -112,8 +115,15 @@ def gather(folder: RunFolder) -> Gathered:
         settings,
         dict(_flat(files["environment"])),
         command_of(files["config"], files["run"]),
-        _object(folder.path / SUMMARY),
+        _said(folder.path / SUMMARY),
     )
+
+
+def _said(path: Path) -> Said | None:
+    try:
+        return from_json(Said, read_object(path)) if path.is_file() else None
+    except FieldError as error:
+        raise DamagedFileError(path, str(error)) from error
 
 
 def _object(path: Path) -> dict[str, Any]:

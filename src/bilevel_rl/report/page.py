@@ -1,5 +1,6 @@
 """Writes the page: what was gathered of every run, charts and pictures, into one HTML file."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ import jinja2
 
 from bilevel_rl.files.atomic import write_atomically
 from bilevel_rl.report import files, vega
-from bilevel_rl.report.gather import SUMMARY, gather
+from bilevel_rl.report.gather import SUMMARY, Said, gather
 from bilevel_rl.report.sections import section_of
 from bilevel_rl.report.side_by_side import comparison_of, runs_table
 from bilevel_rl.runs.diagnosis import find_runs
@@ -62,7 +63,7 @@ def write_report_of_study(folder: RunFolder, question: str, answer: str) -> Path
         question: in a sentence.
         answer: likewise.
     """
-    folder.write_text(SUMMARY, json.dumps({"question": question, "answer": answer}, indent=2) + "\n")
+    folder.write_text(SUMMARY, json.dumps(dataclasses.asdict(Said(question, answer)), indent=2) + "\n")
     return write_report([folder.path])
 
 

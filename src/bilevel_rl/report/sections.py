@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bilevel_rl.figures.curves import OBJECTIVES
 from bilevel_rl.figures.tables import Curves
 from bilevel_rl.followers import Judgement
 from bilevel_rl.outcome import Exact, Outcome
 from bilevel_rl.report import charts, files
-from bilevel_rl.report.gather import OBJECTIVES, OTHERS, RESIDUALS, Gathered
+from bilevel_rl.report.gather import OTHERS, RESIDUALS, Gathered
 from bilevel_rl.report.pictures import Picture, pictures_of, x_pictures_of
 from bilevel_rl.report.sentences import answer_of, number, question_of
 from bilevel_rl.runs.statistics import bootstrap_interval, interquartile_mean

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from bilevel_rl.figures.curves import OBJECTIVES
 from bilevel_rl.outcome import Outcome
-from bilevel_rl.report.gather import OBJECTIVES, Gathered
+from bilevel_rl.report.gather import Gathered
 
 MOST_NAMED = 3
 """Entries of x that a sentence can hold."""
@@ -11,8 +12,8 @@ MOST_NAMED = 3
 
 def question_of(run: Gathered) -> str:
     """The study's or the problem's own, or what every leader asks."""
-    if run.said:
-        return run.said["question"]
+    if run.said is not None:
+        return run.said.question
     if run.outcome is not None and run.outcome.names.question:
         return run.outcome.names.question
     return "How should x be set, so that what the follower then learns to do costs the leader least?"
@@ -20,8 +21,8 @@ def question_of(run: Gathered) -> str:
 
 def answer_of(run: Gathered) -> str:
     """What the study says, or what x became, and what the leader pays before and after."""
-    if run.said:
-        return run.said["answer"]
+    if run.said is not None:
+        return run.said.answer
     outcome = run.outcome
     if outcome is not None and outcome.exact is not None:
         costs, seed = outcome.exact.costs.objective, outcome.exact.shown_seed

@@ -53,8 +53,10 @@ class PythonRun(Study):
 
     def plot(self, folder: RunFolder):
         """Draws curves of what was measured, and what became of x."""
-        if find_outcome(folder) is not None:
-            figures.draw_outcome(folder)
+        if find_outcome(folder) is None:
+            figures.draw_curves(folder)
+        else:
+            figures.draw_outcome(folder)  # Which draws the curves too.
         figures.draw_panels(folder)
 
     def measure(self, folder: RunFolder, problem: BilevelProblem, result: RunResult, optimum: Optimum | None):
