@@ -171,7 +171,7 @@ def _paired_bars(axes: Axes, values: Float[np.ndarray, "2 n"], names: Sequence[s
     axes.set_yticks(rows, names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
-    axes.legend(fontsize="small", loc="lower right")
+    axes.legend(fontsize="small", loc="best")
 
 
 def draw_side_by_side(folders: Sequence[RunFolder], path: Path):
