@@ -150,7 +150,9 @@ def judge(command: str, said: Said, sound: tuple[Said, Path], folder: Path, rows
         common = min(len(found), len(rows))
         return "same bits" if common > 1 and found[:common] == rows[:common] else "other numbers"
     if command == "plot":
-        return "same bits" if pictures(folder) == pictures(sound[1]) else "other picture"
+        if pictures(folder) == pictures(sound[1]):
+            return "same bits"
+        return "told" if "warning: " in said.text else "other picture"
     if said.text == sound[0].text:
         return "same bits"
     return "told" if said.text.strip() else "silent"

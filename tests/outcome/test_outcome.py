@@ -196,6 +196,9 @@ def test_where_nothing_was_measured_the_result_tells_names_and_x(tmp_path, probl
     result_of(problem, ends + np.array([0.0, 0.01])).save(tmp_path / "result.npz")
     assert find_outcome(folder).exact is None
     np.testing.assert_array_equal(find_outcome(folder).final_x, ends + np.array([0.0, 0.01]))
+    (tmp_path / "outcome.json").unlink()
+    with pytest.warns(UserWarning, match=r"outcome\.json is missing.*`bilevel-rl resume` measures it again"):
+        assert find_outcome(folder).exact is None
 
 
 @pytest.mark.parametrize("layout", [brl.GridLayout([(0, 1), None]), None])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,12 @@ def find_outcome(folder: RunFolder) -> Outcome | None:
     """
     told = _of_result(folder.path / RESULT)
     if not (folder.path / f"{NAME}.json").is_file():
+        if (folder.path / f"{NAME}.npz").is_file():
+            warnings.warn(
+                f"{folder.path / NAME}.json is missing, so what was measured at the end is not shown: "
+                "`bilevel-rl resume` measures it again",
+                stacklevel=2,
+            )
         return told
     measured = read_outcome(folder)
     is_old = told is not None and not np.array_equal(told.final_x, measured.final_x)
