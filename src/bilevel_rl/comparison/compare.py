@@ -13,7 +13,7 @@ import numpy as np
 from bilevel_rl import checks
 from bilevel_rl.comparison.figures import draw_comparison
 from bilevel_rl.comparison.methods import METHODS
-from bilevel_rl.comparison.outcomes import gaps, ranked, read_outcome, read_outcomes
+from bilevel_rl.comparison.outcomes import decimals, gaps, ranked, read_outcome, read_outcomes
 from bilevel_rl.comparison.search import check_search, choose
 from bilevel_rl.comparison.tables import answer, write_tables
 from bilevel_rl.comparison.tasks import FINAL, TUNING, Task, seconds_of_loop
@@ -119,8 +119,9 @@ class Comparison(Study):
     def summarize(self, folder: RunFolder) -> str:
         """One line about the outcome; `RunFolderError` where the comparison has not come that far."""
         outcomes, optimum = read_outcomes(folder)
-        listed = ", ".join(f"{name} {gap:z.4f}" for name, gap in gaps(outcomes, optimum).items())
-        return f"Φ* = {optimum:.4f}; final Φ − Φ*, interquartile mean: {listed}"
+        digits = decimals(outcomes, optimum)
+        listed = ", ".join(f"{name} {gap:z.{digits}f}" for name, gap in gaps(outcomes, optimum).items())
+        return f"Φ* = {optimum:.{digits}f}; final Φ − Φ*, interquartile mean: {listed}"
 
     def _tuning_tasks(self, name: str, path: Path) -> list[Task]:
         """A task for each trial of a method, all with the same seeds."""

@@ -1,5 +1,6 @@
 """What comparisons and searches came to, read from their run folders."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -74,6 +75,20 @@ def ranked(outcomes: Mapping[str, Outcome]) -> list[str]:
     return sorted(outcomes, key=lambda name: (outcomes[name].is_reference, means[name]))
 
 
+def decimals(outcomes: Mapping[str, Outcome], optimum: float) -> int:
+    """How many tell a thousandth of the gap at the start, and at least four."""
+    return decimals_of(max(float(outcome.objectives[:, 0].max()) for outcome in outcomes.values()) - optimum)
+
+
+def decimals_of(gap: float) -> int:
+    """How many tell a thousandth of a gap, and at least four.
+
+    >>> decimals_of(0.32), decimals_of(0.0019)
+    (4, 6)
+    """
+    return max(4, 3 - math.floor(math.log10(gap))) if 0 < gap < math.inf else 4
+
+
 def gaps(outcomes: Mapping[str, Outcome], optimum: float) -> dict[str, float]:
     """Interquartile mean of the final Φ − Φ* of every method, as `ranked`."""
     return {name: float(interquartile_mean(outcomes[name].final_objectives)) - optimum for name in ranked(outcomes)}
@@ -91,6 +106,12 @@ class Trials(NamedTuple):
     def best(self) -> int:
         """Number of the best trial, the first of equals."""
         return int(np.argmin(self.objectives))
+
+    @property
+    def decimals(self) -> int:
+        """How many tell the trials apart, and at least four."""
+        finite = self.objectives[np.isfinite(self.objectives)]
+        return decimals_of(float(finite.max()) - self.optimal_objective) if len(finite) else 4
 
     @property
     def gaps(self) -> Float[np.ndarray, " trials"]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bilevel_rl.comparison.outcomes import Outcome, gaps, ranked, read_outcomes, read_trials
+from bilevel_rl.comparison.outcomes import Outcome, decimals, gaps, ranked, read_outcomes, read_trials
 from bilevel_rl.runs.folder import RunFolder
 from bilevel_rl.runs.statistics import (
     bootstrap_interval,
@@ -36,17 +36,18 @@ def write_tables(folder: RunFolder):
 def answer(outcomes: dict[str, Outcome], optimum: float) -> str:
     """In a sentence which methods come closest to the optimum."""
     first = [(name, gap) for name, gap in gaps(outcomes, optimum).items() if not outcomes[name].is_reference][:3]
+    digits = decimals(outcomes, optimum)
     if not first:
-        return f"The optimum is Φ* = {optimum:.4f}; no method that takes transitions was compared."
+        return f"The optimum is Φ* = {optimum:.{digits}f}; no method that takes transitions was compared."
     (best, least), *others = first
-    told = [f"{best} ends {least:z.4f} above the optimum Φ* = {optimum:.4f}"]
-    told += [f"{name} {gap:z.4f}" for name, gap in others]
+    told = [f"{best} ends {least:z.{digits}f} above the optimum Φ* = {optimum:.{digits}f}"]
+    told += [f"{name} {gap:z.{digits}f}" for name, gap in others]
     return f"{', '.join(told)}: interquartile means over the seeds, each method with step sizes tuned in the same way."
 
 
 def table_rows(outcomes: dict[str, Outcome], optimum: float) -> list[list[str]]:
     """A line for each method, best first; methods that take no transitions come last, and are not tested."""
-    p_values = _p_values(outcomes)
+    p_values, digits = _p_values(outcomes), decimals(outcomes, optimum)
     rows = []
     for name in ranked(outcomes):
         outcome, final = outcomes[name], outcomes[name].final_objectives
@@ -56,10 +57,10 @@ def table_rows(outcomes: dict[str, Outcome], optimum: float) -> list[list[str]]:
         rows.append(
             [
                 name,
-                f"{mean:.4f}",
-                _interval(low, high),
-                f"{mean - optimum:z.4f}",
-                _interval(low - optimum, high - optimum),
+                f"{mean:.{digits}f}",
+                _interval(low, high, digits),
+                f"{mean - optimum:z.{digits}f}",
+                _interval(low - optimum, high - optimum, digits),
                 f"{p_values[name]:.3f}" if name in p_values else "–",
                 "–" if outcome.is_reference else _reached(reached),
                 f"{outcome.has_diverged.sum()} of {len(final)}",
@@ -75,8 +76,8 @@ def _p_values(outcomes: dict[str, Outcome]) -> dict[str, float]:
     return holm({name: paired_p_value(final, finals[0]) for name, final in zip(names[1:], finals[1:], strict=True)})
 
 
-def _interval(low: float, high: float) -> str:
-    return "–" if np.isnan(low) else f"{low:z.4f} to {high:z.4f}"
+def _interval(low: float, high: float, digits: int) -> str:
+    return "–" if np.isnan(low) else f"{low:z.{digits}f} to {high:z.{digits}f}"
 
 
 def _reached(transitions: np.ndarray) -> str:
@@ -89,9 +90,10 @@ def _reached(transitions: np.ndarray) -> str:
 def write_trials(folder: RunFolder):
     """Writes `trials.md`: all trials of a search, best first."""
     trials, rows = read_trials(folder), []
+    digits = trials.decimals
     for number in np.argsort(trials.objectives, kind="stable"):
         objective = trials.objectives[number]
-        results = [f"{objective:.4f}", f"{objective - trials.optimal_objective:z.4f}"]
+        results = [f"{objective:.{digits}f}", f"{objective - trials.optimal_objective:z.{digits}f}"]
         values = [f"{column[number]:g}" for column in trials.parameters.values()]
         rows.append([str(number), *(results if np.isfinite(objective) else ["diverged", "–"]), *values])
     folder.write_text("trials.md", markdown(("trial", "final Φ", "final Φ − Φ*", *trials.parameters), rows))

@@ -136,10 +136,10 @@ class Tuning(Study):
     def summarize(self, folder: RunFolder) -> str:
         """One line about the outcome; `RunFolderError` where the search has not come to its end."""
         trials = read_trials(folder)
-        best = trials.objectives[trials.best]
+        best, digits = trials.objectives[trials.best], trials.decimals
         return (
-            f"best of {len(trials.objectives)} trials: trial {trials.best}, final Φ {best:.4f}, Φ − Φ* "
-            f"{best - trials.optimal_objective:z.4f}; {np.isinf(trials.objectives).sum()} diverged; "
+            f"best of {len(trials.objectives)} trials: trial {trials.best}, final Φ {best:.{digits}f}, Φ − Φ* "
+            f"{best - trials.optimal_objective:z.{digits}f}; {np.isinf(trials.objectives).sum()} diverged; "
             f"{trials.transitions.sum():,} transitions spent"
         )
 
