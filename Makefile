@@ -54,7 +54,7 @@ docs: .venv/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Runs every tutorial in an empty folder, and keeps the pictures that it draws for its page.
-tutorials: .venv/.installed-dev
+tutorials: .venv/.installed-dev .venv/.installed-lm
 	folder=$$(mktemp -d) && for tutorial in $(CURDIR)/docs/tutorials/*.py; do \
 	    (cd $$folder && MPLBACKEND=Agg $(CURDIR)/$(BIN)/python $$tutorial) || exit 1; \
 	done && cp $$folder/*.png docs/images/tutorials/

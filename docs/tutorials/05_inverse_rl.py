@@ -162,5 +162,5 @@ figure.savefig("05_inverse_rl.png", dpi=100)
 #    jnp.sum(x**2))`. With ten walks, are the fits closer together?
 # 3. **Your own walks.** A table of rides, read from a CSV: [demonstrations.py](../../examples/demonstrations.py).
 #
-# Next: [an algorithm of your own](06_your_own_algorithm.py). Texts instead of walks: [language
-# models](../how_to/language_models.md).
+# Next: [an algorithm of your own](06_your_own_algorithm.py). Texts instead of walks: [reward learning for a language
+# model](07_language_model.py).

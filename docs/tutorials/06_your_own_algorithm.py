@@ -174,3 +174,5 @@ figure.savefig("06_your_own_algorithm.png", dpi=85)
 # 3. **Another problem.** `brl.problems.goal_position(size=20)`, or one of your own with more numbers in x.
 # 4. **To the library.** What a method must keep, how it gets into `compare`, and the contract tests that run on it:
 #    [adding an algorithm](../how_to/adding_an_algorithm.md).
+#
+# Next: [reward learning for a language model](07_language_model.py).

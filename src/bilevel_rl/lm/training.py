@@ -1,7 +1,7 @@
 """What every method that trains a language model shares: completions, evidence, steps, rows and checkpoints.
 
-A method is a subclass that says which policies there are and what one iteration does (`BilevelRLHFTrainer`, and its
-rivals in `rivals`).
+A method is a subclass that says which policies there are and what one iteration does (`BilevelRLHFTrainer`, and those
+in `baselines`).
 """
 
 import abc
