@@ -1,6 +1,8 @@
 """Congestion games against Braess' network solved by hand, the library's own oracle, and finite differences."""
 
+import os
 import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -246,11 +248,13 @@ def test_what_is_wrong_is_told(uneven_game, monkeypatch):
 
 def test_a_network_in_the_tntp_format_is_read(tmp_path):
     (tmp_path / "Two_net.tntp").write_text(
-        "<NUMBER OF LINKS> 3\n<FIRST THRU NODE> 1\n<END OF METADATA>\n\n~ init term cap len fft b power speed toll type ;\n"
+        "<NUMBER OF LINKS> 3\n<FIRST THRU NODE> 1\n<END OF METADATA>\n\n"
+        "~ init term cap len fft b power speed toll type ;\n"
         "\t1\t2\t100\t9\t6\t0.15\t4\t0\t0\t1\t;\n\t2\t3\t50\t9\t4\t0.15\t4\t0\t0\t1\t;\n\t1\t3\t80\t9\t12\t0.3\t2\t0\t0\t1\t;\n"
     )
     (tmp_path / "Two_trips.tntp").write_text(
-        "<TOTAL OD FLOW> 180\n<END OF METADATA>\n\nOrigin \t1 \n 1 : 5.0; 2 : 30.0;\n 3 : 100.0; \n\nOrigin \t2 \n 3 : 50.0;\n"
+        "<TOTAL OD FLOW> 180\n<END OF METADATA>\n\n"
+        "Origin \t1 \n 1 : 5.0; 2 : 30.0;\n 3 : 100.0; \n\nOrigin \t2 \n 3 : 50.0;\n"
     )
     network = RoadNetwork.from_tntp(tmp_path, "Two")
     assert network.roads.tolist() == [[0, 1], [1, 2], [0, 2]]
@@ -264,3 +268,16 @@ def test_a_network_in_the_tntp_format_is_read(tmp_path):
     (tmp_path / "Two_net.tntp").write_text("1 2 3")
     with pytest.raises(ValueError, match="TNTP format"):
         RoadNetwork.from_tntp(tmp_path, "Two")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SIOUX_FALLS" not in os.environ, reason="SIOUX_FALLS names no folder with the data (research use)")
+def test_sioux_falls_to_the_best_known_flows():
+    folder = Path(os.environ["SIOUX_FALLS"])
+    network = RoadNetwork.from_tntp(folder, "SiouxFalls")
+    best = np.loadtxt(folder / "SiouxFalls_flow.tntp", skiprows=1)[:, 2]
+    np.testing.assert_allclose(network.latency.integral(best).sum(), 4_231_335.287107440, rtol=1e-9)
+    assert network.wardrop_gap(best) < 1e-9
+    found = equilibrium(network.game(), np.zeros(76), entropy_weight=(0.3, 0.1, 0.03, 0.01))
+    np.testing.assert_allclose(found.flow, best, rtol=0.01)
+    assert network.wardrop_gap(found.flow) < 1e-4

@@ -203,7 +203,7 @@ class CongestionGame(eqx.Module):
     def potential(
         self, x: Float[Array, " n"], occupancy: Float[Array, "S A"], entropy_weight: Float[ArrayLike, ""]
     ) -> Float[Array, ""]:
-        """Ψ_x(d), convex in the occupancy d; its minimum over all occupancies is the equilibrium. A plain JAX function."""
+        """Ψ_x(d), convex in the occupancy d; its minimum over all occupancies is the equilibrium."""
         of_state = jnp.sum(occupancy, axis=-1, keepdims=True)
         is_visited = (occupancy > 0) & ~jnp.asarray(self.environment.terminal)[:, None]
         share = jnp.where(is_visited, occupancy / jnp.where(is_visited, of_state, 1.0), 1.0)
@@ -213,7 +213,7 @@ class CongestionGame(eqx.Module):
     def total_return(
         self, rewards: Float[Array, "S A"], log_policy: Float[Array, "S A"], entropy_weight: Float[ArrayLike, ""]
     ) -> Float[Array, ""]:
-        """Σ_{s, a} n(s, a) (r(s, a) + τ H(π(·|s))): what one follower earns in its lifetime, in the mean over starts."""
+        """Σ_{s, a} n(s, a) (r(s, a) + τ H(π(·|s))): what one follower earns in its lifetime, on average."""
         d = self.policy_occupancy(jnp.exp(log_policy))
         bonus = jnp.where(self.environment.terminal, 0.0, entropy_weight * entropy(log_policy))
         return jnp.sum(self.visits(d) * (rewards + bonus[:, None])) / self.demand

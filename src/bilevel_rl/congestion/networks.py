@@ -22,7 +22,7 @@ DISCOUNT = 1 - 1e-6
 
 
 class _Toll(eqx.Module):
-    """Reward: minus the toll of the road that a pair uses. Modules, not closures: networks of one size share programs."""
+    """Reward: minus the toll of the road that a pair uses. Being a module, networks share its programs."""
 
     toll_of: Int[np.ndarray, "S A"]
 
@@ -135,7 +135,7 @@ class RoadNetwork:
             latency: in place of the network's, such as `latency.marginal()`.
 
         Raises:
-            TypeError, ValueError: a road is out of range or twice, `largest_toll` is not positive, or `burden` negative.
+            TypeError, ValueError: a road is out of range or twice, `largest_toll` not positive, or `burden` negative.
         """
         num_roads = len(self.roads)
         tolled = np.arange(num_roads) if tolled is None else np.asarray(tolled)
