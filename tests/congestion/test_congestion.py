@@ -168,7 +168,7 @@ def test_the_potential_slopes_by_what_a_follower_gains(random_game):
         return float(in_double(lambda game, x, d: game.potential(x, d, τ), game, x, occupancy))
 
     def drawn():
-        policy = rng.dirichlet(np.ones(3), 6) * game.is_available
+        policy = rng.dirichlet(np.ones(3), 6) * np.asarray(game.is_available)
         return policy / policy.sum(1, keepdims=True)
 
     for _ in range(3):

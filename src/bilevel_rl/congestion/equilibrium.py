@@ -94,16 +94,16 @@ def equilibrium(
     if not weights:
         raise ValueError("entropy_weight must not be empty; a single number, such as 0.1")
     weights = [np.asarray(checks.number("entropy_weight", weight, above=0)) for weight in weights]
-    penalty = np.asarray(checks.number("penalty", penalty, at_least=0))
+    w = np.asarray(checks.number("penalty", penalty, at_least=0))
     values = np.zeros(game.environment.num_states) if start is None else start.values
     flow = np.zeros(len(game.latency.constant)) if start is None else start.flow
     num_steps = 0
     for τ in weights:
         if start is None and num_steps == 0:
-            flow = in_double_precision(_point, game, x, flow, values, τ, penalty).loaded
-        flow, values, taken = _solved(game, x, flow, values, τ, penalty)
+            flow = in_double_precision(_point, game, x, flow, values, τ, w).loaded
+        flow, values, taken = _solved(game, x, flow, values, τ, w)
         num_steps += taken
-    found = in_double_precision(_certified, game, x, flow, values, weights[-1], penalty)
+    found = in_double_precision(_certified, game, x, flow, values, weights[-1], w)
     policy, occupancy, flow, latency, gap, values = found
     if not np.isfinite(gap + flow.sum()):
         raise NoEquilibriumError(_message(game, weights[-1], "the gap is not finite"))

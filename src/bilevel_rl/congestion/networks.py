@@ -1,7 +1,6 @@
 """Road networks: drivers from origins to destinations, roads that slow down, and a toll on some of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import equinox as eqx
@@ -48,8 +47,7 @@ def _with_none(x: Array) -> Array:
     return jnp.append(x, 0.0)
 
 
-@dataclass(frozen=True)
-class RoadNetwork:
+class RoadNetwork(eqx.Module):
     """N crossings, E one-way roads, and who drives from where to where.
 
     Attributes:
@@ -72,24 +70,23 @@ class RoadNetwork:
         [0.5, 0.5]
     """
 
-    roads: npt.ArrayLike
+    roads: Int[np.ndarray, "E 2"]
     latency: Latency
-    trips: npt.ArrayLike
+    trips: Float[np.ndarray, "N N"]
 
-    def __post_init__(self):
-        roads, trips = np.asarray(self.roads), np.asarray(checks.finite("trips", self.trips))
-        checks.instance("latency", self.latency, Latency)
+    def __init__(self, roads: npt.ArrayLike, latency: Latency, trips: npt.ArrayLike):
+        roads, trips = np.asarray(roads), np.array(checks.finite("trips", trips))
+        self.latency = checks.instance("latency", latency, Latency)
         if roads.dtype.kind not in "iu":
             raise TypeError(f"roads must hold whole numbers, got the type {roads.dtype}; convert it by .astype(int)")
         if trips.ndim != 2 or trips.shape[0] != trips.shape[1]:
             raise ValueError(f"trips must have shape (N, N), got shape {trips.shape}")
-        checks.shape("roads", roads, (len(self.latency.constant), 2))
+        checks.shape("roads", roads, (len(latency.constant), 2))
         if roads.min() < 0 or roads.max() >= len(trips):
             raise ValueError(f"roads must join crossings 0..{len(trips) - 1}, got {roads.min()}..{roads.max()}")
         if trips.min() < 0 or not trips.any() or np.diag(trips).any():
             raise ValueError("trips must not be negative, nor all 0, and a trip must not end where it begins")
-        object.__setattr__(self, "roads", roads)
-        object.__setattr__(self, "trips", trips)
+        self.roads, self.trips = roads, trips
         cut_off = np.argwhere((trips > 0) & ~self._reaches())
         if len(cut_off):
             raise ValueError(f"trips go from crossing {cut_off[0, 0]} to {cut_off[0, 1]}, and no road leads there")
@@ -138,17 +135,17 @@ class RoadNetwork:
             TypeError, ValueError: a road is out of range or twice, `largest_toll` not positive, or `burden` negative.
         """
         num_roads = len(self.roads)
-        tolled = np.arange(num_roads) if tolled is None else np.asarray(tolled)
-        if tolled.ndim != 1 or tolled.dtype.kind not in "iu" or not set(tolled.tolist()) <= set(range(num_roads)):
+        chosen = np.arange(num_roads) if tolled is None else np.asarray(tolled)
+        if chosen.ndim != 1 or chosen.dtype.kind not in "iu" or not set(chosen.tolist()) <= set(range(num_roads)):
             raise ValueError(f"tolled must be roads 0..{num_roads - 1}, got {checks.shown(tolled)}")
-        if len(set(tolled.tolist())) < len(tolled):
+        if len(set(chosen.tolist())) < len(chosen):
             raise ValueError(f"tolled must name a road once, got {checks.shown(tolled)}")
         checks.number("largest_toll", largest_toll, above=0, allow_infinite=True)
         burden = checks.number("burden", burden, at_least=0)
         latency, total = self.latency if latency is None else latency, self.total_demand
         environment, road_of = self._contexts()
-        toll_of = np.full(num_roads + 1, len(tolled))  # The last is that of pairs without a road.
-        toll_of[tolled] = np.arange(len(tolled))
+        toll_of = np.full(num_roads + 1, len(chosen))  # The last is that of pairs without a road.
+        toll_of[chosen] = np.arange(len(chosen))
         return CongestionGame(
             environment,
             road_of,
@@ -156,7 +153,7 @@ class RoadNetwork:
             demand=total,
             reward=_Toll(toll_of[road_of]),
             upper=_MeanMinutes(latency, toll_of[:-1], np.array(burden / total), np.array(1 / total)),
-            initial_x=np.zeros(len(tolled)),
+            initial_x=np.zeros(len(chosen)),
             feasible=Box(0.0, largest_toll),
         )
 
