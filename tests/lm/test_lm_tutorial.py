@@ -7,6 +7,6 @@ import pytest
 from tutorials.tutorial_runs import check_run
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tutorial_runs(tmp_path: Path):
     check_run("07_language_model", tmp_path)

@@ -79,6 +79,7 @@ def test_given_weights_are_kept_where_the_start_is_not_orthogonal():
         np.testing.assert_allclose(values, 4 * np.arange(5.0)[np.asarray(STATES)])
 
 
+@pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_plain_step_is_the_gradient_of_the_mean_of_the_samples_directions(shared):
@@ -120,7 +121,7 @@ def test_a_critic_step_of_zero_moves_no_critic():
     assert np.all(np.isfinite(learned.weights.actor[0]))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_observations_are_normalized_by_the_moments_of_all_that_were_met():
     policy = NeuralActorCritic.mlp(POINT, width=6, depth=1, normalizes=True)
     assert policy.law == Gaussian(2)
