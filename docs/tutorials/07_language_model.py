@@ -254,9 +254,10 @@ figure.savefig("07_language_model.png", dpi=100)
 # | was bad and great and friendly | was good |
 #
 # So this follower writes fewer bad words, and is far from the best score of 3. It is one run with one seed, and 16
-# texts are few for an iteration. It is also the first of six settings that were tried: in two of the others the
-# policy collapsed, and in two the reward did not find that *friendly* is good. To say that one reward or method is better than another takes several seeds, and a
-# judge that had no part in the training: [a study that has both](../reports/language_models.md).
+# texts are few for an iteration. It is also the first of six settings that were tried: in two of the others the policy
+# collapsed, and in two the reward did not find that *friendly* is good. To say that one reward or method is better than
+# another takes several seeds, and a judge that had no part in the training: [a study that has
+# both](../reports/language_models.md).
 #
 # ## Take the reward elsewhere
 #
