@@ -125,12 +125,13 @@ def road_costs(
 def response(
     game: CongestionGame,
     x: Float[Array, " n"],
-    costs: Float[Array, " E"],
-    entropy_weight: Float[ArrayLike, ""],
+    flow: Float[Array, " E"],
     start_values: Float[Array, " S"],
+    entropy_weight: Float[ArrayLike, ""],
+    penalty: Float[ArrayLike, ""],
 ) -> SoftSolution:
-    """The best response to these costs of the roads."""
-    rewards = game.rewards(x, costs)
+    """The best response to r_x(s, a) − c_e(flow), sought from these values."""
+    rewards = game.rewards(x, road_costs(game, x, flow, penalty))
     return soft_optimal(
         game.environment, rewards, jnp.asarray(entropy_weight, rewards.dtype), game.is_available, start_values
     )
@@ -145,8 +146,10 @@ def loaded_flow(
     penalty: Float[ArrayLike, ""],
 ) -> Float[Array, " E"]:
     """L_x(flow). A plain JAX function with derivatives in x and flow."""
-    costs = road_costs(game, x, flow, penalty)
-    answer = response(game, x, costs, entropy_weight, start_values)
+    return _flow_of(game, response(game, x, flow, start_values, entropy_weight, penalty))
+
+
+def _flow_of(game: CongestionGame, answer: SoftSolution) -> Float[Array, " E"]:
     return game.flow(game.policy_occupancy(answer.policy))
 
 
@@ -160,12 +163,11 @@ class _Point(NamedTuple):
 
 @eqx.filter_jit
 def _point(game: CongestionGame, x: Array, flow: Array, values: Array, τ: Array, penalty: Array) -> _Point:
-    costs = road_costs(game, x, flow, penalty)
-    answer = response(game, x, costs, τ, values)
+    answer = response(game, x, flow, values, τ, penalty)
     value = game.demand * jnp.dot(game.environment.initial, answer.values)
     potential = jnp.sum(game.latency.integral(flow)) + penalty * game.upper(x, flow)
-    loaded = game.flow(game.policy_occupancy(answer.policy))
-    return _Point(loaded, answer.values, jnp.dot(flow, costs) - potential + value)
+    paid = jnp.dot(flow, road_costs(game, x, flow, penalty))
+    return _Point(_flow_of(game, answer), answer.values, paid - potential + value)
 
 
 @eqx.filter_jit
@@ -182,12 +184,11 @@ def _direction(game: CongestionGame, x: Array, flow: Array, values: Array, τ: A
 
 @eqx.filter_jit
 def _certified(game: CongestionGame, x: Array, flow: Array, values: Array, τ: Array, penalty: Array) -> tuple:
-    answer = response(game, x, road_costs(game, x, flow, penalty), τ, values)
+    answer = response(game, x, flow, values, τ, penalty)
     occupancy = game.policy_occupancy(answer.policy)
     own_flow = game.flow(occupancy)
-    costs = road_costs(game, x, own_flow, penalty)
-    best = response(game, x, costs, τ, answer.values)
-    rewards = game.rewards(x, costs)
+    best = response(game, x, own_flow, answer.values, τ, penalty)
+    rewards = game.rewards(x, road_costs(game, x, own_flow, penalty))
     gap = game.total_return(rewards, best.log_policy, τ) - game.total_return(rewards, answer.log_policy, τ)
     return answer.policy, occupancy, own_flow, game.latency(own_flow), gap, best.values
 

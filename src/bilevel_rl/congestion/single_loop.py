@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bilevel_rl import checks
-from bilevel_rl.congestion.equilibrium import NoEquilibriumError, response, road_costs
+from bilevel_rl.congestion.equilibrium import NoEquilibriumError, response
 from bilevel_rl.congestion.game import CongestionGame
 from bilevel_rl.congestion.leader import first_order_gradient
 from bilevel_rl.exact.oracle import in_double_precision
@@ -79,7 +79,7 @@ def _path(game: CongestionGame, weights: dict[str, Array], iterations: Array) ->
     τ, w, β, ζ = (weights[name] for name in ("entropy_weight", "penalty", "damping", "upper_step"))
 
     def responded(x: Array, flow: Array, values: Array, penalty: Array) -> Crowd:
-        answer = response(game, x, road_costs(game, x, flow, penalty), τ, values)
+        answer = response(game, x, flow, values, τ, penalty)
         return Crowd(game.policy_occupancy(answer.policy), answer.values)
 
     def moved(x: Array, crowd: Crowd, penalty: Array) -> Crowd:

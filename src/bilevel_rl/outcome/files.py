@@ -52,6 +52,9 @@ def find_outcome(folder: RunFolder) -> Outcome | None:
 
     Raises:
         DamagedFileError: a file is not what was written.
+
+    Warns:
+        UserWarning: `outcome.json` is missing beside `outcome.npz`.
     """
     told = _of_result(folder.path / RESULT)
     if not (folder.path / f"{NAME}.json").is_file():
