@@ -194,11 +194,11 @@ def said(*messages):
 def test_prompts_come_as_texts_rows_conversations_or_from_a_generator(tmp_path):
     asked = said(("user", "b"))
     for prompts in (["b", ""], ({"prompt": text} for text in ("b", "")), ("b", ""), np.array(["b", ""])):
-        assert built_with(tmp_path, prompts=prompts).batches._prompts == ["b", ""]
+        assert built_with(tmp_path, prompts=prompts).batches.examples == [("b", "b", {}), ("", "", {})]
     of = words(template=TEMPLATE)
     for prompts in ([asked], [{"prompt": asked, "other": 1}]):
         built = built_with(tmp_path, prompts=prompts, processing_class=of)
-        assert [built.encoder.prompt_ids(text) for text in built.batches._prompts] == [[3, 1, 0]]
+        assert [built.encoder.prompt_ids(text) for text, _, _ in built.batches.examples] == [[3, 1, 0]]
 
 
 @pytest.mark.parametrize(

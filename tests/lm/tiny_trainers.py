@@ -62,7 +62,7 @@ def trainer(
     built = method(
         model(),
         words or tokenizer(end_id),
-        reward_model or TextTable(),
+        TextTable() if reward_model is None else reward_model,
         upper_objective,
         list(prompts),
         preferences,

@@ -25,3 +25,4 @@ from bilevel_rl.lm.rewards import (  # noqa: E402
     fit_reward as fit_reward,
 )
 from bilevel_rl.lm.trainer import BilevelRLHFTrainer as BilevelRLHFTrainer  # noqa: E402
+from bilevel_rl.lm.weighted_rewards import WeightedRewards as WeightedRewards  # noqa: E402

@@ -1,6 +1,8 @@
 """Options of the trainers, named as TRL names them where it has the same."""
 
 import dataclasses
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -58,6 +60,11 @@ class BilevelRLHFConfig:
     """κ of the Gaussian prior (κ/2) ‖x‖² that is added to the likelihood of the preferences"""
     preference_batch_size: int | None = None
     """pairs of a step; None for all"""
+
+    reward_weights: Sequence[float] | Mapping[str, float] | None = None
+    """weights that several rewards start with, in their order or by name; None for 1 each"""
+    reward_bounds: tuple[float, float] | Mapping[str, tuple[float, float]] | None = None
+    """lowest and highest weight of several rewards, for all or by name; None for none"""
 
     discount: float = 1.0
     """γ; 1 for episodes whose rewards count alike"""
@@ -135,4 +142,5 @@ class BilevelRLHFConfig:
     def identity(self) -> dict[str, Any]:
         """The options that decide a run's numbers, as JSON."""
         free = ("output_dir", "max_steps", "checkpoint_every", "report_to")
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in free}
+        options = {name: value for name, value in dataclasses.asdict(self).items() if name not in free}
+        return json.loads(json.dumps(options))  # Where a tuple is a list.

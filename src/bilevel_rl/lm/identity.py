@@ -50,13 +50,18 @@ def of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def of_reward(reward_model: nn.Module) -> str:
-    """Digest of the parameters that x starts from, of buffers, bounds and other numbers, and of the code."""
+    """Digest of the parameters that x starts from, of buffers, bounds and other numbers, and of the code.
+
+    What a module says of itself as `identity`, JSON, counts too.
+    """
     options = [
         [path, type(module).__name__, {k: v for k, v in vars(module).items() if _is_option(k, v)}]
         for path, module in reward_model.named_modules()
     ]
     code = fingerprint.of_object(type(reward_model).forward)
-    return fingerprint.of_texts(_tensors(reward_model.state_dict()), of_json(options), code)
+    said = getattr(reward_model, "identity", None)
+    told = () if said is None or isinstance(said, nn.Module) else (of_json(said),)
+    return fingerprint.of_texts(_tensors(reward_model.state_dict()), of_json(options), code, *told)
 
 
 def of_callable(function: Any) -> Any:

@@ -17,7 +17,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env, reduce
 from jaxtyping import Float
 from peft import PeftConfig
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from bilevel_rl import checks
@@ -27,18 +27,20 @@ from bilevel_rl.lm.answers import number_each
 from bilevel_rl.lm.arguments import check_arguments, check_objective
 from bilevel_rl.lm.batches import ANSWERS, LAYERS, PAIRS, Batch, Batches
 from bilevel_rl.lm.config import BilevelRLHFConfig
-from bilevel_rl.lm.data import read_prompts, read_rows
+from bilevel_rl.lm.data import Example, no_column, read_prompts, read_rows
 from bilevel_rl.lm.encoder import Encoder
 from bilevel_rl.lm.engine import TrainerEngine
 from bilevel_rl.lm.followers import REFERENCE, Followers
 from bilevel_rl.lm.learning import Regularization
 from bilevel_rl.lm.objectives import UpperEstimate, UpperObjective, checked
-from bilevel_rl.lm.rewards import Preferences, RewardInputs, check_reward_model, prior
+from bilevel_rl.lm.reward_models import RewardModel, reward_model_of
+from bilevel_rl.lm.rewards import Preferences, RewardInputs, check_reward_model, learned, prior, with_features
 from bilevel_rl.lm.rows import STEP_SIZE_COLUMNS, Ascent, StepSizeNumbers, policy_columns
 from bilevel_rl.lm.sampling import own_random_numbers, stream
 from bilevel_rl.lm.state import TrainerState
 from bilevel_rl.lm.steps import Steps
 from bilevel_rl.lm.tokens import Completions
+from bilevel_rl.lm.weighted_rewards import WeightedRewards
 from bilevel_rl.runs.folder import Row, RunFolder
 from bilevel_rl.runs.log_points import LogPoints
 from bilevel_rl.runs.loop import follow
@@ -54,7 +56,8 @@ class RLHFTrainer(TrainerState, abc.ABC):
     Args:
         model: a causal language model, or the path of one. It is frozen, and its layers are wrapped in place.
         processing_class: its tokenizer, with an end mark and a padding token.
-        reward_model: r_x, any module from `RewardInputs` to one number a row.
+        reward_model: r_x, any module from `RewardInputs` to one number a row; or reward functions, a list or by name,
+            whose weights are x (`WeightedRewards`).
         upper_objective: what the leader wants of completions; None where the method does not ask people.
         prompts: texts or conversations that completions begin with, or rows with a "prompt"; an empty text is the start
             mark alone.
@@ -81,7 +84,7 @@ class RLHFTrainer(TrainerState, abc.ABC):
         self,
         model: PreTrainedModel | str,
         processing_class: PreTrainedTokenizerBase,
-        reward_model: nn.Module,
+        reward_model: RewardModel,
         upper_objective: UpperObjective | None,
         prompts: Iterable[Any],
         preference_dataset: Iterable[Any] | None,
@@ -91,11 +94,14 @@ class RLHFTrainer(TrainerState, abc.ABC):
         judges: Mapping[str, Scorer] | None = None,
     ):
         check_arguments(model, processing_class, args, peft_config, judges)
-        checks.instance("reward_model", reward_model, nn.Module)
+        self.reward_model = reward_model_of(reward_model, args)
         if self.asks_people and upper_objective is None:
             raise ValueError(f"upper_objective is None, but {type(self).__name__} asks people: give one, as HumanScore")
         check_objective(upper_objective, args)
-        texts = read_prompts(prompts, processing_class)
+        reads = self.reward_model.reads if isinstance(self.reward_model, WeightedRewards) else no_column
+        examples = read_prompts(prompts, processing_class, reads)
+        if isinstance(self.reward_model, WeightedRewards):
+            self.reward_model.check_columns("prompts", examples)
         rows = None if preference_dataset is None else read_rows("preference_dataset", preference_dataset)
         # Without being told, accelerate takes processes without an accelerator for strangers to each other.
         cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
@@ -106,28 +112,29 @@ class RLHFTrainer(TrainerState, abc.ABC):
         with torch.random.fork_rng():
             torch.manual_seed(args.seed)
             self.followers = Followers(loaded, self.policies, peft_config)
-        check_reward_model(reward_model, self.followers.num_features)
-        self.reward_model = reward_model.to(self._processes.device).eval()
+        check_reward_model(self.reward_model, self.followers.num_features)
+        self.reward_model.to(self._processes.device).eval()
         self.reward_model.zero_grad()  # A fit before may have left gradients, and the first step would add to them.
         self.upper_objective = upper_objective
         self.encoder = Encoder(
             self.followers, processing_class, args.max_completion_length, args.per_device_train_batch_size
         )
-        self.batches = Batches(self.followers, self.encoder, self.reward_model, texts, self.policies, args)
-        self.preferences = None if rows is None else self.encoder.encode_preferences(rows)
-        self._data = texts, [dict(row) for row in rows or []]
+        self.batches = Batches(self.followers, self.encoder, self.reward_model, examples, self.policies, args)
+        self.preferences = None if rows is None else self._encoded(rows, reads)
+        self._data = examples, [dict(row) for row in rows or []]
         self._step_sizes = args.step_sizes()
         for violation in self._step_sizes.violations():
             warnings.warn(f"step sizes violate {violation}", ScheduleWarning, stacklevel=2)
         self.steps = Steps(
             {
-                "upper": [list(self.reward_model.parameters())],
+                "upper": [learned(self.reward_model)],
                 "actor": [self.followers.adapter(name) for name in self.policies],
                 "critic": [self.followers.critic(name) for name in self.policies],
             },
             optimizer=args.optimizer,
             max_grad_norm=args.max_grad_norm,
             never_shortened=["critic"],
+            projections={"upper": self.reward_model.project} if isinstance(self.reward_model, WeightedRewards) else {},
         )
         self.shown_texts: list[str] = []
         """examples of what the policies wrote in the last iteration"""
@@ -183,6 +190,12 @@ class RLHFTrainer(TrainerState, abc.ABC):
         Raises:
             TypeError, ValueError: there is no such policy, or a number is no integer, or below its least.
         """
+        return (completions for completions, _ in self.written(num_completions, policy=policy, seed=seed))
+
+    def written(
+        self, num_completions: int, *, policy: str | None = None, seed: int = 0
+    ) -> Iterator[tuple[Completions, list[Example]]]:
+        """As `completions`, with the rows of the data that they answer."""
         name, known = self.policies[0] if policy is None else policy, (*self.policies, REFERENCE)
         if name not in known:
             raise ValueError(f"policy must be one of {', '.join(known)}, got {name!r}")
@@ -190,6 +203,13 @@ class RLHFTrainer(TrainerState, abc.ABC):
         return self.batches.complete(name, num_completions, checks.integer("seed", seed, at_least=0))
 
     # What iterations are made of.
+
+    def _encoded(self, rows: Sequence[Any], reads: Callable[[str], bool]) -> Preferences:
+        """Pairs of texts that people chose from, with what the reward makes of them that does not depend on x."""
+        preferences = self.encoder.encode_preferences(rows, reads)
+        if isinstance(self.reward_model, WeightedRewards):
+            self.reward_model.check_columns("preference_dataset", preferences.inputs.examples)
+        return preferences._replace(inputs=with_features(self.reward_model, preferences.inputs))
 
     def _batches(self, k: int, *, num_rows: int, compares: bool) -> Iterator[Batch]:
         """This process's completions of iteration k; arguments as for `Batches.collect`."""
@@ -221,6 +241,9 @@ class RLHFTrainer(TrainerState, abc.ABC):
             "mean_length": num_tokens.float(),
             "mean_squared_td_error": squared / num_tokens,
         }
+        if isinstance(self.reward_model, WeightedRewards) and batch.inputs.features is not None:
+            columns = zip(self.reward_model.names, batch.inputs.features.unbind(dim=1), strict=True)
+            numbers |= {f"reward/{name}": values for name, values in columns}
         for name, judge in self.judges.items():
             scores = number_each(f"judges[{name!r}]", judge(batch.inputs.texts), len(batch.inputs.texts))
             numbers[f"judge_{name}"] = torch.tensor(scores)
@@ -279,7 +302,10 @@ class RLHFTrainer(TrainerState, abc.ABC):
         """The metric row of the present iteration, with the mean columns since the last row."""
         counts = {"seed": self.args.seed, "num_iterations": self.num_iterations}
         counts |= {"num_transitions": self.num_transitions, "num_answers": self.num_answers}
-        return counts | dict(zip(STEP_SIZE_COLUMNS, self._step_size, strict=True)) | dict(columns)
+        row = counts | dict(zip(STEP_SIZE_COLUMNS, self._step_size, strict=True)) | dict(columns)
+        if isinstance(self.reward_model, WeightedRewards):
+            row |= {f"reward_weight/{name}": weight for name, weight in self.reward_model.named_weights().items()}
+        return row
 
     def identity(self) -> dict[str, Any]:
         """What decides a run's numbers, as JSON; a run with another identity is not continued."""
@@ -292,7 +318,7 @@ class RLHFTrainer(TrainerState, abc.ABC):
             "model": identity.of_model(self.followers),
             "tokenizer": identity.of_tokenizer(self.tokenizer),
             "reward_model": identity.of_reward(self.reward_model),
-            "prompts": identity.of_json(self._data[0]),
+            "prompts": identity.of_json([example if example.columns else example.text for example in self._data[0]]),
             "preference_dataset": identity.of_json(self._data[1]),
             "upper_objective": identity.of_json(identity.of_callable(self.upper_objective)),
             "judges": identity.of_json({name: identity.of_callable(judge) for name, judge in self.judges.items()}),
