@@ -244,7 +244,7 @@ def _as_for_users():
         (
             lambda prompts, completions: [],
             {},
-            "reward_model must be a Module, got .*; put a reward function into a lis",
+            "reward_model must be a Module, got .*; put a reward function into a",
         ),
         ([lambda prompts, goal: []], {}, r"reward_model\['<lambda>'\] takes 'goal', which row 0 of .* has not"),
     ],

@@ -109,9 +109,9 @@ class FeatureReward(nn.Module, abc.ABC):
 @torch.no_grad()
 def with_features(reward_model: nn.Module, inputs: RewardInputs) -> RewardInputs:
     """The same with the features of a reward model that has such, worked out once."""
-    return (
-        inputs._replace(features=reward_model.features(inputs)) if isinstance(reward_model, FeatureReward) else inputs
-    )
+    if not isinstance(reward_model, FeatureReward):
+        return inputs
+    return inputs._replace(features=reward_model.features(inputs))
 
 
 def rewards_of(reward_model: nn.Module, inputs: RewardInputs) -> Float[Tensor, " N"]:

@@ -140,9 +140,8 @@ def _taken_by(function: RewardFunction) -> tuple[set[str] | None, set[str]]:
     except (TypeError, ValueError):  # Some built-in functions have none.
         return None, set()
     takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
-    named = [
-        p for p in parameters if p.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    ]
+    kinds = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    named = [parameter for parameter in parameters if parameter.kind in kinds]
     required = {parameter.name for parameter in named if parameter.default is inspect.Parameter.empty}
     return None if takes_all else {parameter.name for parameter in named}, required - set(GIVEN)
 
