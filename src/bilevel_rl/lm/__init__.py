@@ -16,6 +16,7 @@ from bilevel_rl.lm.baselines import (  # noqa: E402
     PartialSGDRLHFTrainer as PartialSGDRLHFTrainer,
     TwoStageRLHFTrainer as TwoStageRLHFTrainer,
 )
+from bilevel_rl.lm.classifier import ClassifierReward as ClassifierReward  # noqa: E402
 from bilevel_rl.lm.config import BilevelRLHFConfig as BilevelRLHFConfig  # noqa: E402
 from bilevel_rl.lm.evaluation import Evaluation as Evaluation, evaluate as evaluate  # noqa: E402
 from bilevel_rl.lm.objectives import HumanScore as HumanScore, PreferenceLoss as PreferenceLoss  # noqa: E402

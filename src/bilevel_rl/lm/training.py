@@ -26,6 +26,7 @@ from bilevel_rl.lm import identity
 from bilevel_rl.lm.answers import number_each
 from bilevel_rl.lm.arguments import check_arguments, check_objective
 from bilevel_rl.lm.batches import ANSWERS, LAYERS, PAIRS, Batch, Batches
+from bilevel_rl.lm.classifier import ClassifierReward
 from bilevel_rl.lm.config import BilevelRLHFConfig
 from bilevel_rl.lm.data import Example, no_column, read_prompts, read_rows
 from bilevel_rl.lm.encoder import Encoder
@@ -57,7 +58,7 @@ class RLHFTrainer(TrainerState, abc.ABC):
         model: a causal language model, or the path of one. It is frozen, and its layers are wrapped in place.
         processing_class: its tokenizer, with an end mark and a padding token.
         reward_model: r_x, any module from `RewardInputs` to one number a row; or reward functions, a list or by name,
-            whose weights are x (`WeightedRewards`).
+            whose weights are x (`WeightedRewards`); or a sequence classifier (`ClassifierReward`).
         upper_objective: what the leader wants of completions; None where the method does not ask people.
         prompts: texts or conversations that completions begin with, or rows with a "prompt"; an empty text is the start
             mark alone.
@@ -94,14 +95,13 @@ class RLHFTrainer(TrainerState, abc.ABC):
         judges: Mapping[str, Scorer] | None = None,
     ):
         check_arguments(model, processing_class, args, peft_config, judges)
-        self.reward_model = reward_model_of(reward_model, args)
+        self.reward_model = reward_model_of(reward_model, args, processing_class)
         if self.asks_people and upper_objective is None:
             raise ValueError(f"upper_objective is None, but {type(self).__name__} asks people: give one, as HumanScore")
         check_objective(upper_objective, args)
         reads = self.reward_model.reads if isinstance(self.reward_model, WeightedRewards) else no_column
         examples = read_prompts(prompts, processing_class, reads)
-        if isinstance(self.reward_model, WeightedRewards):
-            self.reward_model.check_columns("prompts", examples)
+        self._check_examples("prompts", examples)
         rows = None if preference_dataset is None else read_rows("preference_dataset", preference_dataset)
         # Without being told, accelerate takes processes without an accelerator for strangers to each other.
         cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
@@ -178,6 +178,8 @@ class RLHFTrainer(TrainerState, abc.ABC):
         # Copies, since safetensors refuses tensors that share memory, as tied weights do.
         tensors = {name: tensor.contiguous().clone() for name, tensor in self._reward_tensors().items()}
         save_file(tensors, self.folder.path / "reward.safetensors")
+        if isinstance(self.reward_model, ClassifierReward):
+            self.reward_model.save(self.folder.path / "reward")
 
     def complete(self, num_completions: int, *, policy: str | None = None, seed: int = 0) -> list[str]:
         """Texts of one policy; `followers.REFERENCE` is the frozen model. The same seed gives the same noise."""
@@ -204,11 +206,14 @@ class RLHFTrainer(TrainerState, abc.ABC):
 
     # What iterations are made of.
 
+    def _check_examples(self, name: str, examples: Sequence[Example]):
+        if isinstance(self.reward_model, WeightedRewards | ClassifierReward):
+            self.reward_model.check_examples(name, examples)
+
     def _encoded(self, rows: Sequence[Any], reads: Callable[[str], bool]) -> Preferences:
         """Pairs of texts that people chose from, with what the reward makes of them that does not depend on x."""
         preferences = self.encoder.encode_preferences(rows, reads)
-        if isinstance(self.reward_model, WeightedRewards):
-            self.reward_model.check_columns("preference_dataset", preferences.inputs.examples)
+        self._check_examples("preference_dataset", preferences.inputs.examples)
         return preferences._replace(inputs=with_features(self.reward_model, preferences.inputs))
 
     def _batches(self, k: int, *, num_rows: int, compares: bool) -> Iterator[Batch]:

@@ -73,7 +73,7 @@ class WeightedRewards(FeatureReward):
         """Whether a function takes a column of this name."""
         return any(needed is None or column in needed for needed, _ in self._takes.values())
 
-    def check_columns(self, name: str, examples: Sequence[Example]):
+    def check_examples(self, name: str, examples: Sequence[Example]):
         """Raises `ValueError` where a row of the data lacks a column that a function asks for; `name` is the data's."""
         for function, (_, required) in self._takes.items():
             for number, example in enumerate(examples):
