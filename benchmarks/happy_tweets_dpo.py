@@ -138,13 +138,12 @@ def judged(
         # Never trained: it holds the adapter, samples from it, and measures it like every other policy.
         holder = TwoStageRLHFTrainer(
             setting.model,
-            setting.tokenizer,
             head,
-            None,
-            [""],
-            setting.preferences(arguments.pairs, seed),
             args,
+            [{"prompt": ""}],
+            setting.tokenizer,
             setting.peft_config,
+            preference_dataset=setting.preferences(arguments.pairs, seed),
         )
         assert holder.preferences is not None
         head.standardize(holder.preferences.inputs.states)

@@ -417,7 +417,7 @@ def with_template(text):
 @pytest.mark.parametrize(
     ("name", "usual", "other"),
     [
-        ("prompts", {"prompts": ("", "b")}, {"prompts": ("", "b", "b b")}),
+        ("train_dataset", {"prompts": ("", "b")}, {"prompts": ("", "b", "b b")}),
         ("preference_dataset", {"preferences": PREFERENCES}, {"preferences": PREFERENCES[:2]}),
         ("reward_model", {}, {"reward_model": OtherReward()}),
         ("reward_model", {}, {"reward_model": TextTable(seed=1)}),
@@ -526,7 +526,7 @@ def test_a_method_that_asks_people_needs_an_upper_objective(tmp_path):
 
 
 def test_no_prompts_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="prompts must hold at least one text"):
+    with pytest.raises(ValueError, match="train_dataset must hold at least one text"):
         trainer(tmp_path, prompts=())
 
 

@@ -272,7 +272,7 @@ def twice(completions):
         ({"reward_model": {"c": count}}, "its reward_model is another one"),
         ({"reward_weights": [0.5]}, r"its reward_weights is None, not \[0\.5\]"),
         ({"reward_bounds": (0.0, 2.0)}, r"its reward_bounds is None, not \[0\.0, 2\.0\]"),
-        ({"prompts": [{"prompt": "", "goal": 2}]}, "its prompts is another one"),
+        ({"prompts": [{"prompt": "", "goal": 2}]}, "its train_dataset is another one"),
     ],
 )
 def test_a_folder_goes_on_with_the_same_functions_and_columns_only(tmp_path, other, message):

@@ -61,13 +61,13 @@ def trainer(
     options = {"per_device_train_batch_size": 4, "max_steps": 3, "max_completion_length": HORIZON} | options
     built = method(
         model(),
-        words or tokenizer(end_id),
         TextTable() if reward_model is None else reward_model,
-        upper_objective,
-        list(prompts),
-        preferences,
         BilevelRLHFConfig(folder, **options),
+        list(prompts),
+        words or tokenizer(end_id),
         TABLE_ADAPTER if model is prefix_table else None,
+        upper_objective=upper_objective,
+        preference_dataset=preferences,
         judges=judges,
         **(method_options or {}),
     )

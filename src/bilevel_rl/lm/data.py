@@ -56,24 +56,26 @@ def read_rows(name: str, rows: Any) -> list[Any]:
 
 
 def read_prompts(
-    prompts: Iterable[Any], tokenizer: PreTrainedTokenizerBase, reads: Callable[[str], bool] = no_column
+    dataset: Iterable[Any] | None, tokenizer: PreTrainedTokenizerBase, reads: Callable[[str], bool] = no_column
 ) -> list[Example]:
-    """The texts of strings, of conversations, or of rows with such a "prompt".
+    """The examples of strings, of conversations, or of rows with such a "prompt".
 
     Args:
-        prompts: strings, conversations or rows.
+        dataset: strings, conversations or rows.
         tokenizer: whose chat template is used.
         reads: whether a column of this name is wanted.
 
     Raises:
         ValueError: there is none, or one is no text.
     """
-    rows = read_rows("prompts", prompts)
+    if dataset is None:
+        raise ValueError("train_dataset is None: give rows with a 'prompt', or texts that completions begin with")
+    rows = read_rows("train_dataset", dataset)
     if not rows:
-        raise ValueError("prompts must hold at least one text; the empty text '' is the start mark alone")
+        raise ValueError("train_dataset must hold at least one text; the empty text '' is the start mark alone")
     found = []
     for number, row in enumerate(rows):
-        where = f"prompts: row {number}"
+        where = f"train_dataset: row {number}"
         columns: dict[str, Any] = {}
         if isinstance(row, Mapping):
             if "prompt" not in row:

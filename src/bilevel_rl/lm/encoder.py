@@ -61,9 +61,9 @@ class Encoder:
             ids = ids[1:]  # A chat template had set the start mark already.
         if not ids:
             if start is None:
-                raise ValueError("prompts: an empty prompt needs a start mark; set the tokenizer's bos_token")
+                raise ValueError("train_dataset: an empty prompt needs a start mark; set the tokenizer's bos_token")
             ids = [start]
-        self._check_room(f"prompts: {prompt!r:.80}", ids, self._max_length if num_more is None else num_more)
+        self._check_room(f"train_dataset: {prompt!r:.80}", ids, self._max_length if num_more is None else num_more)
         return ids
 
     def texts(self, completions: Completions) -> list[str]:
