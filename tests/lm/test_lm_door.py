@@ -143,6 +143,8 @@ def test_what_cannot_be_made_is_refused_by_name_and_value(make, message):
         ("upper_objective", "people", "upper_objective must be a function"),
         ("args", {"max_steps": 3}, "args must be a BilevelRLHFConfig, got {'max_steps': 3}"),
         ("peft_config", {"r": 8}, "peft_config must be a PeftConfig"),
+        ("callbacks", [3], r"callbacks\[0\] must be a TrainerCallback, got 3"),
+        ("callbacks", score, "callbacks must be a list or tuple, got the function score"),
         ("judges", [score], "judges must be a Mapping"),
         ("judges", {"j": 3}, r"judges\['j'\] must be a function, got 3"),
         ("reward_model", RewardHead(7), r"made for 7 features, and the model's states have 8: RewardHead\(8\)"),

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from bilevel_rl.lm.answers import number_each
 from bilevel_rl.lm.batches import ANSWERS, PAIRS, Batch, Batches
+from bilevel_rl.lm.completion_log import CompletionLog
 from bilevel_rl.lm.config import BilevelRLHFConfig
 from bilevel_rl.lm.learning import Regularization
 from bilevel_rl.lm.objectives import UpperEstimate, UpperObjective, checked
-from bilevel_rl.lm.rewards import Preferences, RewardInputs, prior
+from bilevel_rl.lm.rewards import Preferences, prior
 from bilevel_rl.lm.rows import Ascent, StepSizeNumbers, policy_columns
 from bilevel_rl.lm.sampling import stream
 from bilevel_rl.lm.state import TrainerState
@@ -39,6 +40,7 @@ class Iterations(TrainerState):
     judges: Mapping[str, Scorer]
     shown_texts: list[str]
     """examples of what the policies wrote in the last iteration"""
+    completion_log: CompletionLog | None
     _processes: PartialState
 
     def _batches(self, k: int, *, num_rows: int, compares: bool) -> Iterator[Batch]:
@@ -71,13 +73,22 @@ class Iterations(TrainerState):
             "mean_length": num_tokens.float(),
             "mean_squared_td_error": squared / num_tokens,
         }
+        values = self._values_of_texts(batch)
+        if self.completion_log is not None:
+            self.completion_log.add(self.num_iterations + 1, batch, values)
+        numbers |= values
+        return Ascent(policy_columns(self.policies, numbers), log_probs)
+
+    def _values_of_texts(self, batch: Batch) -> dict[str, Float[Tensor, " N"]]:
+        """What single rewards and judges say of every text."""
+        values: dict[str, Tensor] = {}
         if isinstance(self.reward_model, WeightedRewards) and batch.inputs.features is not None:
             columns = zip(self.reward_model.names, batch.inputs.features.unbind(dim=1), strict=True)
-            numbers |= {f"reward/{name}": values for name, values in columns}
+            values |= {f"reward/{name}": column for name, column in columns}
         for name, judge in self.judges.items():
             scores = number_each(f"judges[{name!r}]", judge(batch.inputs.texts), len(batch.inputs.texts))
-            numbers[f"judge_{name}"] = torch.tensor(scores)
-        return Ascent(policy_columns(self.policies, numbers), log_probs)
+            values[f"judge_{name}"] = torch.tensor(scores)
+        return values
 
     def _add_preference_gradient(self, k: int) -> float:
         """Adds λ ∇(NLL_D(x) + (κ/2) ‖x‖²) to the gradient of x; returns NLL_D."""
@@ -98,12 +109,16 @@ class Iterations(TrainerState):
             pairs = torch.randint(len(preferences.chosen), (num_pairs,), generator=generator)
         return preferences.negative_log_likelihood(self.reward_model, pairs)
 
-    def _ask(self, inputs: RewardInputs, rewards: Float[Tensor, " N"], number: int) -> UpperEstimate:
-        """The upper objective on completions of one policy; `number` is that of the question."""
+    def _ask(self, batch: Batch, rows: range, number: int) -> UpperEstimate:
+        """The upper objective on the rows of one policy; `number` is that of the question."""
         assert self.upper_objective is not None
+        rewards = batch.rewards[rows.start : rows.stop]
         seed = int(np.random.SeedSequence((self.args.seed, ANSWERS, number)).generate_state(1)[0])
-        estimate = checked(self.upper_objective(inputs, rewards, seed), len(rewards))
+        estimate = self.upper_objective(batch.inputs.select(torch.tensor(rows)), rewards, seed)
+        estimate = checked(estimate, len(rewards))
         self.num_answers += int(reduce(torch.tensor(estimate.num_answers, device=rewards.device), "sum"))  # pyright: ignore
+        if self.completion_log is not None:
+            self.completion_log.note_costs(rows, estimate.costs)
         return estimate
 
     @property

@@ -28,7 +28,9 @@ from bilevel_rl.lm.arguments import (
     tokenizer_of,
 )
 from bilevel_rl.lm.batches import LAYERS, Batches
+from bilevel_rl.lm.callbacks import Callbacks, Events
 from bilevel_rl.lm.classifier import ClassifierReward
+from bilevel_rl.lm.completion_log import CompletionLog
 from bilevel_rl.lm.config import BilevelRLHFConfig
 from bilevel_rl.lm.data import Example, no_column, read_prompts, read_rows
 from bilevel_rl.lm.encoder import Encoder
@@ -62,6 +64,7 @@ class RLHFTrainer(Iterations, abc.ABC):
         processing_class: the model's tokenizer, with an end mark and a padding token; by default that of the model's
             path.
         peft_config: form of the adapters; by default LoRA of rank 8 on all linear layers.
+        callbacks: transformers' callbacks, told of steps, rows and checkpoints (`callbacks.Events`).
         upper_objective: what the leader wants of completions; None where the method does not ask people.
         preference_dataset: rows with "chosen" and "rejected" (and "prompt"), texts or conversations, for the offline
             term of the objective.
@@ -86,6 +89,7 @@ class RLHFTrainer(Iterations, abc.ABC):
         train_dataset: Iterable[Any] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
+        callbacks: Callbacks | None = None,
         *,
         upper_objective: UpperObjective | None = None,
         preference_dataset: Iterable[Any] | None = None,
@@ -115,6 +119,7 @@ class RLHFTrainer(Iterations, abc.ABC):
         with torch.random.fork_rng():
             torch.manual_seed(args.seed)
             self.followers = Followers(loaded, self.policies, peft_config)
+        self.events = Events(callbacks, args, self.followers.adapted, processing_class)
         check_reward_model(self.reward_model, self.followers.num_features)
         self.reward_model.to(self._processes.device).eval()
         self.reward_model.zero_grad()  # A fit before may have left gradients, and the first step would add to them.
@@ -141,6 +146,7 @@ class RLHFTrainer(Iterations, abc.ABC):
         )
         self.shown_texts = []
         self.folder = RunFolder(args.output_dir, report_to=args.report_to)
+        self.completion_log = CompletionLog(self.folder.path) if args.log_completions else None
 
     @abc.abstractmethod
     def _iterate(self, k: int, step_size: StepSizeNumbers) -> dict[str, float]:
@@ -169,6 +175,7 @@ class RLHFTrainer(Iterations, abc.ABC):
         if self._processes.is_main_process:
             self.save_model()
         self._processes.wait_for_everyone()
+        self.events.end()
         x = {name: tensor.cpu().numpy()[None] for name, tensor in self._reward_tensors().items()}
         return RunResult(x, None, columns_of(rows) if rows else {}, point.divergences)
 

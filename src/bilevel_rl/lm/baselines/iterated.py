@@ -47,7 +47,7 @@ class IteratedRLHFTrainer(RLHFTrainer):
         scores: list[float] = []
         for number, batch in enumerate(self._batches(k, num_rows=num_rows, compares=False)):
             r, n = batch.rewards, (len(batch.rewards) + 1) // 2
-            upper = self._ask(batch.inputs.select(torch.arange(n)), r[:n], k * num_rows + number)
+            upper = self._ask(batch, range(n), k * num_rows + number)
             numbers += [first + number * len(r) + row for row in range(n)]
             texts += batch.inputs.texts[:n]
             scores += (-upper.costs).tolist()
