@@ -36,12 +36,13 @@ from bilevel_rl.lm.data import Example, no_column, read_prompts, read_rows
 from bilevel_rl.lm.encoder import Encoder
 from bilevel_rl.lm.engine import TrainerEngine
 from bilevel_rl.lm.followers import REFERENCE, Followers
-from bilevel_rl.lm.iterations import Iterations, Scorer
+from bilevel_rl.lm.iterations import Scorer
 from bilevel_rl.lm.objectives import UpperObjective
 from bilevel_rl.lm.reward_models import RewardModel, reward_model_of
 from bilevel_rl.lm.rewards import Preferences, check_reward_model, learned, with_features
 from bilevel_rl.lm.rows import STEP_SIZE_COLUMNS, StepSizeNumbers
 from bilevel_rl.lm.sampling import own_random_numbers
+from bilevel_rl.lm.saving import Saving
 from bilevel_rl.lm.steps import Steps
 from bilevel_rl.lm.tokens import Completions
 from bilevel_rl.lm.weighted_rewards import WeightedRewards
@@ -51,7 +52,7 @@ from bilevel_rl.runs.loop import follow
 from bilevel_rl.runs.result import RunResult, columns_of
 
 
-class RLHFTrainer(Iterations, abc.ABC):
+class RLHFTrainer(Saving, abc.ABC):
     """A language model's policies as adapters, their critics, and a reward with parameters x.
 
     Args:
@@ -178,17 +179,6 @@ class RLHFTrainer(Iterations, abc.ABC):
         self.events.end()
         x = {name: tensor.cpu().numpy()[None] for name, tensor in self._reward_tensors().items()}
         return RunResult(x, None, columns_of(rows) if rows else {}, point.divergences)
-
-    def save_model(self):
-        """Writes the adapters in peft's form and the reward's parameters into `output_dir`."""
-        from safetensors.torch import save_file
-
-        self.followers.adapted.save_pretrained(str(self.folder.path / "adapters"))
-        # Copies, since safetensors refuses tensors that share memory, as tied weights do.
-        tensors = {name: tensor.contiguous().clone() for name, tensor in self._reward_tensors().items()}
-        save_file(tensors, self.folder.path / "reward.safetensors")
-        if isinstance(self.reward_model, ClassifierReward):
-            self.reward_model.save(self.folder.path / "reward")
 
     def complete(self, num_completions: int, *, policy: str | None = None, seed: int = 0) -> list[str]:
         """Texts of one policy; `followers.REFERENCE` is the frozen model. The same seed gives the same noise."""
