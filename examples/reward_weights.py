@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from peft import LoraConfig
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -102,6 +103,7 @@ def main(folder: Path | str, *, num_steps: int = 60, progress: bool = True) -> t
         ),
         train_dataset=[{"prompt": "the food was"}, {"prompt": "the service was"}],
         processing_class=tokenizer(),
+        peft_config=LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"),
         upper_objective=HumanScore(people, identity="people of the example"),
     )
     trainer.train(progress=progress)

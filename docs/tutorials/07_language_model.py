@@ -14,6 +14,7 @@ import copy
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
@@ -157,6 +158,7 @@ def trainer_for(num_steps):
         ),
         train_dataset=[{"prompt": "the food"}, {"prompt": "the service"}],
         processing_class=tokenizer,
+        peft_config=LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"),
         upper_objective=HumanScore(people, identity="people of the tutorial"),
         judges={"people": people},
     )

@@ -56,7 +56,7 @@ def test_callbacks_are_told_of_steps_rows_and_checkpoints_in_order(tmp_path):
     expected = [("train_begin", 0), *steps(0, 1), ("log", 2), ("save", 2), *steps(2), ("log", 3), ("save", 3)]
     assert notes.seen == [*expected, ("train_end", 3)]
     assert notes.given["log"]["logs"] == rows[-1]
-    assert notes.given["step_end"]["model"] is built.followers.adapted
+    assert notes.given["step_end"]["model"] is built.followers.base
     assert notes.given["step_end"]["processing_class"] is built.tokenizer
     assert notes.end.log_history == [row | {"step": row["num_iterations"]} for row in rows]
     assert (notes.end.max_steps, notes.end.num_input_tokens_seen) == (3, built.num_transitions)

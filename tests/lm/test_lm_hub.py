@@ -7,6 +7,7 @@ import torch
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
 
 from lm.tiny_models import all_completions, llama, token_logits
 from lm.tiny_trainers import trainer
@@ -140,3 +141,18 @@ def test_a_repository_is_called_as_the_folder_is_and_pushed_to_again(trained):
 def test_what_the_hub_refuses_comes_through(trained):
     with pytest.raises(ConnectionError, match="no network"):
         trained.push_to_hub(hub=FakeHub(fails=True))
+
+
+def test_a_whole_model_is_pushed_as_one(tmp_path):
+    hub = FakeHub()
+    built = trainer(tmp_path / "run", peft_config=None, max_steps=1)
+    built.train(progress=False)
+    built.push_to_hub("me/whole", hub=hub)
+    hub.download("me/whole", tmp_path / "there")
+    data = ModelCard((tmp_path / "there/README.md").read_text()).data.to_dict()
+    assert data["library_name"] == "transformers"
+    loaded, texts = LlamaForCausalLM.from_pretrained(tmp_path / "there").eval(), all_completions()
+    with torch.no_grad():
+        expected = token_logits(built.followers, ["lower"] * 15, texts)
+        logits = loaded(texts.input_ids).logits[:, :-1]
+    torch.testing.assert_close(logits[texts.mask], expected[texts.mask], rtol=1e-5, atol=1e-5)

@@ -601,7 +601,7 @@ def test_equal_policies_write_the_same_only_where_they_are_coupled(tmp_path):
 
 def test_in_bfloat16_only_the_frozen_model_is_coarse(tmp_path):
     built = trainer(tmp_path, bf16=True, starts_at=0)
-    frozen = [w for w in built.followers.adapted.parameters() if not w.requires_grad]
+    frozen = [w for w in built.followers.policies.parameters() if not w.requires_grad]
     assert {w.dtype for w in frozen} == {torch.bfloat16}
     rest = [w for w in [*built.followers.parameters(), *built.reward_model.parameters()] if w.requires_grad]
     assert {w.dtype for w in rest} == {torch.float32}

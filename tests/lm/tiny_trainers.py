@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from bilevel_rl.lm import BilevelRLHFConfig, BilevelRLHFTrainer, HumanScore
+from bilevel_rl.lm.followers import LORA
 from lm.tiny_models import END, HORIZON, TABLE_ADAPTER, free_tables, llama, prefix_table, randomize, tokenizer
 
 PREFERENCES = [
@@ -53,6 +54,7 @@ def trainer(
     preferences=None,
     judges=None,
     callbacks=None,
+    peft_config=LORA,
     words=None,
     starts_at=0.3,
     method_options=None,
@@ -66,7 +68,7 @@ def trainer(
         BilevelRLHFConfig(folder, **options),
         list(prompts),
         words or tokenizer(end_id),
-        TABLE_ADAPTER if model is prefix_table else None,
+        TABLE_ADAPTER if model is prefix_table else peft_config,
         callbacks,
         upper_objective=upper_objective,
         preference_dataset=preferences,

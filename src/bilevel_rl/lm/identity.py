@@ -32,9 +32,8 @@ def of_model(followers: Followers) -> str:
     """
     frozen = {path: weight for path, weight in followers.named_parameters() if not weight.requires_grad}
     learned = {path: list(weight.shape) for path, weight in followers.named_parameters() if weight.requires_grad}
-    adapters = [config.to_dict() for config in followers.adapted.peft_config.values()]
-    config = followers.adapted.get_base_model().config.to_dict()  # pyright: ignore
-    forms = [learned, [_stable(adapter) for adapter in adapters], _stable(config)]
+    config = followers.base.config.to_dict()
+    forms = [learned, [_stable(form) for form in followers.policies.forms()], _stable(config)]
     return fingerprint.of_texts(_tensors(frozen | dict(followers.named_buffers())), of_json(forms))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import ModelCardData
 
 from bilevel_rl.lm.arguments import path_of
+from bilevel_rl.lm.policies import Copies
 from bilevel_rl.lm.weighted_rewards import WeightedRewards
 
 if TYPE_CHECKING:
@@ -48,13 +49,13 @@ def model_card(
         tags: beside `TAGS`.
     """
     name = model_name or trainer.folder.path.name
-    path = path_of(trainer.followers.adapted.get_base_model())  # pyright: ignore[reportArgumentType]
+    path = path_of(trainer.followers.base)
     base = path if HUB_NAME.fullmatch(path) else None
     more = [tags] if isinstance(tags, str) else list(tags or ())
     data = ModelCardData(
         base_model=base,
         datasets=dataset_name,
-        library_name="peft",
+        library_name="transformers" if _is_whole(trainer) else "peft",
         model_name=name,
         pipeline_tag="text-generation",
         tags=list(dict.fromkeys([*TAGS, *more])),
@@ -77,24 +78,31 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
+def _is_whole(trainer: "Saving") -> bool:
+    """Whether a policy is a whole model, and no adapter."""
+    return isinstance(trainer.followers.policies, Copies)
+
+
 def _about(trainer: "Saving", base: str | None) -> str:
     of = f"[{base}](https://huggingface.co/{base})" if base else "a causal language model"
+    what = f"{of[0].upper()}{of[1:]}" if _is_whole(trainer) else f"An adapter of {of}"
     return (
-        f"An adapter of {of}, trained with `{type(trainer).__name__}` of bilevel-rl: a policy that learns what "
-        "a reward asks for, while the reward moves to where that policy writes what its leader wants."
+        f"{what}, trained with `{type(trainer).__name__}` of bilevel-rl: a policy that learns what a reward asks for, "
+        "while the reward moves to where that policy writes what its leader wants."
     )
 
 
 def _loading(trainer: "Saving", base: str | None) -> str:
-    return (
-        "```python\n"
-        "from peft import PeftModel\n"
-        "from transformers import AutoModelForCausalLM\n\n"
-        f'base = AutoModelForCausalLM.from_pretrained("{base or "THE-BASE-MODEL"}")\n'
-        'model = PeftModel.from_pretrained(base, "THIS-REPOSITORY")\n'
-        "```\n\n"
-        f"In a run folder the adapter lies in `adapters/{trainer.policies[0]}`."
-    )
+    if _is_whole(trainer):
+        lines = ['model = AutoModelForCausalLM.from_pretrained("THIS-REPOSITORY")']
+    else:
+        lines = [
+            f'base = AutoModelForCausalLM.from_pretrained("{base or "THE-BASE-MODEL"}")',
+            'model = PeftModel.from_pretrained(base, "THIS-REPOSITORY")',
+        ]
+        lines = ["from peft import PeftModel", *lines]
+    code = "\n".join(["from transformers import AutoModelForCausalLM", *lines])
+    return f"```python\n{code}\n```\n\nIn a run folder it lies in `adapters/{trainer.policies[0]}`."
 
 
 def _reward(trainer: "Saving") -> str:

@@ -21,7 +21,7 @@ class Saving(Iterations):
 
     def save_model(self):
         """Writes the adapters in peft's form, the reward's parameters and the model card into `output_dir`."""
-        self.followers.adapted.save_pretrained(str(self.folder.path / "adapters"))
+        self.followers.save(self.folder.path / "adapters")
         # Copies, since safetensors refuses tensors that share memory, as tied weights do.
         tensors = {name: tensor.contiguous().clone() for name, tensor in self._reward_tensors().items()}
         save_file(tensors, self.folder.path / "reward.safetensors")

@@ -45,7 +45,8 @@ class BilevelRLHFTrainer(TwoPolicyTrainer):
             `datasets.Dataset`; or only texts or conversations. An empty text is the start mark alone.
         processing_class: the model's tokenizer, with an end mark and a padding token; by default that of the model's
             path.
-        peft_config: form of the adapters; by default LoRA of rank 8 on all linear layers.
+        peft_config: form of the adapters, as `LoraConfig`; None, as in TRL, for full fine-tuning: a copy of the model
+            for each policy.
         callbacks: transformers' callbacks, told of steps, rows and checkpoints; `should_training_stop` ends the run.
         upper_objective: f, what the leader wants of completions.
         preference_dataset: D, rows with "chosen" and "rejected" (and "prompt"), texts or conversations; None for no

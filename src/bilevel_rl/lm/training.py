@@ -64,7 +64,8 @@ class RLHFTrainer(Saving, abc.ABC):
             `datasets.Dataset`; or only texts or conversations. An empty text is the start mark alone.
         processing_class: the model's tokenizer, with an end mark and a padding token; by default that of the model's
             path.
-        peft_config: form of the adapters; by default LoRA of rank 8 on all linear layers.
+        peft_config: form of the adapters, as `LoraConfig`; None, as in TRL, for full fine-tuning: a copy of the model
+            for each policy.
         callbacks: transformers' callbacks, told of steps, rows and checkpoints (`callbacks.Events`).
         upper_objective: what the leader wants of completions; None where the method does not ask people.
         preference_dataset: rows with "chosen" and "rejected" (and "prompt"), texts or conversations, for the offline
@@ -120,7 +121,7 @@ class RLHFTrainer(Saving, abc.ABC):
         with torch.random.fork_rng():
             torch.manual_seed(args.seed)
             self.followers = Followers(loaded, self.policies, peft_config)
-        self.events = Events(callbacks, args, self.followers.adapted, processing_class)
+        self.events = Events(callbacks, args, self.followers.base, processing_class)
         check_reward_model(self.reward_model, self.followers.num_features)
         self.reward_model.to(self._processes.device).eval()
         self.reward_model.zero_grad()  # A fit before may have left gradients, and the first step would add to them.
