@@ -9,6 +9,7 @@ model writes, and the weights move to where they like it.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from peft import LoraConfig
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from bilevel_rl.lm import BilevelRLHFConfig, BilevelRLHFTrainer, Evaluation, HumanScore, evaluate
+from bilevel_rl.lm import BilevelRLHFConfig, BilevelRLHFTrainer, Evaluation, HumanScore, WeightedRewards, evaluate
 
 NICE, NASTY = ["good", "great", "friendly"], ["slow", "bad"]
 WORDS = ["<s>", "</s>", "<pad>", "the", "food", "service", "was", "and", *NICE, *NASTY]
@@ -70,9 +71,10 @@ def review(rng: np.random.Generator) -> str:
 def language_model() -> LlamaForCausalLM:
     """A transformer of 21,000 weights after 200 steps on random reviews."""
     torch.manual_seed(0)
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    marks = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(WORDS), max_position_embeddings=32, **size, **marks))
+    options: dict[str, Any] = {"vocab_size": len(WORDS), "max_position_embeddings": 32}
+    options |= {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    options |= {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    model = LlamaForCausalLM(LlamaConfig(**options))
     optimizer, words, rng = torch.optim.Adam(model.parameters(), lr=3e-3), tokenizer(), np.random.default_rng(0)
     for _ in range(200):
         rows = words([review(rng) for _ in range(32)], padding=True, return_tensors="pt")
@@ -113,6 +115,7 @@ def main(folder: Path | str, *, num_steps: int = 60, progress: bool = True) -> t
 if __name__ == "__main__":
     torch.set_num_threads(1)  # The model is so small that threads would wait for each other.
     built, found = main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/reward-weights"))
+    assert isinstance(built.reward_model, WeightedRewards)
     print({name: round(weight, 2) for name, weight in built.reward_model.named_weights().items()})
     print(f"people: {found.scores['people'].mean():.2f}")
     print(*found.texts[:6], sep="\n")

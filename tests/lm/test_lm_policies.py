@@ -124,5 +124,5 @@ def test_what_is_no_adapter_in_layers_is_refused():
     prompts = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     with pytest.raises(ValueError, match="peft_config must be of adapters in layers, as LoraConfig, got Prompt"):
         Followers(llama(), NAMES, prompts)
-    with pytest.raises(ValueError, match="bf16 holds a frozen model in torch.bfloat16, and peft_config=None trains"):
+    with pytest.raises(ValueError, match=r"bf16 holds a frozen model in torch.bfloat16, and peft_config=None trains"):
         Followers(llama().bfloat16(), NAMES, None)

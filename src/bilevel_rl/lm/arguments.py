@@ -36,7 +36,7 @@ def check_model(model: Any):
 
 def path_of(model: PreTrainedModel | str) -> str:
     """Where a model was loaded from; empty for one that was not."""
-    return model if isinstance(model, str) else model.name_or_path
+    return model if isinstance(model, str) else model.name_or_path or ""
 
 
 def default_args(kind: str, model: PreTrainedModel | str) -> BilevelRLHFConfig:

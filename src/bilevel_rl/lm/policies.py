@@ -26,8 +26,10 @@ Pass = Callable[..., Tensor]
 class Policies(nn.Module, abc.ABC):
     """Policies that start as a frozen model, and that model."""
 
-    base: PreTrainedModel
-    """the frozen model, with adapters inside where policies are such"""
+    @property
+    @abc.abstractmethod
+    def base(self) -> PreTrainedModel:
+        """The frozen model, with adapters inside where policies are such."""
 
     @abc.abstractmethod
     def weights(self, name: str) -> list[nn.Parameter]:
@@ -130,10 +132,15 @@ class Copies(Policies):
                 f"bf16 holds a frozen model in {model.dtype}, and peft_config=None trains copies of it: leave bf16 "
                 "out, or give a LoraConfig"
             )
-        self.base = model
+        self.reference = model
         self.copies = nn.ModuleDict({name: copy.deepcopy(model) for name in names})
-        self.base.requires_grad_(False)
+        self.reference.requires_grad_(False)
         self.copies.requires_grad_(True)
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """As `Policies.base`."""
+        return self.reference
 
     def weights(self, name: str) -> list[nn.Parameter]:
         """As `Policies.weights`."""
@@ -141,7 +148,7 @@ class Copies(Policies):
 
     def run(self, rows: Sequence[str], function: Pass, *arrays: Tensor) -> Tensor:
         """As `Policies.run`."""
-        models = {REFERENCE: self.base, **self.copies}
+        models = {REFERENCE: self.reference, **self.copies}
         return _group_by_group(rows, lambda name, *parts: function(name, models[name], *parts), *arrays)
 
     def forms(self) -> list[Mapping[str, Any]]:
