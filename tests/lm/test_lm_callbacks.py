@@ -62,6 +62,7 @@ def test_callbacks_are_told_of_steps_rows_and_checkpoints_in_order(tmp_path):
     assert (notes.end.max_steps, notes.end.num_input_tokens_seen) == (3, built.num_transitions)
 
 
+@pytest.mark.variants
 @pytest.mark.parametrize("logging_steps", [1, 2])
 def test_a_run_that_a_callback_ended_is_saved_and_goes_on_with_the_same_bits(tmp_path, logging_steps):
     options = {"max_steps": 6, "logging_steps": logging_steps, "preferences": PREFERENCES}

@@ -104,6 +104,7 @@ def test_the_heads_gradient_is_the_trunks_last_state():
     torch.testing.assert_close(gradient, state[:, -1])
 
 
+@pytest.mark.variants
 @pytest.mark.parametrize("build", [classifier, adapted])
 def test_a_stopped_run_goes_on_with_the_same_bits_and_the_classifier_is_saved(tmp_path, build):
     options = {"preferences": PREFERENCES, "checkpoint_every": 0.0, "upper_learning_rate": 0.05}

@@ -13,7 +13,7 @@ from bilevel_rl.lm.data import Example
 from bilevel_rl.lm.rewards import RewardInputs, with_features
 from bilevel_rl.lm.rows import StepSizeNumbers
 from bilevel_rl.runs.folder import RunFolderError
-from lm.tiny_models import all_completions, log_probs, token_log_policies, tokenizer
+from lm.tiny_models import all_completions, llama, log_probs, token_log_policies, tokenizer
 from lm.tiny_trainers import PREFERENCES, score, trainer
 
 W = 0.6
@@ -111,6 +111,7 @@ class ByHand(nn.Module):
         return by_hand(inputs.completions) @ self.weights
 
 
+@pytest.mark.variants
 @pytest.mark.parametrize("method", [None, IteratedRLHFTrainer])
 def test_a_run_is_that_of_a_module_with_the_same_features(tmp_path, method):
     options = {"preferences": PREFERENCES, "prompts": ("", "b"), "upper_learning_rate": 0.05}
@@ -186,10 +187,14 @@ def test_in_a_conversation_functions_get_messages(tmp_path):
         return [float(len(completion[0]["content"])) for completion in completions]
 
     asked = [{"role": "user", "content": "b"}]
-    options = {"words": words, "max_steps": 1, "end_id": 3}
+    said = [[{"role": "assistant", "content": text}] for text in ("b b", "b")]
+    preferences = [{"prompt": asked, "chosen": said[0], "rejected": said[1]}]
+    options = {"words": words, "max_steps": 1, "preferences": preferences}
+    options["model"] = lambda: llama(vocab_size=4)
     built = trainer(tmp_path, reward_model=[role], prompts=[{"prompt": asked}], **options)
     built.train(progress=False)
-    prompts, completions = seen[0]
+    assert seen[0] == ([asked] * 2, said)
+    prompts, completions = seen[1]
     assert prompts == [asked] * 8
     assert all(completion[0]["role"] == "assistant" for completion in completions)
 
@@ -265,6 +270,7 @@ def twice(completions):
     return [2.0 * number for number in count(completions)]
 
 
+@pytest.mark.variants
 @pytest.mark.parametrize(
     ("other", "message"),
     [
