@@ -148,7 +148,7 @@ def judged(
         assert holder.preferences is not None
         head.standardize(holder.preferences.inputs.states)
         loss = fit_reward(head, holder.preferences, precision=PRIOR_PRECISION)
-        own = dict(holder.followers.policies.adapted.named_parameters())
+        own = {path.removeprefix("adapted."): w for path, w in holder.followers.policies.named_parameters()}
         with torch.no_grad():
             for name, weight in weights.items():
                 own[name.replace(".default.", f".{POLICY}.")].copy_(weight)
