@@ -65,7 +65,7 @@ class Saving(Iterations):
         """
         told = None
         if self._processes.is_main_process:
-            if not (self.folder.path / "README.md").is_file():
+            if not (self.folder.path / "reward.safetensors").is_file():
                 self.save_model()
             place = repo_id or self.folder.path.name
             options = {"commit_message": commit_message, "private": private}
