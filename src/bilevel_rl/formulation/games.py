@@ -210,8 +210,9 @@ class MarkovGame(eqx.Module):
             checks.shape(name, table, (num_states,))
         dense = np.where(self.terminal[:, None, None, None], np.eye(num_states)[:, None, None], dense)
         check_distribution("transition", dense)
+        check_distribution("initial", self.initial)
         self.follower_reward, self.leader_cost = (
-            checks.shape(name, numbers(name, table), dense.shape[:3])
+            np.asarray(checks.shape(name, checks.finite(name, table), dense.shape[:3]), np.float64)
             for name, table in (("follower_reward", follower_reward), ("leader_cost", leader_cost))
         )
         self.discount = checks.number("discount", discount, at_least=0, below=1)

@@ -20,6 +20,7 @@ from bilevel_rl.problems.mountain_car import (
     MountainCarShaping as MountainCarShaping,
     mountain_car_shaping as mountain_car_shaping,
 )
+from bilevel_rl.problems.patrol import Patrol as Patrol, patrol as patrol
 from bilevel_rl.problems.reward_learning import (
     inverse_rl as inverse_rl,
     preference_learning as preference_learning,
