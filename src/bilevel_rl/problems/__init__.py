@@ -27,5 +27,6 @@ from bilevel_rl.problems.reward_learning import (
     target_visitation as target_visitation,
 )
 from bilevel_rl.problems.shared_goal import shared_goal as shared_goal
+from bilevel_rl.problems.tax_design import TaxDesign as TaxDesign, tax_design as tax_design
 from bilevel_rl.problems.wind_design import WindDesign as WindDesign, wind_design as wind_design
 from bilevel_rl.problems.worked import WorkedProblem as WorkedProblem
