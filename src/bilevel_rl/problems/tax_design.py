@@ -68,8 +68,8 @@ class TaxDesign:
 
     preferences: tuple[tuple[float, ...], ...] = ((0.6, 0.3, 0.1), (0.1, 0.7, 0.2))
     weights: tuple[float, ...] = (0.5, 0.5)
-    hours: tuple[float, ...] = (0.0, 2.5, 5.0, 7.5)
-    spending: tuple[float, ...] = (1.25, 3.75)
+    hours: tuple[float, ...] = (0.0, 2.0, 4.0, 6.0)
+    spending: tuple[float, ...] = (0.5, 3.0)
     num_savings: int = 21
     savings: tuple[float, float] = (-20.0, 60.0)
     noise: float = 5.0
