@@ -22,7 +22,7 @@ from bilevel_rl.problems.worked import as_function
 COMFORT = 20.0
 """Savings at which the utility of having them is log 2."""
 NUM_STARTS = 64
-"""Random taxes of which the best is a start of the descent to the optimum."""
+"""Random taxes of which the best begin a descent to the optimum."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class TaxDesign:
     """x ∈ [0, largest]^(1 + goods): the rate on income, and one on each good. After Thoma et al., NeurIPS 2024.
 
     A household with savings m works h hours and spends c_i on good i, of which it gets `q_i = c_i / (1 + x_i)`. Its
-    reward is `u(m) − effort h² + Π_i q_i^preference_i`, with `u(m) = log(1 + m / 20)` for m > 0, and m for debts. Its
+    reward is `u(m) − effort h² + Π_i q_i^preference_i`, with `u(m) = log(1 + m / 20)` for m > 0, and debt · m for debts. Its
     savings are then normal around `m + (1 − x_0) wage h − Σ_i c_i`, with standard deviation `noise`: the rate on income
     moves the dynamics. Which group a household is of, and so its preferences, is drawn at the start.
 
-    The state wants welfare a step: `min(m, 0) + consumption mean_i(q_i) / max c + revenue log(1 + Σ_i x_i q_i + x_0 wage
+    The state wants welfare a step: `debt · min(m, 0) + consumption mean_i(q_i) / max c + revenue log(1 + Σ_i x_i q_i + x_0 wage
     h)`; its cost is minus that. State `group · num_savings + j`: savings are the j-th of the grid. Action
     `hour · levels^goods + spending`: hours and then levels of the goods, in the order of `itertools.product`.
 
@@ -48,6 +48,7 @@ class TaxDesign:
         noise: standard deviation of a step's savings.
         wage: of an hour.
         effort: what h² costs the household.
+        debt: what a unit of debts costs, the household and in welfare.
         consumption: weight of the goods in welfare.
         revenue: weight of the taxes in welfare.
         largest: highest rate of a tax.
@@ -70,14 +71,15 @@ class TaxDesign:
     weights: tuple[float, ...] = (0.5, 0.5)
     hours: tuple[float, ...] = (0.0, 2.0, 4.0, 6.0)
     spending: tuple[float, ...] = (0.5, 3.0)
-    num_savings: int = 21
-    savings: tuple[float, float] = (-20.0, 60.0)
-    noise: float = 5.0
-    wage: float = 1.0
+    num_savings: int = 16
+    savings: tuple[float, float] = (-3.0, 12.0)
+    noise: float = 1.0
+    wage: float = 2.0
     effort: float = 0.1
+    debt: float = 3.0
     consumption: float = 15.0
     revenue: float = 5.0
-    largest: float = 2.0
+    largest: float = 0.4
     initial: float = 0.3
     discount: float = 0.9
 
@@ -130,7 +132,7 @@ class TaxDesign:
 
         def reward(x: Float[ArrayLike, " n"], s: Int[ArrayLike, ""], a: Int[ArrayLike, ""]) -> Float[Array, ""]:
             m, h, c, preference = chosen(s, a)
-            comfort = jnp.where(m > 0, jnp.log1p(jnp.maximum(m, 0.0) / COMFORT), m)
+            comfort = jnp.where(m > 0, jnp.log1p(jnp.maximum(m, 0.0) / COMFORT), self.debt * m)
             return comfort - self.effort * h**2 + jnp.prod((c / (1 + x[1:])) ** preference)
 
         def cost(x: Float[ArrayLike, " n"], s: Int[ArrayLike, ""], a: Int[ArrayLike, ""]) -> Float[Array, ""]:
@@ -138,7 +140,7 @@ class TaxDesign:
             got = c / (1 + x[1:])
             taxes = jnp.sum(x[1:] * got) + x[0] * self.wage * h
             goods = self.consumption * jnp.mean(got) / most_spent
-            return -(jnp.minimum(m, 0.0) + goods + self.revenue * jnp.log1p(taxes))
+            return -(self.debt * jnp.minimum(m, 0.0) + goods + self.revenue * jnp.log1p(taxes))
 
         most_hours = max(self.hours)
         most_taxes = goods * most_spent + self.largest * self.wage * most_hours
@@ -146,11 +148,11 @@ class TaxDesign:
             environment=contexts.environment,
             reward=reward,
             upper=OccupancyCost(
-                cost, cost_bound=max(-points[0], 0.0) + self.consumption + self.revenue * float(np.log1p(most_taxes))
+                cost, cost_bound=self.debt * max(-points[0], 0.0) + self.consumption + self.revenue * float(np.log1p(most_taxes))
             ),
             initial_x=np.full(1 + goods, float(self.initial)),
             project=Box(0.0, self.largest),
-            reward_bound=max(-points[0], float(np.log1p(max(points[-1], 0.0) / COMFORT)))
+            reward_bound=max(self.debt * -points[0], float(np.log1p(max(points[-1], 0.0) / COMFORT)))
             + self.effort * most_hours**2
             + max(most_spent, 1.0) ** float(preferences.sum(1).max()),
             outcome_probabilities=outcome_probabilities,
@@ -189,7 +191,7 @@ class TaxDesign:
             raise ValueError(f"savings must be the lowest and the highest, got {self.savings}")
         for name in ("noise", "largest"):
             checks.number(name, getattr(self, name), above=0)
-        for name in ("wage", "effort", "consumption", "revenue"):
+        for name in ("wage", "effort", "debt", "consumption", "revenue"):
             checks.number(name, getattr(self, name), at_least=0)
         if min(self.spending) <= 0:
             raise ValueError(f"spending must be positive, got {min(self.spending)}; utility has no slope at 0")
