@@ -97,9 +97,7 @@ class LeaderPolicy(eqx.Module):
         )
 
     @classmethod
-    def network(
-        cls, features: npt.ArrayLike, num_actions: int, *, width: int = 16, seed: int = 0
-    ) -> "LeaderPolicy":
+    def network(cls, features: npt.ArrayLike, num_actions: int, *, width: int = 16, seed: int = 0) -> "LeaderPolicy":
         """x holds the weights of a network with one hidden layer of tanh; even chances at the start.
 
         Args:
@@ -154,8 +152,9 @@ class MarkovGame(eqx.Module):
         r_x(s, a) = Σ_b π_x(b|s) r(s, a, b),    c_x(s, a) = Σ_b π_x(b|s) c(s, a, b),
         P_x(s'|s, a) = Σ_b π_x(b|s) P(s'|s, a, b).
 
-    `problem` gives it as a `BilevelProblem`, whose reward, cost and dynamics x moves. Where the follower's entropy weight
-    tends to 0, its optimum is the leader's best commitment, a strong Stackelberg equilibrium in stationary policies.
+    `problem` gives it as a `BilevelProblem`, whose reward, cost and dynamics x moves. Where the follower's entropy
+    weight tends to 0, its optimum is the leader's best commitment, a strong Stackelberg equilibrium in stationary
+    policies.
 
     Attributes:
         successors: states that the k-th outcome of (s, a) leads to, whatever the leader does, of shape (S, A, K).
@@ -168,8 +167,8 @@ class MarkovGame(eqx.Module):
 
     Raises:
         TypeError: an argument is of another type.
-        ValueError: shapes disagree, a table holds something else than finite numbers, a distribution is negative or does
-            not sum to 1, or `discount` lies outside [0, 1).
+        ValueError: shapes disagree, a table holds something else than finite numbers, a distribution is negative or
+            does not sum to 1, or `discount` lies outside [0, 1).
 
     Example:
         >>> import numpy as np, bilevel_rl as brl
@@ -199,7 +198,7 @@ class MarkovGame(eqx.Module):
         discount: float,
         terminal: npt.ArrayLike | None = None,
     ):
-        """Makes one from P[s, a, b, s'] = Pr(s' | s, a, b), of shape (S, A, B, S), whose terminal rows are overwritten."""
+        """Makes one from P[s, a, b, s'] = Pr(s' | s, a, b), of shape (S, A, B, S); terminal rows are overwritten."""
         dense = numbers("transition", transition)
         if dense.ndim != 4 or dense.shape[0] != dense.shape[3]:
             raise ValueError(f"transition must have shape (S, A, B, S), follower's actions first, got {dense.shape}")

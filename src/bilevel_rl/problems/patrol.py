@@ -28,7 +28,7 @@ class Patrol:
 
     A poacher first sets a trap at a site and then waits there for game. In each step both choose at the same time. The
     ranger, at site i, heads for site b and arrives with probability `exp(−(distance/reach)²)`; otherwise he stays at i.
-    The poacher works at site a, or lies low (a = k). Where his trap is set already he succeeds with probability `speed`;
+    The poacher works at site a, or lies low (a = k). Where his trap is set he succeeds with probability `speed`;
     elsewhere he sets one there and gives up the other. If the ranger is at the site at the end of the step, the poacher
     is first caught with probability `detection`: he pays `fine`, and the trap is gone.
 

@@ -2,10 +2,12 @@
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import ndtr
+import scipy.special
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from bilevel_rl import checks
@@ -30,12 +32,12 @@ class TaxDesign:
     """x ∈ [0, largest]^(1 + goods): the rate on income, and one on each good. After Thoma et al., NeurIPS 2024.
 
     A household with savings m works h hours and spends c_i on good i, of which it gets `q_i = c_i / (1 + x_i)`. Its
-    reward is `u(m) − effort h² + Π_i q_i^preference_i`, with `u(m) = log(1 + m / 20)` for m > 0, and debt · m for debts. Its
-    savings are then normal around `m + (1 − x_0) wage h − Σ_i c_i`, with standard deviation `noise`: the rate on income
-    moves the dynamics. Which group a household is of, and so its preferences, is drawn at the start.
+    reward is `u(m) − effort h² + Π_i q_i^preference_i`, with `u(m) = log(1 + m / 20)` for m > 0, and debt · m for
+    debts. Its savings are then normal around `m + (1 − x_0) wage h − Σ_i c_i`, with standard deviation `noise`: the
+    rate on income moves the dynamics. Which group a household is of, and so its preferences, is drawn at the start.
 
-    The state wants welfare a step: `debt · min(m, 0) + consumption mean_i(q_i) / max c + revenue log(1 + Σ_i x_i q_i + x_0 wage
-    h)`; its cost is minus that. State `group · num_savings + j`: savings are the j-th of the grid. Action
+    The state wants welfare a step: `debt · min(m, 0) + consumption mean_i(q_i) / max c + revenue log(1 + Σ_i x_i q_i +
+    x_0 wage h)`; its cost is minus that. State `group · num_savings + j`: savings are the j-th of the grid. Action
     `hour · levels^goods + spending`: hours and then levels of the goods, in the order of `itertools.product`.
 
     Args:
@@ -104,8 +106,8 @@ class TaxDesign:
         expected = points[:, None] + self.wage * hours - spent.sum(1)
         group = TabularMDP.from_successors(
             np.broadcast_to(np.arange(num_savings), (num_savings, 1, num_savings)),
-            np.asarray(self._law(expected, np), np.float64),
-            initial=self._law(np.zeros(()), np, np.sqrt(2.0)),
+            self._law(expected, self.noise, np),
+            initial=self._law(np.zeros(()), np.sqrt(2.0), np),
             discount=self.discount,
         )
         return Contexts([group] * len(self.preferences), self.weights)
@@ -128,7 +130,7 @@ class TaxDesign:
             x: Float[ArrayLike, " n"], s: Int[ArrayLike, ""], a: Int[ArrayLike, ""]
         ) -> Float[Array, " m"]:
             m, h, c, _ = chosen(s, a)
-            return self._law(m + (1 - x[0]) * self.wage * h - jnp.sum(c), jnp)
+            return self._law(m + (1 - x[0]) * self.wage * h - jnp.sum(c), self.noise, jnp)
 
         def reward(x: Float[ArrayLike, " n"], s: Int[ArrayLike, ""], a: Int[ArrayLike, ""]) -> Float[Array, ""]:
             m, h, c, preference = chosen(s, a)
@@ -148,7 +150,10 @@ class TaxDesign:
             environment=contexts.environment,
             reward=reward,
             upper=OccupancyCost(
-                cost, cost_bound=self.debt * max(-points[0], 0.0) + self.consumption + self.revenue * float(np.log1p(most_taxes))
+                cost,
+                cost_bound=self.debt * max(-points[0], 0.0)
+                + self.consumption
+                + self.revenue * float(np.log1p(most_taxes)),
             ),
             initial_x=np.full(1 + goods, float(self.initial)),
             project=Box(0.0, self.largest),
@@ -169,14 +174,18 @@ class TaxDesign:
         starts = [problem.initial_x, *taxes[np.argsort(objectives)[:2]]]
         return solve(problem, entropy_weight=entropy_weight, starts=starts)
 
-    def _law(self, expected, numeric, scale: float | None = None):
-        """Chances of the savings where they are normal around a mean; the outer points have the tails."""
+    def _law(self, expected: Any, scale: float, numeric: Any) -> Any:
+        """Chances of the savings where they are normal around a mean; the outer points have the tails.
+
+        `numeric` is NumPy, for tables in double precision, or that of JAX.
+        """
         points = self.points()
-        edges = numeric.asarray((points[1:] + points[:-1]) / 2, float)
-        below = ndtr((edges - expected[..., None]) / (scale or self.noise))
-        below = numeric.asarray(below, float)
-        ends = numeric.zeros((*expected.shape, 1)), numeric.ones((*expected.shape, 1))
-        return numeric.diff(numeric.concatenate([ends[0], below, ends[1]], axis=-1), axis=-1)
+        edges = numeric.asarray((points[1:] + points[:-1]) / 2)
+        ndtr = scipy.special.ndtr if numeric is np else jax.scipy.special.ndtr
+        below = ndtr((edges - expected[..., None]) / scale)
+        zero, one = numeric.zeros((*expected.shape, 1)), numeric.ones((*expected.shape, 1))
+        chances = numeric.diff(numeric.concatenate([zero, below, one], axis=-1), axis=-1)
+        return numeric.maximum(chances, 0.0)  # Rounding in single precision.
 
     def _check(self):
         for name in ("preferences", "weights", "hours", "spending", "savings"):

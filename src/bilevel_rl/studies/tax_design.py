@@ -73,7 +73,8 @@ class TaxDesignStudy(TaxDesign, BesideOptimum):
             look = {"color": style.accent, "markeredgecolor": "white", "zorder": 3}
             curve.plot(100 * data["finals"][:, 0], data["final objectives"], "o", label="seeds", **look)
             curve.set(title="Φ, lower is better", xlabel="tax on income in percent")
-            curve.legend(fontsize="small")
+            curve.margins(y=0.25)
+            curve.legend(fontsize="small", loc="upper left", ncols=2)
             places = np.arange(1 + num_goods)
             ends = np.median(data["finals"], axis=0)
             shown = {"start": np.full(1 + num_goods, self.initial), "learned": ends, "optimum": data["optimum"]}
@@ -81,7 +82,8 @@ class TaxDesignStudy(TaxDesign, BesideOptimum):
                 drawn = bars.bar(places + 0.27 * (i - 1), 100 * x, 0.25, label=label, color=f"C{(4, 0, 1)[i]}")
                 bars.bar_label(drawn, fmt="%.0f", fontsize="small")
             bars.set(title="Tax rates in percent", xticks=places, xticklabels=rates)
-            bars.legend(fontsize="small")
+            bars.margins(y=0.2)
+            bars.legend(fontsize="small", loc="upper right", ncols=3)
             labels = ["hours", *(f"spent on\ngood {i + 1}" for i in range(num_goods))]
             for group in range(len(self.preferences)):
                 for i, name in enumerate(BOTH):
@@ -90,7 +92,8 @@ class TaxDesignStudy(TaxDesign, BesideOptimum):
                     label = f"group {group + 1}, {('before', 'after')[i]}"
                     lives.bar(places + offset, data[name][group], 0.18, label=label, **look)
             lives.set(title="What households do, per step", xticks=places, xticklabels=labels)
-            lives.legend(fontsize="small")
+            lives.margins(y=0.3)
+            lives.legend(fontsize="small", loc="upper right", ncols=2)
             for axes in (bars, lives):
                 axes.grid(visible=False, axis="x")
             return figure
