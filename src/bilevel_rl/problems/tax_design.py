@@ -130,19 +130,20 @@ class TaxDesign:
             x: Float[ArrayLike, " n"], s: Int[ArrayLike, ""], a: Int[ArrayLike, ""]
         ) -> Float[Array, " m"]:
             m, h, c, _ = chosen(s, a)
-            return self._law(m + (1 - x[0]) * self.wage * h - jnp.sum(c), self.noise, jnp)
+            return self._law(m + (1 - jnp.asarray(x)[0]) * self.wage * h - jnp.sum(c), self.noise, jnp)
 
         def reward(x: Float[ArrayLike, " n"], s: Int[ArrayLike, ""], a: Int[ArrayLike, ""]) -> Float[Array, ""]:
             m, h, c, preference = chosen(s, a)
             comfort = jnp.where(m > 0, jnp.log1p(jnp.maximum(m, 0.0) / COMFORT), self.debt * m)
-            return comfort - self.effort * h**2 + jnp.prod((c / (1 + x[1:])) ** preference)
+            return comfort - self.effort * h**2 + jnp.prod((c / (1 + jnp.asarray(x)[1:])) ** preference)
 
         def cost(x: Float[ArrayLike, " n"], s: Int[ArrayLike, ""], a: Int[ArrayLike, ""]) -> Float[Array, ""]:
             m, h, c, _ = chosen(s, a)
-            got = c / (1 + x[1:])
-            taxes = jnp.sum(x[1:] * got) + x[0] * self.wage * h
-            goods = self.consumption * jnp.mean(got) / most_spent
-            return -(self.debt * jnp.minimum(m, 0.0) + goods + self.revenue * jnp.log1p(taxes))
+            income, rates = jnp.asarray(x)[0], jnp.asarray(x)[1:]
+            got = c / (1 + rates)
+            taxes = jnp.sum(rates * got) + income * self.wage * h
+            enjoyed = self.consumption * jnp.mean(got) / most_spent
+            return -(self.debt * jnp.minimum(m, 0.0) + enjoyed + self.revenue * jnp.log1p(taxes))
 
         most_hours = max(self.hours)
         most_taxes = goods * most_spent + self.largest * self.wage * most_hours

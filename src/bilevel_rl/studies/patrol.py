@@ -77,8 +77,9 @@ class PatrolStudy(Patrol, BesideOptimum):
         save_figure(folder, "patrol", draw)
 
     def _seeing(self, sees: Sight) -> Patrol:
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(Patrol)}
-        return Patrol(**fields | {"sees": sees})
+        fields: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(Patrol)}
+        fields["sees"] = sees
+        return Patrol(**fields)
 
     def _draw_map(self, axes: Axes, harm: np.ndarray, chances: np.ndarray, most: float, style: Style) -> Any:
         """Sites by the harm done there; arrows for the ranger's moves while all is quiet, wider for likelier ones."""
@@ -88,13 +89,13 @@ class PatrolStudy(Patrol, BesideOptimum):
             if i != j:
                 look = {"arrowstyle": "-|>", "color": style.path, "lw": 4 * quiet[i, j], "shrinkA": 13, "shrinkB": 13}
                 look |= {"connectionstyle": "arc3,rad=0.12", "mutation_scale": 8 + 8 * quiet[i, j]}
-                axes.annotate("", places[j], places[i], arrowprops=look, zorder=2)
+                axes.annotate("", tuple(places[j]), tuple(places[i]), arrowprops=look, zorder=2)
         image = axes.scatter(
             *places.T, c=harm, cmap=style.placement, vmin=0, vmax=most, s=520, edgecolors=style.path, zorder=3
         )
         for site, place in enumerate(places):
             shade = "white" if harm[site] > 0.6 * most else "black"
-            axes.annotate(f"{site}", place, ha="center", va="center", color=shade, zorder=4)
+            axes.annotate(f"{site}", tuple(place), ha="center", va="center", color=shade, zorder=4)
         axes.margins(0.15)
         axes.set(xticks=[], yticks=[], aspect="equal")
         for spine in axes.spines.values():
