@@ -61,11 +61,11 @@ ARGUMENTS = {
     ],
     "patrol": [
         *("--positions", "0", "0", "2", "0", "--gains", "1", "0.8", "--damages", "0.5", "1"),
-        *("--evaluation-entropy-weight", "0.1", *FEW),
+        *("--evaluation-entropy-weight", "0.01", *FEW),
     ],
     "tax-design": [
         *("--num-savings", "4", "--hours", "0", "3", "--spending", "0.5", "2"),
-        *("--evaluation-entropy-weight", "0.1", *FEW),
+        *("--evaluation-entropy-weight", "0.01", *FEW),
     ],
     "preferences": [
         *("--size", "2", "--likes", "1", "1", "--dislikes", "0", "1", "--num-steps", "2"),

@@ -16,10 +16,6 @@ from bilevel_rl.problems.worked import as_function
 Sight = Literal["everything", "position", "nothing"]
 
 LARGEST_LOGIT = 6.0
-NUM_STARTS = 4
-"""Of the descents among which the optimum is the best: Φ has several valleys."""
-NEARNESS = 0.3
-"""Standard deviation of the logits of all starts but even chances, which is the best of 32 starts by itself."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +126,8 @@ class Patrol:
         )
 
     def optimum(self, problem: BilevelProblem, entropy_weight: float) -> Solution:
-        """The best of exact descents from even chances and from policies near them."""
-        shape, rng = problem.initial_x.shape, np.random.default_rng(0)
-        starts = [problem.initial_x, *NEARNESS * rng.normal(size=(NUM_STARTS - 1, *shape))]
-        return solve(problem, entropy_weight=entropy_weight, starts=starts)
+        """Where exact descent from even chances ends: at the defaults the best of 32 starts, as Φ has several valleys."""
+        return solve(problem, entropy_weight=entropy_weight)
 
     def rows(self) -> Int[np.ndarray, " S"]:
         """Which row of x each state has."""
