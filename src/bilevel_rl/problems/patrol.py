@@ -126,7 +126,7 @@ class Patrol:
         )
 
     def optimum(self, problem: BilevelProblem, entropy_weight: float) -> Solution:
-        """Where exact descent from even chances ends: at the defaults the best of 32 starts, as Φ has several valleys."""
+        """Where exact descent from even chances ends; at the defaults that is the best of 32 starts."""
         return solve(problem, entropy_weight=entropy_weight)
 
     def rows(self) -> Int[np.ndarray, " S"]:
