@@ -65,7 +65,7 @@ def test_one_step_is_a_gaussian_by_hand():
 @pytest.mark.parametrize("independent", [False, True])
 def test_value_and_visits_are_those_of_the_law_step_by_step(independent):
     problem = random_system(independent=independent)
-    n, m = problem.num_dimensions
+    n, _ = problem.num_dimensions
     model, answer = at(problem, X), lqr.lower_policy(problem, X, **WEIGHTS)
     mean, covariance = problem.initial_mean, problem.initial_factor @ problem.initial_factor.T
     A, B, c = split(problem, X)

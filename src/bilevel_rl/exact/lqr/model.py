@@ -8,7 +8,7 @@ The 1 carries what is constant or linear: an outside temperature, a set point, t
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -19,6 +19,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from bilevel_rl import checks
 from bilevel_rl.checks.functions import answer, scalar, takes
+from bilevel_rl.environments import FunctionalEnvironment, PathwiseTransition, ScoreTransition
+from bilevel_rl.formulation import BilevelProblem, OccupancyCost
 from bilevel_rl.formulation.closures import open_function
 from bilevel_rl.formulation.projections import Box
 from bilevel_rl.formulation.upper_variables import ROUNDING, as_arrays, distance_to
@@ -34,10 +36,10 @@ class LinearQuadratic(NamedTuple):
         cost: C, so that the leader's cost of a step is zᵀ C z.
     """
 
-    transition: Float[ArrayLike, "n z"]
-    noise: Float[ArrayLike, "n k"]
-    loss: Float[ArrayLike, "z z"]
-    cost: Float[ArrayLike, "z z"]
+    transition: Float[Array, "n z"]
+    noise: Float[Array, "n k"]
+    loss: Float[Array, "z z"]
+    cost: Float[Array, "z z"]
 
 
 def _free(x: Array) -> float:
@@ -66,7 +68,7 @@ class LinearQuadraticProblem(eqx.Module):
     Example:
         >>> import jax.numpy as jnp
         >>> from bilevel_rl.exact import lqr
-        >>> def at(x):  # The follower pulls s to 0, and x is how far it decays by itself; the leader would have it at 1.
+        >>> def at(x):  # The follower pulls s to 0, x is how fast it decays by itself, and the leader wants it at 1.
         ...     decay, force = 1.0 - x[0], 0.5
         ...     loss = jnp.diag(jnp.array([1.0, 0.1, 0.0]))
         ...     cost = jnp.array([[1.0, 0.0, -1.0], [0.0, 0.0, 0.0], [-1.0, 0.0, 1.0]])
@@ -112,6 +114,60 @@ class LinearQuadraticProblem(eqx.Module):
         """(n, m): numbers of a state and of an action."""
         shape = jax.eval_shape(self.at, jnp.asarray(self.initial_x)).transition.shape
         return shape[0], shape[1] - shape[0] - 1
+
+    def sampled(self, transition: Literal["pathwise", "score"] = "pathwise") -> BilevelProblem:
+        """The same problem for methods that learn from samples; policies see the state itself.
+
+        Args:
+            transition: which part of (HG) comes through the dynamics: a `PathwiseTransition`, or a `ScoreTransition`,
+                which asks for noise in all directions: G with as many columns as rows, that can be inverted.
+
+        Raises:
+            ValueError: there is no such kind, or the noise has other columns than that.
+        """
+        checks.one_of("transition", transition, ("pathwise", "score"))
+        n, m = self.num_dimensions
+        num_noises = jax.eval_shape(self.at, jnp.asarray(self.initial_x)).noise.shape[1]
+        if transition == "score" and num_noises != n:
+            raise ValueError(f"at(x).noise must have {n} columns for a density of the next state, got {num_noises}")
+
+        def lifted(state: Array, action: Array) -> Array:
+            return jnp.concatenate([state, action, jnp.ones(1)])
+
+        def next_state(x: Array, state: Array, action: Array, key: Array) -> Array:
+            model, noise = self.at(x), jax.random.normal(key, (num_noises,))
+            return model.transition @ lifted(state, action) + model.noise @ noise
+
+        def log_density(x: Array, state: Array, action: Array, following: Array) -> Array:
+            model = self.at(x)
+            noise = jnp.linalg.solve(model.noise, following - model.transition @ lifted(state, action))
+            return -jnp.linalg.slogdet(model.noise)[1] - jnp.sum(noise**2) / 2
+
+        def of_pair(name: str) -> Callable[[Array, Array, Array], Array]:
+            def value(x: Array, state: Array, action: Array) -> Array:
+                z = lifted(state, action)
+                return z @ getattr(self.at(x), name) @ z
+
+            return value
+
+        def initial(key: Array) -> Array:
+            mean, factor = (jnp.asarray(part, float) for part in (self.initial_mean, self.initial_factor))
+            return mean + factor @ jax.random.normal(key, (factor.shape[1],))
+
+        is_path, loss = transition == "pathwise", of_pair("loss")
+        return BilevelProblem(
+            FunctionalEnvironment(
+                initial=initial,
+                transition=PathwiseTransition(next_state) if is_path else ScoreTransition(next_state, log_density),
+                observe=lambda state: state,
+                discount=self.discount,
+                num_action_dimensions=m,
+            ),
+            reward=lambda x, state, action: -loss(x, state, action),
+            upper=OccupancyCost(of_pair("cost"), regularizer=self.regularizer),
+            initial_x=self.initial_x,
+            **({} if self.feasible is None else {"project": self.feasible}),
+        )
 
     def _validate(self):
         x = jnp.asarray(self.initial_x)

@@ -4,7 +4,8 @@ With s̃ = (s, 1), z = (s, a, 1) and a law N(−K s̃, Σ) of the action:
 
     V(s) = −s̃ᵀ P s̃,   Q(s, a) = −zᵀ M z,   M = W + γ (F̃ᵀ P F̃ + tr(P_ss G Gᵀ) e eᵀ)                    (Bellman)
 
-where F̃ z = (F z, 1) and e = (0, 0, 1), so that all constants stand in the last number of P. exp(Q/τ) is a Gaussian in a:
+where F̃ z = (F z, 1) and e = (0, 0, 1), so that all constants stand in the last number of P. As exp(Q/τ) is a Gaussian
+in a,
 
     π*(·|s) = N(−K s̃, Σ),   K = M_aa⁻¹ M_a·,   Σ = (τ/2) M_aa⁻¹
     P = M_·· − M_·a K − (τ/2) log det(πτ M_aa⁻¹) e eᵀ                                                   (soft Riccati)
@@ -93,7 +94,7 @@ def best_answer(
         return solved(lambda P: P - linear(P) + right, right)
 
     residual_of = lambda values: improved(values) - values  # noqa: E731
-    values = jax.lax.custom_root(residual_of, jnp.zeros((n + 1, n + 1)), find, solve_linear)
+    values = jax.lax.custom_root(residual_of, jnp.zeros((n + 1, n + 1)), find, solve_linear)  # pyright: ignore
     _, gain, covariance = _improved(action_losses(model, values, discount), n, τ, independent)
     moments = visited(model, start, discount, gain, covariance)
     return LinearGaussian(gain, covariance, values, moments)
