@@ -29,17 +29,19 @@ class PathwiseTransition(eqx.Module):
     Example:
         >>> import jax, jax.numpy as jnp, bilevel_rl as brl
         >>> from bilevel_rl.environments import PathwiseTransition
+        >>> def next_state(x, s, a, key):  # A push a against friction x.
+        ...     return jnp.stack([s[0] + 0.1 * s[1], s[1] - x * s[1] + a[0]])
         >>> cart = brl.FunctionalEnvironment(
         ...     initial=lambda key: jnp.zeros(2),
-        ...     transition=PathwiseTransition(lambda x, s, a, key: jnp.stack([s[0] + 0.1 * s[1], s[1] - x * s[1] + a[0]])),
+        ...     transition=PathwiseTransition(next_state),
         ...     observe=lambda s: s,
         ...     discount=0.9,
         ...     num_action_dimensions=1,
         ... )
-        >>> with_friction = cart.at(0.5)
-        >>> push = with_friction.step(with_friction.reset(0.3), jnp.array([1.0]), 0.3)
-        >>> with_friction.step(push, jnp.array([0.0]), 0.3).state.tolist()
-        [0.10000000149011612, 0.5]
+        >>> rough = cart.at(0.5)
+        >>> pushed = rough.step(rough.reset(0.3), jnp.array([1.0]), 0.3)
+        >>> rough.step(pushed, jnp.array([0.0]), 0.3).state.round(3)
+        Array([0.1, 0.5], dtype=float32)
     """
 
     next_state: NextState

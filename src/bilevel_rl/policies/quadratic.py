@@ -44,7 +44,7 @@ def linear_quadratic(
     actor_optimizer: optax.GradientTransformation = ADAM,
     critic_optimizer: optax.GradientTransformation = ADAM,
 ) -> NeuralActorCritic:
-    """A `NeuralActorCritic` that holds the answer to a linear system with quadratic losses: all else is too much for it.
+    """A `NeuralActorCritic` that holds the answer to a linear system with quadratic losses, and little else.
 
     Both start at 0, and every seed alike.
 

@@ -1,7 +1,6 @@
 """An oracle for continuous states and actions: linear dynamics, quadratic reward and cost, both moved by x."""
 
 from bilevel_rl.exact.lqr.leader import (
-    LinearQuadraticSolution as LinearQuadraticSolution,
     hyper_gradient as hyper_gradient,
     hyper_objective as hyper_objective,
     lower_policy as lower_policy,

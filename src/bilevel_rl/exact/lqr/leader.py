@@ -9,7 +9,6 @@ dynamics: γ E[∇_x log P_x(s'|s,a) V(s')], which is γ E[∇_x V(s'(x))] too (
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
@@ -24,22 +23,8 @@ from bilevel_rl import checks
 from bilevel_rl.exact.lqr.model import LinearQuadratic, LinearQuadraticProblem
 from bilevel_rl.exact.lqr.riccati import LinearGaussian, action_losses, best_answer
 from bilevel_rl.exact.oracle import OUTSIDE, OracleError, check_weights, in_double_precision
+from bilevel_rl.exact.solver import Solution
 from bilevel_rl.formulation.upper_variables import as_arrays, distance_to
-
-
-@dataclass(frozen=True)
-class LinearQuadraticSolution:
-    """Where exact descent ended.
-
-    Attributes:
-        x: the upper variable.
-        objective: Φ_τ(x).
-        is_converged: whether L-BFGS-B says that it is stationary.
-    """
-
-    x: Float[np.ndarray, " d"]
-    objective: float
-    is_converged: bool
 
 
 def lower_policy(problem: LinearQuadraticProblem, x: npt.ArrayLike, *, entropy_weight: float) -> LinearGaussian:
@@ -91,10 +76,10 @@ def penalty_gradient(
     return _call(_first_order, problem, x, entropy_weight, penalty)[0]
 
 
-def solve(
-    problem: LinearQuadraticProblem, *, entropy_weight: float, max_iterations: int = 200
-) -> LinearQuadraticSolution:
+def solve(problem: LinearQuadraticProblem, *, entropy_weight: float, max_iterations: int = 200) -> Solution:
     """Descends from `initial_x` on exact hyper-gradients, by L-BFGS-B in the box. Φ is not convex: a local optimum.
+
+    The residual of the solution is ‖Π(x − ∇Φ/u) − x‖, with u the larger of |Φ| at the start and 1.
 
     Raises:
         TypeError, ValueError, OracleError: as `lower_policy`, or `max_iterations` is no positive integer.
@@ -103,18 +88,24 @@ def solve(
 
     def of(x: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient, _ = _call(_value_and_gradient, problem, x, entropy_weight)
-        return float(value), gradient
+        return float(value) / unit, gradient / unit
 
-    scale = abs(of(problem.initial_x)[0]) or 1.0
+    unit = 1.0
+    unit = max(abs(of(problem.initial_x)[0]), 1.0)
     found = scipy.optimize.minimize(
-        lambda x: tuple(part / scale for part in of(x)),
+        of,
         problem.initial_x,
         jac=True,
         method="L-BFGS-B",
         bounds=_bounds(problem),
-        options={"maxiter": max_iterations, "ftol": 1e-14, "gtol": 1e-9},
+        options={"maxiter": max_iterations, "ftol": 1e-15, "gtol": 1e-9},
     )
-    return LinearQuadraticSolution(found.x, float(found.fun) * scale, bool(found.success))
+    moved = found.x - of(found.x)[1]
+    with jax.enable_x64(True):
+        moved = moved if problem.feasible is None else np.asarray(problem.feasible(moved))
+    is_cut_off = not found.success and found.nit >= max_iterations
+    status = "converged" if found.success else "iteration limit" if is_cut_off else "line search failed"
+    return Solution(found.x, float(found.fun) * unit, float(np.linalg.norm(moved - found.x)), int(found.nit), status)
 
 
 def _bounds(problem: LinearQuadraticProblem) -> list[tuple[float, float]] | None:
