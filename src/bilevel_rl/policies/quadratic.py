@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float
 
 from bilevel_rl import checks
-from bilevel_rl.environments import FunctionalEnvironment, HostEnvironment
+from bilevel_rl.environments import FunctionalEnvironment, HostEnvironment, ObservedEnvironment, TabularMDP
 from bilevel_rl.policies.gaussian import Gaussian
 from bilevel_rl.policies.neural import ADAM, NeuralActorCritic
 
@@ -38,7 +38,7 @@ class QuadraticCritic(eqx.Module):
 
 
 def linear_quadratic(
-    environment: FunctionalEnvironment | HostEnvironment,
+    environment: ObservedEnvironment | TabularMDP,
     *,
     std: float = 1.0,
     actor_optimizer: optax.GradientTransformation = ADAM,
@@ -71,7 +71,7 @@ def linear_quadratic(
         >>> policies.actor(jnp.ones(3)).shape, policies.critic(jnp.ones(3)).shape
         ((2,), ())
     """
-    checks.instance("environment", environment, FunctionalEnvironment, HostEnvironment)
+    environment = checks.instance("environment", environment, FunctionalEnvironment, HostEnvironment)
     log_std = jnp.log(checks.number("std", std, above=0))
     m = environment.num_action_dimensions
     shape = jax.eval_shape(lambda state: jnp.asarray(environment.observe(state)), environment.example_state).shape

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +49,9 @@ FLUCTUATION = 0.3
 START = 2.0
 """Standard deviation of the temperatures at the start, K."""
 
+SEEN = 5.0
+"""Kelvin that a policy sees as 1."""
+
 LIKED = 0.05
 """What a squared kelvin off the set point counts for the follower, in each zone."""
 
@@ -78,10 +82,12 @@ class BuildingControl:
         insulation_price: of full insulation of one side.
         airflow_price: of a fan at full speed.
         discount: discount factor γ.
+        transition: how samples tell of the dynamics, along paths or by their density.
 
     Raises:
         TypeError: an argument is of another type.
-        ValueError: a price is negative, or `effort` not positive, or as `BilevelProblem`.
+        ValueError: a price is negative, `effort` is not positive, there is no such `transition`, or as
+            `BilevelProblem`.
 
     Example:
         >>> import bilevel_rl as brl
@@ -98,6 +104,7 @@ class BuildingControl:
     insulation_price: float = 0.6
     airflow_price: float = 0.3
     discount: float = 0.9
+    transition: Literal["pathwise", "score"] = "pathwise"
 
     def linear_quadratic(self) -> lqr.LinearQuadraticProblem:
         """The problem as its oracle knows it; states are the four temperatures."""
@@ -122,7 +129,9 @@ class BuildingControl:
             "How much insulation and airflow should a building have, given how its heating will be run?",
             x=("insulation north", "insulation south", "airflow north", "airflow south"),
         )
-        return dataclasses.replace(self.linear_quadratic().sampled(), names=names)
+        problem = self.linear_quadratic().sampled(self.transition)
+        environment = dataclasses.replace(problem.environment, observe=lambda temperatures: temperatures / SEEN)
+        return dataclasses.replace(problem, environment=environment, names=names)
 
     def optimum(self, problem: BilevelProblem, entropy_weight: float) -> Solution:
         """The known optimum, by exact descent from the start."""
