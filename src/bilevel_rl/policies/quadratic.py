@@ -71,7 +71,8 @@ def linear_quadratic(
         >>> policies.actor(jnp.ones(3)).shape, policies.critic(jnp.ones(3)).shape
         ((2,), ())
     """
-    environment = checks.instance("environment", environment, FunctionalEnvironment, HostEnvironment)
+    checks.instance("environment", environment, FunctionalEnvironment, HostEnvironment)
+    assert isinstance(environment, ObservedEnvironment)
     log_std = jnp.log(checks.number("std", std, above=0))
     m = environment.num_action_dimensions
     shape = jax.eval_shape(lambda state: jnp.asarray(environment.observe(state)), environment.example_state).shape

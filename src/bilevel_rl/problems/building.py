@@ -98,11 +98,11 @@ class BuildingControl:
     """
 
     outside: float = -15.0
-    effort: float = 0.3
-    comfort: float = 0.1
-    energy: float = 0.5
-    insulation_price: float = 0.6
-    airflow_price: float = 0.3
+    effort: float = 0.05
+    comfort: float = 0.05
+    energy: float = 1.0
+    insulation_price: float = 1.0
+    airflow_price: float = 0.5
     discount: float = 0.9
     transition: Literal["pathwise", "score"] = "pathwise"
 

@@ -46,6 +46,10 @@ def _free(x: Array) -> float:
     return 0.0
 
 
+def _anywhere(x: Array) -> Array:
+    return x
+
+
 class LinearQuadraticProblem(eqx.Module):
     """min_x Φ(x) = E_{d^π*}[c_x(s, a)] + g(x), where π*(x) controls a linear system under entropy weight τ.
 
@@ -166,7 +170,7 @@ class LinearQuadraticProblem(eqx.Module):
             reward=lambda x, state, action: -loss(x, state, action),
             upper=OccupancyCost(of_pair("cost"), regularizer=self.regularizer),
             initial_x=self.initial_x,
-            **({} if self.feasible is None else {"project": self.feasible}),
+            project=self.feasible or _anywhere,
         )
 
     def _validate(self):

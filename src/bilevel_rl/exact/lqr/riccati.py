@@ -86,7 +86,7 @@ def best_answer(
         num_iterations, values, change = carry
         return (num_iterations < MAX_ITERATIONS) & (change > TOLERANCE) & jnp.all(jnp.isfinite(values))
 
-    def find(_: Callable, start: Array) -> Array:
+    def find(residual: Callable, start: Array) -> Array:
         num_iterations, values, _ = jax.lax.while_loop(goes_on, iterate, (jnp.int32(0), start, jnp.asarray(jnp.inf)))
         return jnp.where(num_iterations < MAX_ITERATIONS, values, jnp.nan)
 

@@ -1,0 +1,106 @@
+"""The building: its physics by hand, its known optimum, and runs of the study."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bilevel_rl as brl
+from bilevel_rl.cli import main
+from bilevel_rl.exact import lqr
+from bilevel_rl.problems import BuildingControl
+from bilevel_rl.runs.folder import RunFolder
+from bilevel_rl.studies.building_control import BuildingControlStudy
+
+WEIGHT = {"entropy_weight": 0.1}
+
+
+@pytest.fixture(scope="module")
+def building():
+    return BuildingControl()
+
+
+@pytest.fixture(scope="module")
+def optimum(building):
+    return building.optimum(building.problem(), **WEIGHT)
+
+
+def test_the_temperatures_after_a_step_by_hand(building):
+    """Zone 1 of the north at 1 K, all others at 0, half of the insulation and all of the air in the north."""
+    model = building.linear_quadratic().at(jnp.array([0.5, 0.0, 1.0, 0.0]))
+    after = np.asarray(model.transition) @ np.array([0.0, 1.0, 0.0, 0.0, 0.2, 0.4, 1.0])
+    outer = 0.5 / 3
+    kilowatts = [
+        outer * -15 + 0.1 * 1 + 0.8 * 1 + 0.2 * 5,
+        outer * -16 - 2 * 0.1 * 1 - 0.8 * 1,
+        0.35 * -15 + 0.4 * 5 / 2,
+        0.35 * -15 + 0.1 * 1,
+    ]
+    np.testing.assert_allclose(after, np.array([0.0, 1.0, 0.0, 0.0]) + np.array(kilowatts) / 4, atol=1e-6)
+
+
+def test_reward_and_cost_by_hand(building):
+    problem = building.problem()
+    x, state, action = np.array([0.5, 0.25, 1.0, 0.5]), jnp.array([1.0, -2.0, 0.0, 3.0]), jnp.array([0.5, -1.0])
+    assert problem.reward(x, state, action) == pytest.approx(-0.05 * 14 - 0.3 * 1.25, rel=1e-6)
+    assert problem.upper.cost(x, state, action) == pytest.approx(0.1 * 14 / 4 + 0.5 * 1.25, rel=1e-6)
+    assert problem.upper.regularizer(x) == pytest.approx(0.6 * 0.75 + 0.3 * 1.125, rel=1e-6)
+    np.testing.assert_allclose(problem.environment.observe(state), state / 5)
+
+
+def test_the_gradient_is_the_central_difference_and_comes_through_the_dynamics(building):
+    problem, x = building.linear_quadratic(), np.array([0.3, 0.2, 0.4, 0.6])
+    found = lqr.hyper_gradient(problem, x, **WEIGHT)
+    moves = 1e-5 * np.eye(4)
+    ends = [[lqr.hyper_objective(problem, x + sign * move, **WEIGHT) for sign in (1, -1)] for move in moves]
+    expected = np.array([(up - down) / 2e-5 for up, down in ends])
+    assert np.linalg.norm(found - expected) <= 1e-6 * np.linalg.norm(expected)
+    prices = jax.grad(problem.regularizer)(jnp.asarray(x))
+    assert np.all(prices > 0)
+    assert np.all(found < -prices)
+
+
+def test_the_optimum_is_interior_and_found_from_elsewhere(building, optimum):
+    assert np.all((optimum.x > 0.4) & (optimum.x < 0.9))
+    problem = building.linear_quadratic()
+    np.testing.assert_allclose(lqr.hyper_gradient(problem, optimum.x, **WEIGHT), 0.0, atol=1e-6)
+    for start in ([1.0, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]):
+        other = lqr.solve(eqx.tree_at(lambda problem: problem.initial_x, problem, np.array(start)), **WEIGHT)
+        np.testing.assert_allclose(other.x, optimum.x, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"effort": 0.0}, "effort must be .*above 0"),
+        ({"energy": -1.0}, "energy must be .*at least 0"),
+        ({"transition": "guess"}, "transition must be one of pathwise, score"),
+        ({"discount": 1.0}, "discount must lie in"),
+    ],
+)
+def test_what_is_no_building_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        brl.problems.building_control(**options)
+
+
+@pytest.mark.slow
+def test_a_short_run_of_the_study_measures_and_draws(tmp_path, capsys, optimum):
+    path = tmp_path / "run"
+    options = ["--num-seeds", "2", "--num-iterations", "20", "--log-every", "10", "--num-chains", "4"]
+    main(["run", "building-control", "--folder", str(path), "--no-progress", *options])
+    assert "Φ = 4.955 at the start, 1.8395 at the optimum" in capsys.readouterr().out
+    data = RunFolder.open(path).read_arrays("building")
+    assert (data["objectives"].shape, data["paths"].shape) == ((3, 2), (3, 2, 4))
+    assert data["optimal_objective"] == pytest.approx(optimum.objective)
+    figures = {figure.stem for figure in (path / "figures").glob("*.png")}
+    assert {"building_control", "x"} <= figures
+
+
+@pytest.mark.long
+def test_every_seed_comes_to_the_optimum(optimum):
+    study = BuildingControlStudy()
+    result = brl.run(study.algorithm(), jax.random.key(7), 8, 10_000, log_every=10_000, progress=False)
+    problem = study.linear_quadratic()
+    objectives = [lqr.hyper_objective(problem, x, **WEIGHT) for x in np.asarray(result.x)]
+    assert max(objectives) < 1.05 * optimum.objective
