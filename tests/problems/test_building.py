@@ -43,9 +43,9 @@ def test_the_temperatures_after_a_step_by_hand(building):
 def test_reward_and_cost_by_hand(building):
     problem = building.problem()
     x, state, action = np.array([0.5, 0.25, 1.0, 0.5]), jnp.array([1.0, -2.0, 0.0, 3.0]), jnp.array([0.5, -1.0])
-    assert problem.reward(x, state, action) == pytest.approx(-0.05 * 14 - 0.3 * 1.25, rel=1e-6)
-    assert problem.upper.cost(x, state, action) == pytest.approx(0.1 * 14 / 4 + 0.5 * 1.25, rel=1e-6)
-    assert problem.upper.regularizer(x) == pytest.approx(0.6 * 0.75 + 0.3 * 1.125, rel=1e-6)
+    assert problem.reward(x, state, action) == pytest.approx(-0.05 * 14 - 0.05 * 1.25, rel=1e-6)
+    assert problem.upper.cost(x, state, action) == pytest.approx(0.05 * 14 / 4 + 1.25, rel=1e-6)
+    assert problem.upper.regularizer(x) == pytest.approx(0.75 + 0.5 * 1.125, rel=1e-6)
     np.testing.assert_allclose(problem.environment.observe(state), state / 5)
 
 
@@ -89,7 +89,7 @@ def test_a_short_run_of_the_study_measures_and_draws(tmp_path, capsys, optimum):
     path = tmp_path / "run"
     options = ["--num-seeds", "2", "--num-iterations", "20", "--log-every", "10", "--num-chains", "4"]
     main(["run", "building-control", "--folder", str(path), "--no-progress", *options])
-    assert "Φ = 4.955 at the start, 1.8395 at the optimum" in capsys.readouterr().out
+    assert "Φ = 12.301 at the start, 4.2046 at the optimum" in capsys.readouterr().out
     data = RunFolder.open(path).read_arrays("building")
     assert (data["objectives"].shape, data["paths"].shape) == ((3, 2), (3, 2, 4))
     assert data["optimal_objective"] == pytest.approx(optimum.objective)

@@ -94,7 +94,7 @@ class BuildingControl:
         >>> building = brl.problems.BuildingControl()
         >>> optimum = building.optimum(building.problem(), entropy_weight=0.1)
         >>> optimum.x.round(2).tolist()
-        [0.77, 0.58, 0.62, 0.58]
+        [0.81, 0.6, 0.76, 0.72]
     """
 
     outside: float = -15.0

@@ -26,8 +26,8 @@ from bilevel_rl.studies.experiment import Finished, SingleRun
 AVERAGING = 3.0
 """The answer is the mean of all x_k, weighted as k to this power."""
 
-STD = 0.4
-"""Spread of the first actions; that of the best answer is 0.35 to 0.38 everywhere."""
+STD = 0.7
+"""Spread of the first actions; that of the best answer is 0.77 at the start and 0.63 at the optimum."""
 
 NUMBERS = ("insulation\nnorth", "insulation\nsouth", "airflow\nnorth", "airflow\nsouth")
 PLACES = ("zone 0", "zone 1", "zone 2", "zone 3", "unit 0", "unit 1")
@@ -44,7 +44,7 @@ class BuildingControlStudy(BuildingControl, SingleRun):
     """of both hidden layers of networks; 0: actions linear in what is seen and values quadratic, all that is needed"""
     run: RunConfig = RunConfig(num_iterations=20_000, log_every=400, evaluation_entropy_weight=0.1)
     schedule: ScheduleConfig = ScheduleConfig(
-        schedule="constant-entropy", upper=1e-3, actor=3e-3, critic=0.03, penalty=0.3, offset=5_000.0, num_chains=32
+        schedule="constant-entropy", upper=1e-3, actor=3e-3, critic=0.03, penalty=0.1, offset=5_000.0, num_chains=32
     )
 
     def algorithm(self) -> SingleLoopActorCritic:

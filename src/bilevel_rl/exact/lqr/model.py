@@ -147,10 +147,10 @@ class LinearQuadraticProblem(eqx.Module):
             noise = jnp.linalg.solve(model.noise, following - model.transition @ lifted(state, action))
             return -jnp.linalg.slogdet(model.noise)[1] - jnp.sum(noise**2) / 2
 
-        def of_pair(name: str) -> Callable[[Array, Array, Array], Array]:
-            def value(x: Array, state: Array, action: Array) -> Array:
+        def of_pair(name: str) -> Callable[[ArrayLike, Array, Array], Array]:
+            def value(x: ArrayLike, state: Array, action: Array) -> Array:
                 z = lifted(state, action)
-                return z @ getattr(self.at(x), name) @ z
+                return z @ getattr(self.at(jnp.asarray(x)), name) @ z
 
             return value
 
