@@ -14,6 +14,7 @@ from bilevel_rl.algorithms.step_sizes import ScheduleWarning
 from bilevel_rl.algorithms.untuned import untuned_step_sizes
 from bilevel_rl.formulation import BilevelProblem, OccupancyCost, ProblemScales, measure_scales
 from bilevel_rl.problems import goal_position
+from examples import cliff_bonuses
 from garnets import random_problem
 from mean_steps import one_draw
 
@@ -248,6 +249,18 @@ def test_where_visits_are_compared_x_moves_by_what_changes_decisions(entropy_wei
     v = np.random.default_rng(0).normal(size=32)
     slope = (np.mean(v**2) / 2) ** 0.5  # of the reward, over pairs of which one in two has it
     assert scales.x == pytest.approx(3 * τ * (1 - 0.9) / slope, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_run_descends_what_its_answer_is_judged_by():
+    # With τ ∝ k^(−1/20), Φ at R / 100 rises again by a tenth of its range, while Φ at the run's τ goes on falling.
+    problem = cliff_bonuses.problem()
+    judged = measure_scales(problem).reward / 100
+    options = {"evaluation_entropy_weight": judged, "progress": False}
+    result = brl.run(brl.untuned(problem), jax.random.key(0), 4, 60_000, 3_000, **options)
+    objectives = result.metrics["upper_objective"].reshape(-1, 4)
+    lowest = objectives.min(axis=0)
+    assert np.all(objectives[-1] - lowest < 0.02 * (objectives[0] - lowest))
 
 
 @pytest.mark.long

@@ -276,6 +276,11 @@ BROKEN = [
     ),
     ("τ too large", {"descent_left": 0.4, "descent_seen": 0.08}, ("50% of its range", "0.07", "sees 20%")),
     ("τ too large", {"descent_left": 0.4, "descent_seen": -0.1}, ("sees 0%",)),
+    (
+        "τ too large",
+        {"upper_objective": [1.0, 0.2, 0.3, 0.36], "descent_seen": -0.05},
+        ("by 20% of its range", "τ = 0.01", "raises Φ at τ = 0.07"),
+    ),
     ("x stopped short", {"descent_left": 0.4, "descent_seen": 0.3}, ("at rest", "50% of its range")),
     ("unfinished", {"descent_left": 0.4, "descent_seen": 0.3, "x_movement": 0.3}, ("still moves", "50%")),
     ("unfinished", {"lower_residual": [0.9, 0.6, 0.4, 0.2]}, ("22.2%",)),
@@ -293,6 +298,13 @@ BROKEN = [
         (),
     ),  # both certain
     ("healthy", {"descent_left": 0.07, "descent_seen": 0.0}, ()),  # little beside the range of Φ
+    ("healthy", {"upper_objective": [1.0, 0.2, 0.3, 0.36]}, ()),  # Φ has risen, though not because of τ
+    ("healthy", {"upper_objective": [1.0, 0.2, 0.22, 0.23], "descent_seen": -0.05}, ()),  # and hardly risen
+    (
+        "healthy",
+        {"upper_objective": [1.0, 0.2, 0.3, 0.36], "descent_seen": -0.05, "evaluation_entropy_weight": 0.08},
+        (),
+    ),
     (
         "healthy",  # little beside the size of Φ, which has hardly moved
         {"upper_objective": [1.0, 0.98, 0.97, 0.98], "descent_left": 0.04, "descent_seen": 0.0},

@@ -10,8 +10,11 @@
 | offset    | 640 S A / B iterations | 1             | 640 visits of every pair, were they even; but at least 320,000 |
 |           |                        |               | transitions of each policy, or noise is not averaged out       |
 
-R, C and X are the problem's scales (`formulation.measure_scales`), B' = min(B, S). The exponents are the paper's. A
-follower with an entropy weight λ of its own keeps it: τ = λ throughout.
+R, C and X are the problem's scales (`formulation.measure_scales`), B' = min(B, S). A follower with an entropy weight λ
+of its own keeps it: τ = λ throughout. The exponents are the paper's, but where the leader pays costs and there is no λ:
+there τ falls with the power 3/4 instead of 1/20, since answers are judged near R / 100 and a run would never come
+there; and α with 1/4 instead of 1/2, since policies settle at the rate α τ. No proof of convergence covers these two. A
+likelihood, or a map of visits, has no such limit: what is not random enough cannot match it.
 
 The form is what units leave: rewards times c_r, costs times c_c and x times c_x give the same policies at every
 iteration, and c_x times the same x. docs/reports/untuned.md says how the six numbers were found, and how well they do.
@@ -24,7 +27,7 @@ from bilevel_rl.algorithms.followers import Followers
 from bilevel_rl.algorithms.single_loop import SingleLoopActorCritic
 from bilevel_rl.algorithms.step_sizes import ScheduleWarning, StepSizes
 from bilevel_rl.algorithms.upper_steps import ADAM, UpperSteps
-from bilevel_rl.formulation import BilevelProblem, ProblemScales, measure_scales
+from bilevel_rl.formulation import BilevelProblem, OccupancyCost, ProblemScales, measure_scales
 from bilevel_rl.formulation.scales import ENTROPY_SHARE
 
 PENALTY_OVER_ENTROPY = 4.0
@@ -35,6 +38,7 @@ VISITS = 640.0
 HELD_TRANSITIONS = 320_000.0
 AVERAGING = 3.0
 EXPONENTS = (9 / 10, 1 / 2, 1 / 2, 3 / 20, 1 / 20)
+EXPONENTS_OF_COSTS = (9 / 10, 1 / 4, 1 / 2, 3 / 20, 3 / 4)
 
 
 def untuned(
@@ -85,6 +89,10 @@ def untuned_step_sizes(problem: BilevelProblem, num_chains: int, scales: Problem
     offset = max(VISITS * num_states * num_actions, HELD_TRANSITIONS) / num_chains
     # With more chains than states the chains of one state add up in one iteration.
     visits = min(num_chains, num_states)
+    if problem.entropy_weight is not None:
+        exponents = (*EXPONENTS[:-1], 0.0)
+    else:
+        exponents = EXPONENTS_OF_COSTS if isinstance(problem.upper, OccupancyCost) else EXPONENTS
     return StepSizes.decaying(
         upper=UPPER_DISTANCE * scales.x / offset,
         actor=ACTOR_STEP_PER_VISIT * visits / (entropy * num_actions),
@@ -92,5 +100,5 @@ def untuned_step_sizes(problem: BilevelProblem, num_chains: int, scales: Problem
         penalty=PENALTY_OVER_ENTROPY * entropy / scales.cost,
         entropy=entropy,
         offset=offset,
-        exponents=EXPONENTS if problem.entropy_weight is None else (*EXPONENTS[:-1], 0.0),
+        exponents=exponents,
     )

@@ -5,6 +5,7 @@ are trained on it from scratch.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from bilevel_rl import checks
 from bilevel_rl.algorithms import Followers, SingleLoopActorCritic, untuned
-from bilevel_rl.algorithms.step_sizes import StepSizes
+from bilevel_rl.algorithms.step_sizes import ScheduleWarning, StepSizes
 from bilevel_rl.environments import HostEnvironment, TabularMDP
 from bilevel_rl.exact.objectives import lower_policy, upper_value
 from bilevel_rl.exact.oracle import as_upper_variable
@@ -98,7 +99,11 @@ def train(
     if isinstance(problem.environment, HostEnvironment):
         remedy = "train any library's agent in LearnedReward.of(problem, x).as_gymnasium_wrapper(env)"
         raise ValueError(f"problem.environment must not be a HostEnvironment, which run_host steps; {remedy}")
-    algorithm = _by_default(problem) if algorithm is None else dataclasses.replace(algorithm, problem=problem)
+    if algorithm is None:
+        algorithm = _by_default(problem)
+    else:
+        with warnings.catch_warnings(action="ignore", category=ScheduleWarning):  # Told when it was made.
+            algorithm = dataclasses.replace(algorithm, problem=problem)
     keys = [jax.random.split(jax.random.fold_in(key, i)) for i in range(num_followers)]
     # One after the other: weights of seeds side by side are drawn by batched factorizations, which can deadlock.
     policies = [learn(algorithm, x, learning, num_transitions) for learning, _ in keys]

@@ -98,6 +98,11 @@ class Course:
         return share(self.late("upper_objective") - self["upper_objective"][0], self._range_of_cost)
 
     @property
+    def rise(self) -> float:
+        """How far the leader's cost ended above its lowest, as a share of the range that it had over the run."""
+        return share(self.late("upper_objective") - np.nanmin(self["upper_objective"]), self._range_of_cost)
+
+    @property
     def _range_of_cost(self) -> float:
         return float(np.nanmax(self["upper_objective"]) - np.nanmin(self["upper_objective"]))
 

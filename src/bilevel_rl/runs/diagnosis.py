@@ -35,6 +35,9 @@ rest."""
 BLURRED = 0.25
 """τ is too large where the follower at τ_k would show the leader less than this share of what a step gains."""
 
+MISLED = 0.05
+"""τ is too large too where Φ has risen from its lowest by this share of its range, while at τ_k that is a descent."""
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -125,15 +128,22 @@ def frozen(run: Course) -> str | None:
 
 
 def blurred(run: Course) -> str | None:
-    """At the τ of the run the follower acts at random over differences that x could make."""
+    """At the τ of the run the follower acts at random over differences that x could make, or asks for another x."""
     τ, evaluated = run["entropy_weight"][-1], run["evaluation_entropy_weight"][-1]
     seen = share(run.late("descent_seen"), run.late("descent_left"))
-    if run.is_near_stationary or not (seen < BLURRED and τ > evaluated):
+    if τ <= evaluated:
         return None
-    return (
-        f"one exact step at τ = {evaluated:.3g} would lower Φ by {run.left:.0%} of its range over the run; at τ = "
-        f"{τ:.3g}, that of the run, the leader sees {max(seen, 0.0):.0%} of that"
-    )
+    if not run.is_near_stationary and seen < BLURRED:
+        return (
+            f"one exact step at τ = {evaluated:.3g} would lower Φ by {run.left:.0%} of its range over the run; at τ = "
+            f"{τ:.3g}, that of the run, the leader sees {max(seen, 0.0):.0%} of that"
+        )
+    if run.is_felt and run.rise > MISLED and seen < 0:
+        return (
+            f"Φ at τ = {evaluated:.3g} ended above its lowest by {run.rise:.0%} of its range; an exact step that would "
+            f"lower it raises Φ at τ = {τ:.3g}, which is what the run descends"
+        )
+    return None
 
 
 def short(run: Course) -> str | None:
