@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import optax
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -84,6 +83,10 @@ class BuildingControlStudy(BuildingControl, SingleRun):
     def plot(self, folder: RunFolder):
         """Draws the figures of a run folder."""
         super().plot(folder)
+        self.draw(folder)
+
+    def draw(self, folder: RunFolder):
+        """Draws Φ over transitions, x, and the follower's best answer to it."""
         data = folder.read_arrays(self.results)
 
         def draw(style: Style) -> Figure:
@@ -129,7 +132,7 @@ def _draw_numbers(axes: Axes, data: Mapping[str, np.ndarray], style: Style):
     axes.legend(fontsize="small")
 
 
-def _draw_means(axes: Axes, data: Mapping[str, Float[np.ndarray, " 6"]]):
+def _draw_means(axes: Axes, data: Mapping[str, np.ndarray]):
     """Mean temperature of the zones and mean heat of the units, under the best answer to an x."""
     for i, name in enumerate(("start", "end", "optimum")):
         places = np.arange(len(PLACES)) + 0.27 * (i - 1)
