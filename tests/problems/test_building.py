@@ -1,7 +1,5 @@
 """The building: its physics by hand, its known optimum, and runs of the study."""
 
-import types
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -90,8 +88,7 @@ def test_the_study_measures_and_draws(tmp_path, optimum):
     problem, folder = study.linear_quadratic(), RunFolder(tmp_path)
     paths = np.array([[problem.initial_x] * 2, [optimum.x, np.full(4, 0.5)]])  # log points, seeds
     rows = {"num_transitions": np.repeat([0, 640], 2), **{f"x{i}": paths[..., i].ravel() for i in range(4)}}
-    result = types.SimpleNamespace(metrics=rows)
-    measured = study.measure_run(types.SimpleNamespace(problem=None), result)
+    measured = study.measure_rows(rows)
     worse = lqr.hyper_objective(problem, paths[1, 1], **WEIGHT)
     np.testing.assert_allclose(measured["objectives"][1], [optimum.objective, worse])
     np.testing.assert_allclose(measured["end means"], measured["optimum means"])

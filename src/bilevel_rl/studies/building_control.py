@@ -58,9 +58,13 @@ class BuildingControlStudy(BuildingControl, SingleRun):
         return SingleLoopActorCritic(problem, self.schedule.step_sizes(), followers, upper_steps=steps)
 
     def measure_run(self, algorithm: SingleLoopActorCritic, result: RunResult) -> dict[str, np.ndarray]:
+        """What the x of the metric rows are worth."""
+        return self.measure_rows(result.metrics)
+
+    def measure_rows(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Φ at every log point of every seed, the optimum, and the best answers at start, end and optimum."""
         τ, problem = self.run.evaluation_entropy_weight, self.linear_quadratic()
-        best, rows = self.optimum(algorithm.problem, τ), result.metrics
+        best = lqr.solve(problem, entropy_weight=τ)
         paths = np.stack([rows[f"x{i}"] for i in range(4)], axis=-1).reshape(-1, self.run.num_seeds, 4)
         objectives = [[lqr.hyper_objective(problem, x, entropy_weight=τ) for x in xs] for xs in paths]
         arrays = {
