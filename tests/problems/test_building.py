@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import bilevel_rl as brl
+from bilevel_rl.cli import main
 from bilevel_rl.exact import lqr
 from bilevel_rl.problems import BuildingControl
 from bilevel_rl.runs.folder import RunFolder
@@ -100,6 +101,19 @@ def test_the_study_measures_and_draws(tmp_path, optimum):
     )
     study.draw(folder)
     assert (tmp_path / "figures" / "building_control.png").stat().st_size > 10_000
+
+
+@pytest.mark.long
+def test_the_command_runs_and_plots(tmp_path, capsys):
+    path = tmp_path / "run"
+    options = ["--num-seeds", "2", "--num-iterations", "20", "--log-every", "10", "--num-chains", "4"]
+    main(["run", "building-control", "--folder", str(path), "--no-progress", *options])
+    assert "Φ = 12.301 at the start, 4.2046 at the optimum" in capsys.readouterr().out
+    figures = {figure.stem for figure in (path / "figures").glob("*.png")}
+    assert {"building_control", "sampled_curves", "step_sizes", "x"} == figures
+    (path / "figures" / "building_control.png").unlink()
+    main(["plot", str(path)])
+    assert (path / "figures" / "building_control.png").exists()
 
 
 @pytest.mark.long

@@ -46,7 +46,7 @@ def _free(x: Array) -> float:
     return 0.0
 
 
-def _anywhere(x: Array) -> Array:
+def _anywhere(x: ArrayLike) -> ArrayLike:
     return x
 
 
