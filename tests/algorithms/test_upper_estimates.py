@@ -31,7 +31,7 @@ def samples_of(problem, log_policy, uniforms, states=None, actions=None, visitat
     transitions = Transitions(pairs, taken, pairs, law, floats, floats, floats, booleans, booleans)
     x = jax.tree.map(jnp.asarray, problem.initial_x)
     logits = lambda s: jnp.asarray(log_policy)[s]  # noqa: E731
-    return Samples(x, transitions, floats, logits, uniforms, visitation, jnp.int32(0))
+    return Samples(x, transitions, floats, logits, lambda s: floats, uniforms, visitation, jnp.int32(0))
 
 
 def exact_slopes(problem, log_policy):

@@ -27,8 +27,8 @@ Deviations from the paper:
 6. With `num_steps` = T > 1 an iteration takes T transitions of every chain with its policies, critics and x, and then
    one step, the mean over the T B samples. With `gae_lambda` = λ > 0, (A), (C), (AL) and (CL) have advantages that look
    ahead, Â_t = δ_t + λ c_t Â_{t+1}, instead of δ_t (`followers.py`). The paper's are 1 and 0.
-7. The dynamics may depend on x; each ∇_x r then has γ ∇_x log P_x(s'|s,a) V(s') beside it (docs/explanation/method.md,
-section 5).
+7. The dynamics may depend on x; each ∇_x r then has γ ∇_x log P_x(s'|s,a) V(s') beside it, or γ ∇_x V(s'_x) where s'
+is a smooth function of x (docs/explanation/method.md, section 5).
 
 Options that go past the paper (docs/explanation/method.md, section 5) are `expects_actions` and those of `Followers`
 and `UpperSteps`. The paper's algorithm is `Followers(num_chains=1, coupled=False)` with step sizes of offset 1.
@@ -271,6 +271,7 @@ class SingleLoopActorCritic(eqx.Module):
             transitions=transitions,
             outcomes=in_a_row(self._of_followers(uniforms).transition),
             logits=lambda states: policy.read(state.parameters[PENALIZED], states)[0],
+            values=lambda states: jax.vmap(policy.values)(state.parameters, states),
             uniforms=uniforms[self._num_uniforms_of_followers :, 0],
             visitation=state.visitation,
             num_iterations=state.num_iterations,

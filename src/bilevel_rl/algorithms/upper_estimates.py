@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from bilevel_rl.algorithms.followers import PENALIZED
 from bilevel_rl.algorithms.step_sizes import PowerDecay
-from bilevel_rl.algorithms.transitions import Transitions
-from bilevel_rl.environments import DrivenMDP, TabularMDP
+from bilevel_rl.algorithms.transitions import States, Transitions
+from bilevel_rl.environments import DrivenMDP, FunctionalEnvironment, ScoreTransition, TabularMDP
 from bilevel_rl.formulation import (
     BilevelProblem,
     OccupancyCost,
@@ -29,6 +29,9 @@ from bilevel_rl.policies.categorical import draw_actions
 
 ReadLogits = Callable[[Int[Array, " N"]], Float[Array, "N A"]]
 """From states to θᴸ(s, ·)."""
+
+ReadValues = Callable[[States], Float[Array, "2 N"]]
+"""From states of both followers to V(s) of each."""
 
 
 class UpperEstimate(NamedTuple):
@@ -57,6 +60,7 @@ class Samples(NamedTuple):
         transitions: this iteration's, of both followers.
         outcomes: the uniforms from which s' was drawn.
         logits: reads θᴸ.
+        values: reads both critics, of states of both followers.
         uniforms: as many rows as `num_extra_uniforms` says.
         visitation: the running estimate of d^{π^L} so far.
         num_iterations: k.
@@ -67,6 +71,7 @@ class Samples(NamedTuple):
     transitions: Transitions
     outcomes: Float[Array, "2 N"]
     logits: ReadLogits
+    values: ReadValues
     uniforms: Float[Array, "U B"]
     visitation: Float[Array, "S A"] | None
     num_iterations: Int[Array, ""]
@@ -86,15 +91,21 @@ def estimate_gains(problem: BilevelProblem, x: PyTree, samples: Samples) -> Floa
     """What both followers' transitions are worth to them at x, as far as its gradient goes.
 
     r_x, and where the dynamics depend on x what has the gradient γ ∇_x log P_x(s'|s,a) (V(s') − V(s)), each with its
-    own critic. V(s) changes nothing in the mean and lowers the variance.
+    own critic. V(s) changes nothing in the mean and lowers the variance. Along paths it is γ ∇_x V(s'_x) instead.
     """
-    rewards, transitions = of_samples(problem.rewards, x, samples), samples.transitions
+    rewards, environment, γ = of_samples(problem.rewards, x, samples), problem.environment, problem.environment.discount
+    s, a, s_next = samples.transitions.states, samples.transitions.actions, samples.transitions.next_states
+    advantages = samples.transitions.next_values - samples.transitions.values
     now, moved = problem.driven_environment(samples.x), problem.driven_environment(x)
-    if not (isinstance(now, DrivenMDP) and isinstance(moved, DrivenMDP)):
+    if isinstance(now, DrivenMDP) and isinstance(moved, DrivenMDP):
+        gains = γ * moved.log_probability(s, a, now.outcome(s, a, samples.outcomes)) * advantages
+    elif isinstance(environment, FunctionalEnvironment) and isinstance(environment.transition, ScoreTransition):
+        gains = γ * environment.log_density(x, s, a, s_next) * advantages
+    elif isinstance(environment, FunctionalEnvironment) and environment.is_driven:
+        gains = γ * samples.values(moved.step(s, a, samples.outcomes))
+    else:
         return rewards
-    s, a = transitions.states, transitions.actions
-    log_probability = moved.log_probability(s, a, now.outcome(s, a, samples.outcomes))
-    return rewards + now.discount * log_probability * (transitions.next_values - transitions.values)
+    return rewards + gains
 
 
 def num_extra_uniforms(upper: UpperObjective) -> int:

@@ -12,6 +12,10 @@ from bilevel_rl.environments.functional import (
 from bilevel_rl.environments.gymnax import GymnaxState as GymnaxState
 from bilevel_rl.environments.host import HostEnvironment as HostEnvironment, HostEpisode as HostEpisode
 from bilevel_rl.environments.logged import TransitionLog as TransitionLog
+from bilevel_rl.environments.moved import (
+    PathwiseTransition as PathwiseTransition,
+    ScoreTransition as ScoreTransition,
+)
 from bilevel_rl.environments.tabular import TabularMDP as TabularMDP
 
 ObservedEnvironment = FunctionalEnvironment | HostEnvironment

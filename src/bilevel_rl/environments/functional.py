@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from bilevel_rl.environments.environment import check_spaces
 from bilevel_rl.environments.gymnax import GymnaxState, step_of
+from bilevel_rl.environments.moved import PathwiseTransition, ScoreTransition, TransitionAt
 from bilevel_rl.environments.spaces import Actions
 
 
@@ -42,9 +43,12 @@ class FunctionalEnvironment(eqx.Module):
     the value of the state that it would have gone on from. With a limit of T steps the chains' law is that of the
     process which restarts after T steps at the latest; of the time in d^π a share γ^T is later than that.
 
+    Dynamics that depend on x are a `PathwiseTransition` or a `ScoreTransition`, which say how their part of the
+    gradient is estimated. Such an environment is stepped at an x: `environment.at(x)`.
+
     Attributes:
         initial: start state from a key.
-        transition: next state from (state, action, key).
+        transition: next state from (state, action, key), or a transition that depends on x.
         observe: what a policy sees of a state, an array.
         discount: γ, in [0, 1).
         num_actions: A, for actions 0…A−1; None where actions are vectors.
@@ -54,7 +58,8 @@ class FunctionalEnvironment(eqx.Module):
 
     Raises:
         ValueError: `discount` lies outside of [0, 1), not exactly one of the kinds of actions is given, a count is not
-            positive, `transition` does not keep the state's structure, shapes and types, or states hold typed keys.
+            positive, `transition` does not keep the state's structure, shapes and types, or states hold typed keys. Or
+            `is_end` is beside a `PathwiseTransition`, whose derivative does not see that ends come sooner or later.
 
     Example:
         >>> import jax, jax.numpy as jnp, bilevel_rl as brl
@@ -72,7 +77,7 @@ class FunctionalEnvironment(eqx.Module):
     """
 
     initial: Callable[[Array], PyTree]
-    transition: Callable[[PyTree, Array, Array], PyTree]
+    transition: Callable[[PyTree, Array, Array], PyTree] | PathwiseTransition | ScoreTransition
     observe: Callable[[PyTree], Array]
     discount: float = eqx.field(static=True)
     num_actions: int | None = eqx.field(static=True, default=None)
@@ -91,11 +96,13 @@ class FunctionalEnvironment(eqx.Module):
             raise ValueError(
                 "states must not hold typed keys, which runs cannot save; keep jax.random.key_data of them"
             )
-        after = jax.eval_shape(lambda: self._following(self._first(0.0), self.example_action, 0.0))
-        if _signature(after) != _signature(state):
+        if isinstance(self.transition, PathwiseTransition) and self.is_end is not _never:
             raise ValueError(
-                f"transition must keep the structure, shapes and types of the state, got {after} for {state}"
+                "is_end must be left out beside a PathwiseTransition: V jumps where an episode ends, which no path's "
+                "derivative sees; use a ScoreTransition, or a smooth cost instead of the end"
             )
+        if not self.is_driven:
+            self._check_following()
 
     @classmethod
     def from_func_env(
@@ -170,6 +177,37 @@ class FunctionalEnvironment(eqx.Module):
         )
 
     @property
+    def is_driven(self) -> bool:
+        """Whether the dynamics depend on x."""
+        return isinstance(self.transition, PathwiseTransition | ScoreTransition)
+
+    def at(self, x: PyTree) -> "FunctionalEnvironment":
+        """The environment at an x, which can be stepped; itself where x leaves it alone.
+
+        Raises:
+            ValueError: the next state at x has another structure, shapes or types than the state.
+        """
+        if not isinstance(self.transition, PathwiseTransition | ScoreTransition):
+            return self
+        following = TransitionAt(self.transition.next_state, jax.tree.map(jnp.asarray, x))
+        at_x = eqx.tree_at(lambda environment: environment.transition, self, following)
+        at_x._check_following()
+        return at_x
+
+    def log_density(self, x: PyTree, episode: Episode, action: Array, following: Episode) -> Float[Array, "*batch"]:
+        """log p_x(s'|s, a) of a batch, differentiable in x; 0 in terminal states.
+
+        Raises:
+            TypeError: `transition` is no `ScoreTransition`.
+        """
+        if not isinstance(self.transition, ScoreTransition):
+            raise TypeError(f"transition must be a ScoreTransition, got a {type(self.transition).__name__}")
+        function, x = self.transition.log_density, jax.tree.map(jnp.asarray, x)
+        of_pairs = over_axes(lambda *pair: jnp.asarray(function(x, *pair), float), episode.num_steps.ndim)
+        found = of_pairs(episode.state, action, following.state)
+        return jnp.where(self.is_terminal(episode), 0.0, found)
+
+    @property
     def example_state(self) -> PyTree[jax.ShapeDtypeStruct]:
         """Shapes and types of one state."""
         return jax.eval_shape(lambda: self._first(0.0))
@@ -206,7 +244,17 @@ class FunctionalEnvironment(eqx.Module):
         is_end, following = self._is_end(state), self._following(state, action, uniform)
         return jax.tree.map(lambda old, new: jnp.where(is_end, old, new), state, following)
 
+    def _check_following(self):
+        state = self.example_state
+        after = jax.eval_shape(lambda: self._following(self._first(0.0), self.example_action, 0.0))
+        if _signature(after) != _signature(state):
+            raise ValueError(
+                f"transition must keep the structure, shapes and types of the state, got {after} for {state}"
+            )
+
     def _following(self, state: PyTree, action: Array, uniform: ArrayLike) -> PyTree[Array]:
+        if isinstance(self.transition, PathwiseTransition | ScoreTransition):
+            raise ValueError("transition depends on x, so that the environment must be stepped as environment.at(x)")
         return jax.tree.map(_strong, self.transition(state, action, _key_of(uniform)))
 
     def _is_end(self, state: PyTree) -> Bool[Array, ""]:

@@ -12,7 +12,15 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Shaped
 
 from bilevel_rl import checks
 from bilevel_rl.checks.functions import answer, scalar, takes
-from bilevel_rl.environments import DrivenMDP, Episode, HostEpisode, ObservedEnvironment, TabularMDP
+from bilevel_rl.environments import (
+    DrivenMDP,
+    Episode,
+    FunctionalEnvironment,
+    HostEpisode,
+    ObservedEnvironment,
+    ScoreTransition,
+    TabularMDP,
+)
 from bilevel_rl.formulation.closures import open_function
 from bilevel_rl.formulation.names import Names
 from bilevel_rl.formulation.upper_objectives import (
@@ -44,7 +52,8 @@ class BilevelProblem(eqx.Module):
     leaves of the problem, so that runs use them in single and oracles in double precision.
 
     Attributes:
-        environment: what the follower lives in, without reward. Oracles and exact metrics need a `TabularMDP`.
+        environment: what the follower lives in, without reward. Oracles and exact metrics need a `TabularMDP`. Where x
+            moves the dynamics of a `FunctionalEnvironment`, its transition says so.
         reward: r_x(s, a) as `reward(x, state, action)`; state and action are numbers in a `TabularMDP`, and one state
             and one action of a `FunctionalEnvironment`, one observation and one action of a `HostEnvironment`.
         upper: the leader's objective f.
@@ -177,6 +186,8 @@ class BilevelProblem(eqx.Module):
 
     def driven_environment(self, x: PyTree) -> TabularMDP | DrivenMDP | ObservedEnvironment:
         """The follower's environment at x, whose probabilities are worked out pair by pair: for sampling."""
+        if isinstance(self.environment, FunctionalEnvironment):
+            return self.environment.at(x)
         if self.outcome_probabilities is None:
             return self.environment
         return DrivenMDP(self.mdp, self.outcome_probabilities, x)
@@ -215,11 +226,23 @@ class BilevelProblem(eqx.Module):
             if not isinstance(self.upper, OccupancyCost):
                 raise ValueError(f"upper must be an OccupancyCost in this environment, got {type(self.upper).__name__}")
             if self.outcome_probabilities is not None:
-                raise ValueError("outcome_probabilities need a TabularMDP, whose outcomes are listed")
+                raise ValueError(
+                    "outcome_probabilities need a TabularMDP, whose outcomes are listed; a FunctionalEnvironment whose "
+                    "dynamics depend on x has a PathwiseTransition or a ScoreTransition"
+                )
+            if isinstance(self.environment, FunctionalEnvironment):
+                self._validate_transition(self.environment, x, pair)
         if self.outcome_probabilities is not None:
             if isinstance(self.upper, TrajectoryLoss):
                 raise ValueError("upper must not be a TrajectoryLoss where outcome_probabilities depend on x")
             self._validate_outcomes(x, pair)
+
+    def _validate_transition(self, environment: FunctionalEnvironment, x: PyTree, pair: dict[str, Any]):
+        environment.at(x)
+        if isinstance(environment.transition, ScoreTransition):
+            arguments = {"x": x, **pair, "next_state": pair["state"]}
+            function = environment.transition.log_density
+            scalar("environment.transition.log_density", function, arguments, of="one transition")
 
     def _validate_outcomes(self, x: PyTree, pair: dict[str, Any]):
         num_outcomes, function = self.mdp.probabilities.shape[-1], self.outcome_probabilities

@@ -7,4 +7,5 @@ from bilevel_rl.policies.learned import NetworkPolicy as NetworkPolicy, load as 
 from bilevel_rl.policies.neural import NeuralActorCritic as NeuralActorCritic
 from bilevel_rl.policies.observations import Moments as Moments
 from bilevel_rl.policies.policy import Policy as Policy
+from bilevel_rl.policies.quadratic import linear_quadratic as linear_quadratic
 from bilevel_rl.policies.tabular import TabularActorCritic as TabularActorCritic

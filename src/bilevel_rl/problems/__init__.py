@@ -1,5 +1,6 @@
 """Worked problems, each with its known optimum beside it: a function that builds it, and its arguments as a class."""
 
+from bilevel_rl.problems.building import BuildingControl as BuildingControl, building_control as building_control
 from bilevel_rl.problems.control import (
     CartpoleDesign as CartpoleDesign,
     PendulumDesign as PendulumDesign,

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from bilevel_rl.algorithms import Algorithm, Followers
-from bilevel_rl.environments import FunctionalEnvironment, HostEnvironment
+from bilevel_rl.environments import FunctionalEnvironment, HostEnvironment, ScoreTransition
 from bilevel_rl.formulation import BilevelProblem, OccupancyCost, OccupancyFunctional, PolicyLoss, TrajectoryLoss
 from bilevel_rl.runs import fingerprint
 from bilevel_rl.runs.folder import RunFolder, RunFolderError
@@ -94,13 +94,12 @@ def _parts_of(problem: BilevelProblem) -> Iterator[Part]:
         return function(*args)
 
     match problem.environment:
-        case FunctionalEnvironment():
-            yield (
-                "environment",
-                problem.environment,
-                _lived_through,
-                (jnp.float32(0), problem.environment.example_action),
-            )
+        case FunctionalEnvironment() as environment:
+            examples = jnp.float32(0), environment.example_action
+            if environment.is_driven:
+                yield "environment", environment, _lived_through_at, (x, *examples)
+            else:
+                yield "environment", environment, _lived_through, examples
         case HostEnvironment():
             yield "environment", problem.environment.observe, called, (problem.environment.example_state,)
         case environment:
@@ -122,6 +121,18 @@ def _lived_through(environment: FunctionalEnvironment, uniform: Array, action: A
     following = environment.step(first, action, uniform)
     ends = environment.is_terminal(following), environment.is_truncated(following)
     return first, following, ends, environment.observe(following.state)
+
+
+def _lived_through_at(environment: FunctionalEnvironment, x: PyTree, uniform: Array, action: Array) -> PyTree:
+    """The same where the dynamics depend on x, with the density that they have."""
+    at_x = environment.at(x)
+    first = at_x.reset(uniform)
+    density = (
+        (environment.log_density(x, first, action, first),)
+        if isinstance(environment.transition, ScoreTransition)
+        else ()
+    )
+    return _lived_through(at_x, uniform, action), density
 
 
 def _pair(environment: Any) -> Examples:
