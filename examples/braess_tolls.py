@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 
 from bilevel_rl.congestion import Latency, RoadNetwork, equilibrium, solve
 
@@ -64,7 +65,7 @@ def main(figure: Path = Path("braess_tolls.png")) -> dict[str, Traffic]:
     return cases
 
 
-def draw(axes: plt.Axes, case: Traffic, *, has_bridge: bool) -> None:
+def draw(axes: Axes, case: Traffic, *, has_bridge: bool) -> None:
     """Roads as wide as they are full."""
     for road, (start, end) in enumerate(ROADS):
         if road == BRIDGE and not has_bridge:
