@@ -123,8 +123,8 @@ NOT_RUN_HERE = {
     *("building-control", "cartpole-design", "happy-tweets", "inverse-rl", "mountain-car", "pendulum-design"),
     "target-visitation",
 }
-"""Building, cart, car and pendulum have files of their own, happy-tweets is in tests/lm; the others, `preferences` with another
-objective, are built below."""
+"""Building, cart, car and pendulum have files of their own, happy-tweets is in tests/lm; the others, `preferences` with
+another objective, are built below."""
 QUICK, GATED = "goal-position", {"entropy-schedules"}
 FINISHED = [
     name if name == QUICK else pytest.param(name, marks=pytest.mark.slow if name in GATED else pytest.mark.long)
