@@ -59,13 +59,12 @@ def main(options: BestOfN):
     with tempfile.TemporaryDirectory() as folder:
         trainer = TwoStageRLHFTrainer(
             setting.model,
-            setting.tokenizer,
             head,
-            None,
-            [""],
-            setting.preferences(options.num_answers, options.seed),
             config.trainer_config(folder),
+            [{"prompt": ""}],
+            setting.tokenizer,
             setting.peft_config,
+            preference_dataset=setting.preferences(options.num_answers, options.seed),
         )
     assert trainer.preferences is not None
     head.standardize(trainer.preferences.inputs.states)

@@ -138,18 +138,17 @@ def judged(
         # Never trained: it holds the adapter, samples from it, and measures it like every other policy.
         holder = TwoStageRLHFTrainer(
             setting.model,
-            setting.tokenizer,
             head,
-            None,
-            [""],
-            setting.preferences(arguments.pairs, seed),
             args,
+            [{"prompt": ""}],
+            setting.tokenizer,
             setting.peft_config,
+            preference_dataset=setting.preferences(arguments.pairs, seed),
         )
         assert holder.preferences is not None
         head.standardize(holder.preferences.inputs.states)
         loss = fit_reward(head, holder.preferences, precision=PRIOR_PRECISION)
-        own = dict(holder.followers.adapted.named_parameters())
+        own = {path.removeprefix("adapted."): w for path, w in holder.followers.policies.named_parameters()}
         with torch.no_grad():
             for name, weight in weights.items():
                 own[name.replace(".default.", f".{POLICY}.")].copy_(weight)

@@ -78,7 +78,13 @@ def trainer_of(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ScheduleWarning)
         return BilevelRLHFTrainer(
-            model, tokenizer, head, HumanScore(lambda texts, seed: [0.0] * len(texts)), [""], None, args, peft_config
+            model,
+            head,
+            args,
+            [{"prompt": ""}],
+            tokenizer,
+            peft_config,
+            upper_objective=HumanScore(lambda texts, seed: [0.0] * len(texts)),
         )
 
 
@@ -162,7 +168,9 @@ def batches(
 ) -> Iterator[tuple[Batch, torch.Tensor]]:
     """One batch of each of these iterations, as the trainer draws it, and Δ of its completions."""
     args = dataclasses.replace(trainer.args, coupled=sampling == "coupled")
-    collected = Batches(trainer.followers, trainer.encoder, trainer.reward_model, [""], trainer.policies, args)
+    collected = Batches(
+        trainer.followers, trainer.encoder, trainer.reward_model, trainer.batches.examples, trainer.policies, args
+    )
     for k in range(first, first + number):
         with torch.no_grad():
             (batch,) = collected.collect(k, num_rows=args.per_device_train_batch_size, compares=True)

@@ -106,13 +106,13 @@ class Ours:
             warnings.simplefilter("ignore", ScheduleWarning)
             self.trainer = BilevelRLHFTrainer(
                 model,
-                tokenizer,
                 RewardHead(model.config.hidden_size),
-                HumanScore(lambda texts, seed: generator.normal(size=len(texts))),
-                [""],
-                pairs or None,
                 args,
+                [{"prompt": ""}],
+                tokenizer,
                 adapter(),
+                upper_objective=HumanScore(lambda texts, seed: generator.normal(size=len(texts))),
+                preference_dataset=pairs or None,
             )
         self._sampling = Stopwatch(batches, "sample")
 

@@ -102,7 +102,7 @@ def cliff_walking(discount: float = 0.95, by_rows: bool = False) -> BilevelProbl
 
 def cliff_optimum(problem: BilevelProblem, entropy_weight: float) -> float:
     """Exact descent, annealed."""
-    return exact.solve(problem, entropy_weight=(0.1, 0.03, entropy_weight)).objective
+    return exact.solve(problem, entropy_weight=(0.1, 0.03, 0.01, entropy_weight)).objective
 
 
 def solved(problem: BilevelProblem, entropy_weight: float) -> float:
@@ -120,10 +120,10 @@ CASES = {
     "wind-design": Case(brl.problems.wind_design, 0.1, annealed),
     "shared-goal": Case(brl.problems.shared_goal, 0.01, solved),
     "frozen-lake": Case(frozen_lake, 0.05, solved),
-    "cliff-walking, edge": Case(cliff_walking, 0.01, cliff_optimum),
-    "cliff-walking, edge, γ 0.99": Case(lambda: cliff_walking(0.99), 0.01, cliff_optimum),
-    "cliff-walking, rows": Case(lambda: cliff_walking(by_rows=True), 0.01, cliff_optimum),
-    "cliff-walking, rows, γ 0.99": Case(lambda: cliff_walking(0.99, by_rows=True), 0.01, cliff_optimum),
+    "cliff-walking, edge": Case(cliff_walking, 0.0019, cliff_optimum),
+    "cliff-walking, edge, γ 0.99": Case(lambda: cliff_walking(0.99), 0.0019, cliff_optimum),
+    "cliff-walking, rows": Case(lambda: cliff_walking(by_rows=True), 0.0019, cliff_optimum),
+    "cliff-walking, rows, γ 0.99": Case(lambda: cliff_walking(0.99, by_rows=True), 0.0019, cliff_optimum),
     "target-visitation": Case(reward_learning.TargetVisitation().problem, 0.1, solved),
     "inverse-rl": Case(reward_learning.InverseRL().problem, 0.1, solved),
     "preferences": Case(reward_learning.Preferences().problem, 0.3, solved),

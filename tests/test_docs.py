@@ -13,6 +13,7 @@ PAGES = sorted([*DOCS.rglob("*.md"), *DOCS.glob("tutorials/*.py")])
 REPORTS = sorted((DOCS / "reports").rglob("*.md"))
 PUBLIC = (
     "algorithms",
+    "congestion",
     "environments",
     "exact",
     "followers",

@@ -79,6 +79,18 @@ def test_a_log_of_couriers_tells_their_wishes_and_a_better_incentive(tmp_path, c
     assert (tmp_path / "couriers.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
+def test_a_toll_undoes_braess_paradox(tmp_path, capsys):
+    before, bridge, tolled = load("braess_tolls").main(tmp_path / "braess.png").values()
+
+    assert before.minutes == pytest.approx(1.5, abs=1e-3)
+    assert bridge.minutes > 1.9  # 2 where drivers miss nothing
+    assert tolled.minutes == pytest.approx(1.5, abs=1e-3)
+    assert tolled.tolls[:4].tolist() == [0, 0, 0, 0]
+    assert "with the bridge: 1.9" in capsys.readouterr().out
+    assert (tmp_path / "braess.png").stat().st_size > 10_000
+
+
 OWN = {
     "road_tolls.py": ("toll at 8", "learning_curves"),
     "cliff_bonuses.py": ("x at (0, 0)", "learning_curves"),

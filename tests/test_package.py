@@ -15,6 +15,7 @@ MODULES = [bilevel_rl] + [
     importlib.import_module(f"bilevel_rl.{name}")
     for name in [
         "algorithms",
+        "congestion",
         "environments",
         "exact",
         "figures",

@@ -40,7 +40,10 @@ NOT_WANTED = ("__pycache__", ".pyc", "/tests/", "/docs/", ".png", "/.venv")
 WITHOUT_EXTRAS = """
 import importlib, pkgutil
 import bilevel_rl
-needs_extras = ("bilevel_rl.lm", "bilevel_rl.studies.happy_tweets", "bilevel_rl.cli.templates", "bilevel_rl.__main__")
+needs_extras = (
+    "bilevel_rl.lm", "bilevel_rl.studies.happy_tweets", "bilevel_rl.rating.page",
+    "bilevel_rl.cli.templates", "bilevel_rl.__main__",
+)
 names = [module.name for module in pkgutil.walk_packages(bilevel_rl.__path__, "bilevel_rl.", onerror=lambda name: None)]
 names = [name for name in names if not name.startswith(needs_extras)]
 for name in names:

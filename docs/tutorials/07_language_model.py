@@ -14,6 +14,7 @@ import copy
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
@@ -132,8 +133,9 @@ class WordReward(nn.Module):
 # %% [markdown]
 # ## Training
 #
-# `prompts` are how texts begin. `beta` is what the follower pays to leave the frozen model: the smaller, the further a
-# reward can take it. `judges` are logged and nothing learns from them; here they are the same people.
+# The prompts of `train_dataset` are how texts begin. `beta` is what the follower pays to leave the frozen model: the
+# smaller, the further a reward can take it. `judges` are logged and nothing learns from them; here they are the same
+# people.
 #
 # Preferences that were collected before are another argument, `preference_dataset`. There are none here, so that all
 # that the reward knows comes from what people say of the follower's texts.
@@ -144,11 +146,7 @@ def trainer_for(num_steps):
     """A trainer with its folder. The same arguments in the same folder are the same run."""
     return BilevelRLHFTrainer(
         model=copy.deepcopy(reference),  # A trainer wraps its layers.
-        processing_class=tokenizer,
         reward_model=WordReward(),
-        upper_objective=HumanScore(people, identity="people of the tutorial"),
-        prompts=["the food", "the service"],
-        preference_dataset=None,
         args=BilevelRLHFConfig(
             "runs/reviews",
             max_steps=num_steps,
@@ -158,6 +156,10 @@ def trainer_for(num_steps):
             learning_rate=3e-3,
             critic_learning_rate=3e-3,
         ),
+        train_dataset=[{"prompt": "the food"}, {"prompt": "the service"}],
+        processing_class=tokenizer,
+        peft_config=LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"),
+        upper_objective=HumanScore(people, identity="people of the tutorial"),
         judges={"people": people},
     )
 

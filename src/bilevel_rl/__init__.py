@@ -39,6 +39,8 @@ from bilevel_rl.formulation import (  # noqa: E402
     BilevelProblem as BilevelProblem,
     GraphLayout as GraphLayout,
     GridLayout as GridLayout,
+    LeaderPolicy as LeaderPolicy,
+    MarkovGame as MarkovGame,
     Names as Names,
     OccupancyCost as OccupancyCost,
     OccupancyFunctional as OccupancyFunctional,

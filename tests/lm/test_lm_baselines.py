@@ -219,7 +219,8 @@ def test_a_run_with_other_numbers_of_steps_is_not_continued(tmp_path, method, na
 def on_policy_loss(built):
     """Mean −log σ of all pairs of one iteration's texts with different scores."""
     losses = []
-    for prompts, texts, scores in built._answers:
+    for numbers, texts, scores in built._answers:
+        prompts = [built.batches.example(number).text for number in numbers]
         r = built.reward_model(built.encoder.encode(prompts, texts)).tolist()
         for i, one in enumerate(scores):
             losses += [math.log1p(math.exp(r[j] - r[i])) for j, other in enumerate(scores) if one > other]
@@ -246,7 +247,7 @@ def test_iterated_fits_x_to_the_answers_every_m_th_iteration(tmp_path, preferenc
         built.reward_model.table.copy_(start)
     assert after < on_policy_loss(built) - 0.05
     assert len(built._answers) == 5
-    assert all(len(texts) == len(prompts) == len(scores) == 8 for prompts, texts, scores in built._answers)
+    assert all(len(texts) == len(numbers) == len(scores) == 8 for numbers, texts, scores in built._answers)
 
 
 def test_iterated_knows_prompts_texts_and_scores_of_what_it_asked(tmp_path):
@@ -268,7 +269,7 @@ def test_iterated_knows_prompts_texts_and_scores_of_what_it_asked(tmp_path):
     texts = [text for inputs in asked for text in inputs.texts]
     kept = [list(column) for column in zip(*built._answers, strict=True)]
     flat = [[entry for part in column for entry in part] for column in kept]
-    assert [tuple(built.encoder.prompt_ids(prompt)) for prompt in flat[0]] == prompts
+    assert [tuple(built.encoder.prompt_ids(built.batches.example(number).text)) for number in flat[0]] == prompts
     assert flat[1] == texts
     assert flat[2] == pytest.approx(score(texts))
     assert len(texts) == 16
@@ -287,7 +288,8 @@ def test_iterated_counts_an_answer_as_much_as_a_preference(tmp_path):
         **STEPS,
     )
     old, new = moves_of_x(built, 1)
-    (prompts, texts, scores), x = built._answers[0], old.clone().requires_grad_()
+    (numbers, texts, scores), x = built._answers[0], old.clone().requires_grad_()
+    prompts = [built.batches.example(number).text for number in numbers]
     r = x[text_number(built.encoder.encode(prompts, texts).completions)]
     pairs = [(i, j) for i, one in enumerate(scores) for j, other in enumerate(scores) if one > other]
     assert pairs

@@ -66,7 +66,7 @@ def built_with(folder, **arguments):
         "processing_class": tokenizer(),
         "reward_model": TextTable(),
         "upper_objective": SCORES,
-        "prompts": [""],
+        "train_dataset": [{"prompt": ""}],
         "preference_dataset": None,
         "args": BilevelRLHFConfig(folder, max_steps=2, per_device_train_batch_size=4, max_completion_length=3),
     }
@@ -143,6 +143,8 @@ def test_what_cannot_be_made_is_refused_by_name_and_value(make, message):
         ("upper_objective", "people", "upper_objective must be a function"),
         ("args", {"max_steps": 3}, "args must be a BilevelRLHFConfig, got {'max_steps': 3}"),
         ("peft_config", {"r": 8}, "peft_config must be a PeftConfig"),
+        ("callbacks", [3], r"callbacks\[0\] must be a TrainerCallback, got 3"),
+        ("callbacks", score, "callbacks must be a list or tuple, got the function score"),
         ("judges", [score], "judges must be a Mapping"),
         ("judges", {"j": 3}, r"judges\['j'\] must be a function, got 3"),
         ("reward_model", RewardHead(7), r"made for 7 features, and the model's states have 8: RewardHead\(8\)"),
@@ -194,34 +196,34 @@ def said(*messages):
 def test_prompts_come_as_texts_rows_conversations_or_from_a_generator(tmp_path):
     asked = said(("user", "b"))
     for prompts in (["b", ""], ({"prompt": text} for text in ("b", "")), ("b", ""), np.array(["b", ""])):
-        assert built_with(tmp_path, prompts=prompts).batches._prompts == ["b", ""]
+        assert built_with(tmp_path, train_dataset=prompts).batches.examples == [("b", "b", {}), ("", "", {})]
     of = words(template=TEMPLATE)
     for prompts in ([asked], [{"prompt": asked, "other": 1}]):
-        built = built_with(tmp_path, prompts=prompts, processing_class=of)
-        assert [built.encoder.prompt_ids(text) for text in built.batches._prompts] == [[3, 1, 0]]
+        built = built_with(tmp_path, train_dataset=prompts, processing_class=of)
+        assert [built.encoder.prompt_ids(text) for text, _, _ in built.batches.examples] == [[3, 1, 0]]
 
 
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        ("b b", "prompts must be a list, got one text, 'b b': put it into a list"),
-        (b"b", "prompts must be a list, got one text"),
-        ({"prompt": ["b"]}, "prompts must be a list of rows, got a dict of prompt"),
-        (3, "prompts must be a list, got 3"),
-        ([], "prompts must hold at least one text"),
-        (iter(()), "prompts must hold at least one text"),
-        (["b", None], "prompts: row 1 must be a text or a conversation, got None"),
-        (["b", 3], "prompts: row 1 must be a text or a conversation, got 3"),
-        ([[]], r"prompts: row 0 must be a text or a conversation, got \[\]"),
-        ([["b"]], "prompts: row 0 must be a text or a conversation"),
-        ([{"text": "b"}], r"prompts: row 0 needs 'prompt', got \['text'\]"),
-        ([said(("user", "b"))], "prompts: row 0 is a conversation, and the tokenizer has no chat template"),
-        (["b \ud83d"], "prompts: row 0 holds half a character"),
+        ("b b", "train_dataset must be a list, got one text, 'b b': put it into a list"),
+        (b"b", "train_dataset must be a list, got one text"),
+        ({"prompt": ["b"]}, "train_dataset must be a list of rows, got a dict of prompt"),
+        (3, "train_dataset must be a list, got 3"),
+        ([], "train_dataset must hold at least one text"),
+        (iter(()), "train_dataset must hold at least one text"),
+        (["b", None], "train_dataset: row 1 must be a text or a conversation, got None"),
+        (["b", 3], "train_dataset: row 1 must be a text or a conversation, got 3"),
+        ([[]], r"train_dataset: row 0 must be a text or a conversation, got \[\]"),
+        ([["b"]], "train_dataset: row 0 must be a text or a conversation"),
+        ([{"text": "b"}], r"train_dataset: row 0 needs 'prompt', got \['text'\]"),
+        ([said(("user", "b"))], "train_dataset: row 0 is a conversation, and the tokenizer has no chat template"),
+        (["b \ud83d"], "train_dataset: row 0 holds half a character"),
     ],
 )
 def test_prompts_that_cannot_be_are_refused(tmp_path, prompts, message):
     with pytest.raises(ValueError, match=message):
-        built_with(tmp_path, prompts=prompts)
+        built_with(tmp_path, train_dataset=prompts)
 
 
 def test_conversations_are_the_preferences_that_their_texts_are(tmp_path):
@@ -306,7 +308,7 @@ def test_tokens_that_the_model_does_not_know_are_refused_with_a_remedy():
         ValueError, match=r"pad_token '\[PAD\]' has the number 4, and .* knows 4 tokens only: model\.res"
     ):
         encoder(padded)
-    with pytest.raises(ValueError, match=r"prompts: 'd' holds the token 3, and the model knows 3 only"):
+    with pytest.raises(ValueError, match=r"train_dataset: 'd' holds the token 3, and the model knows 3 only"):
         encoder(model=llama(vocab_size=3)).prompts(["b", "d"])
     with pytest.raises(ValueError, match=r"preference_dataset: 'd' holds the token 3"):
         encoder(model=llama(vocab_size=3)).completions(["b"], ["d"])
@@ -316,8 +318,8 @@ def test_tokens_that_the_model_does_not_know_are_refused_with_a_remedy():
 def test_prompts_and_completions_that_the_model_has_no_room_for_are_refused(tmp_path, model):
     args = BilevelRLHFConfig(tmp_path, max_completion_length=30)
     with pytest.raises(ValueError, match=r"'b b b' has 3 tokens; with max_completion_length=30 .* 32 positions"):
-        built_with(tmp_path, model=model(vocab_size=4), prompts=["b", "b b b"], args=args)
-    built = built_with(tmp_path, model=model(vocab_size=4), prompts=["b b"], args=args)
+        built_with(tmp_path, model=model(vocab_size=4), train_dataset=["b", "b b b"], args=args)
+    built = built_with(tmp_path, model=model(vocab_size=4), train_dataset=["b b"], args=args)
     assert len(built.complete(4)) == 4, "32 tokens are room enough"
 
 
@@ -498,3 +500,51 @@ def test_a_judge_gives_one_number_a_text(tmp_path, scores):
     built = trainer(tmp_path, TwoStageRLHFTrainer, upper_objective=None, judges={"j": lambda texts: scores})
     with pytest.raises(ValueError, match=r"judges\['j'\]: expected 8 finite answers, one each"):
         built.train(progress=False)
+
+
+# Arguments as TRL has them.
+
+
+def test_arguments_of_before_are_told_by_their_new_names(tmp_path):
+    for name, new in (("prompts", "train_dataset"), ("tokenizer", "processing_class"), ("reward_funcs", "reward_mod")):
+        with pytest.raises(TypeError, match=f"BilevelRLHFTrainer has no argument '{name}'; it is called {new}"):
+            built_with(tmp_path, **{name: [""]})
+    with pytest.raises(TypeError, match=r"IteratedRLHFTrainer has no argument 'refits'$"):
+        IteratedRLHFTrainer(llama(), TextTable(), refits=3)
+    with pytest.raises(TypeError, match=r"reward_model is a tokenizer: the arguments of .* are "):
+        BilevelRLHFTrainer(llama(), tokenizer(), TextTable(), SCORES, [""])
+
+
+def test_what_is_not_given_comes_from_the_models_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = str(tmp_path / "models/small")
+    llama(vocab_size=4).save_pretrained(path)
+    tokenizer().save_pretrained(path)
+    built = BilevelRLHFTrainer(path, TextTable(), train_dataset=[{"prompt": "b"}], upper_objective=SCORES)
+    assert built.folder.path == tmp_path / "small-BilevelRLHF"
+    assert built.tokenizer.get_vocab() == tokenizer().get_vocab()
+    loaded = llama(vocab_size=4)
+    for arguments, message in (
+        ({"args": None}, r"args is None, .* has no name to call a folder by: give BilevelRLHFConfig\(FOLDER\)"),
+        ({"processing_class": None}, "processing_class is None, and the model was not loaded from a path"),
+        ({"train_dataset": None}, "train_dataset is None: give rows with a 'prompt'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            built_with(tmp_path, model=loaded, **arguments)
+
+
+def test_a_dataset_is_the_list_of_its_rows(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    asked = said(("user", "b"))
+    for number, rows in enumerate(([{"prompt": "b"}, {"prompt": ""}], [{"prompt": asked}, {"prompt": asked * 2}])):
+        preferences = [{"prompt": asked, "chosen": said(("assistant", "b")), "rejected": said(("assistant", "d"))}]
+        lists = {"train_dataset": rows, "preference_dataset": preferences}
+        tables = {name: datasets.Dataset.from_list(data) for name, data in lists.items()}
+        built = [
+            built_with(tmp_path / f"{number}", processing_class=words(template=TEMPLATE), **data)
+            for data in (lists, tables)
+        ]
+        assert built[0].batches.examples == built[1].batches.examples
+        assert built[0].identity() == built[1].identity()
+    with pytest.raises(ValueError, match="train_dataset must be a list of rows, got a DatasetDict of train: pass one"):
+        built_with(tmp_path, train_dataset=datasets.DatasetDict({"train": tables["train_dataset"]}))

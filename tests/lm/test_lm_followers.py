@@ -197,7 +197,7 @@ def test_a_name_that_is_also_a_name_of_the_models_parts_is_a_name_like_any_other
     mine, others = ({id(weight) for weight in followers.adapter(n)} for n in (name, "other"))
     assert len(mine) == len(others)
     assert not mine & others
-    assert len(mine | others) == sum(weight.requires_grad for weight in followers.adapted.parameters())
+    assert len(mine | others) == sum(weight.requires_grad for weight in followers.policies.parameters())
 
 
 def test_a_model_that_scales_its_logits_after_the_output_embedding_is_refused():

@@ -102,3 +102,17 @@ def test_where_people_cannot_be_asked_no_process_waits_for_their_answers(job):
     first, second = (json.loads((job / f"failure-{rank}.json").read_text()) for rank in range(2))
     assert first == "ConnectionError: nobody is there"
     assert second == "RuntimeError: upper_objective: asking failed in the first process: " + first
+
+
+def test_completions_of_all_processes_are_kept_once(job, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    train("functions", tmp_path, 1)
+    found, expected = (pandas.read_parquet(path / "completions") for path in (job / "functions", tmp_path))
+    names = ["step", "policy", "prompt", "completion"]
+    found, expected = (table.sort_values(names, kind="stable").reset_index(drop=True) for table in (found, expected))
+    assert len(found) == 48
+    pandas.testing.assert_frame_equal(found, expected, rtol=1e-4)
+
+
+def test_all_processes_stop_where_a_callback_of_the_first_one_says_so(job):
+    assert [json.loads((job / f"callback-{rank}.json").read_text()) for rank in range(2)] == [2, 2]

@@ -41,7 +41,7 @@ def token_problem(x, costs):
 
 def tables(built):
     """(2, 14, 4): logits and values of both followers, as the tabular loop has them."""
-    base = built.followers.adapted.get_base_model().table.base_layer.weight
+    base = built.followers.base.table.base_layer.weight
     rows = []
     for name, delta in free_tables(built.followers).items():
         weight, bias = built.followers.critic(name)

@@ -417,7 +417,7 @@ def with_template(text):
 @pytest.mark.parametrize(
     ("name", "usual", "other"),
     [
-        ("prompts", {"prompts": ("", "b")}, {"prompts": ("", "b", "b b")}),
+        ("train_dataset", {"prompts": ("", "b")}, {"prompts": ("", "b", "b b")}),
         ("preference_dataset", {"preferences": PREFERENCES}, {"preferences": PREFERENCES[:2]}),
         ("reward_model", {}, {"reward_model": OtherReward()}),
         ("reward_model", {}, {"reward_model": TextTable(seed=1)}),
@@ -526,7 +526,7 @@ def test_a_method_that_asks_people_needs_an_upper_objective(tmp_path):
 
 
 def test_no_prompts_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="prompts must hold at least one text"):
+    with pytest.raises(ValueError, match="train_dataset must hold at least one text"):
         trainer(tmp_path, prompts=())
 
 
@@ -601,7 +601,7 @@ def test_equal_policies_write_the_same_only_where_they_are_coupled(tmp_path):
 
 def test_in_bfloat16_only_the_frozen_model_is_coarse(tmp_path):
     built = trainer(tmp_path, bf16=True, starts_at=0)
-    frozen = [w for w in built.followers.adapted.parameters() if not w.requires_grad]
+    frozen = [w for w in built.followers.policies.parameters() if not w.requires_grad]
     assert {w.dtype for w in frozen} == {torch.bfloat16}
     rest = [w for w in [*built.followers.parameters(), *built.reward_model.parameters()] if w.requires_grad]
     assert {w.dtype for w in rest} == {torch.float32}

@@ -147,7 +147,7 @@ def free_tables(followers):
 
     Returns the B of every policy.
     """
-    layer = followers.adapted.get_base_model().table
+    layer = followers.base.table
     with torch.no_grad():
         for name in followers.names:
             nn.init.eye_(layer.lora_A[name].weight.requires_grad_(False))

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from bilevel_rl.lm import BilevelRLHFConfig, BilevelRLHFTrainer, HumanScore
+from bilevel_rl.lm.followers import LORA
 from lm.tiny_models import END, HORIZON, TABLE_ADAPTER, free_tables, llama, prefix_table, randomize, tokenizer
 
 PREFERENCES = [
@@ -52,6 +53,8 @@ def trainer(
     prompts=("",),
     preferences=None,
     judges=None,
+    callbacks=None,
+    peft_config=LORA,
     words=None,
     starts_at=0.3,
     method_options=None,
@@ -61,13 +64,14 @@ def trainer(
     options = {"per_device_train_batch_size": 4, "max_steps": 3, "max_completion_length": HORIZON} | options
     built = method(
         model(),
-        words or tokenizer(end_id),
-        reward_model or TextTable(),
-        upper_objective,
-        list(prompts),
-        preferences,
+        TextTable() if reward_model is None else reward_model,
         BilevelRLHFConfig(folder, **options),
-        TABLE_ADAPTER if model is prefix_table else None,
+        list(prompts),
+        words or tokenizer(end_id),
+        TABLE_ADAPTER if model is prefix_table else peft_config,
+        callbacks,
+        upper_objective=upper_objective,
+        preference_dataset=preferences,
         judges=judges,
         **(method_options or {}),
     )

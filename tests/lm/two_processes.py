@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from transformers import TrainerCallback
 
 from bilevel_rl.lm import (
     BilevelRLHFTrainer,
@@ -19,9 +20,28 @@ from bilevel_rl.lm import (
 )
 from lm.tiny_trainers import PREFERENCES, score, trainer
 
+
+def count(completions):
+    return [float(text.count("b")) for text in completions]
+
+
+def size(completion_ids):
+    return [len(ids) / 3 for ids in completion_ids]
+
+
+class StopsAtTwo(TrainerCallback):
+    """Asks for the end after two iterations, in the first process only."""
+
+    def on_step_end(self, args, state, control, **given):
+        control.should_training_stop = state.is_world_process_zero and state.global_step == 2
+
+
+FUNCTIONS = {"reward_model": {"b": count, "size": size}, "reward_bounds": (0.9, 1.1), "log_completions": True}
+
 SETTINGS = {
     "scores": (BilevelRLHFTrainer, {}, {}),
     "preferences": (BilevelRLHFTrainer, {"reward_gradient": "plain", "coupled": False}, {}),
+    "functions": (BilevelRLHFTrainer, FUNCTIONS, {}),
     "nested": (NestedLoopRLHFTrainer, {}, {"num_inner_steps": 3}),
     "partial": (PartialSGDRLHFTrainer, {}, {}),
     "two_stage": (TwoStageRLHFTrainer, {}, {}),
@@ -82,6 +102,8 @@ if __name__ == "__main__":
         tensors = {name: tensor.contiguous().clone() for name, tensor in built.tensors().items()}
         save_file(tensors, root / f"{setting}-{rank}.safetensors")
         (root / f"{setting}-{rank}.json").write_text(json.dumps([rows, asked]))
+    built = trainer(root / "callback", callbacks=[StopsAtTwo], per_device_train_batch_size=4)
+    (root / f"callback-{rank}.json").write_text(json.dumps(len(built.train(progress=False).rows)))
     try:
         train_with_a_failure(root / "failure", num_processes)
     except Exception as error:

@@ -1,5 +1,6 @@
 """The bi-level problem: what the leader sets, what it minimizes, and within which limits."""
 
+from bilevel_rl.formulation.games import LeaderPolicy as LeaderPolicy, MarkovGame as MarkovGame
 from bilevel_rl.formulation.names import (
     GraphLayout as GraphLayout,
     GridLayout as GridLayout,

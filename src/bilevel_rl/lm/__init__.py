@@ -16,6 +16,7 @@ from bilevel_rl.lm.baselines import (  # noqa: E402
     PartialSGDRLHFTrainer as PartialSGDRLHFTrainer,
     TwoStageRLHFTrainer as TwoStageRLHFTrainer,
 )
+from bilevel_rl.lm.classifier import ClassifierReward as ClassifierReward  # noqa: E402
 from bilevel_rl.lm.config import BilevelRLHFConfig as BilevelRLHFConfig  # noqa: E402
 from bilevel_rl.lm.evaluation import Evaluation as Evaluation, evaluate as evaluate  # noqa: E402
 from bilevel_rl.lm.objectives import HumanScore as HumanScore, PreferenceLoss as PreferenceLoss  # noqa: E402
@@ -25,3 +26,4 @@ from bilevel_rl.lm.rewards import (  # noqa: E402
     fit_reward as fit_reward,
 )
 from bilevel_rl.lm.trainer import BilevelRLHFTrainer as BilevelRLHFTrainer  # noqa: E402
+from bilevel_rl.lm.weighted_rewards import WeightedRewards as WeightedRewards  # noqa: E402

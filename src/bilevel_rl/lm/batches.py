@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bilevel_rl.lm.config import BilevelRLHFConfig
+from bilevel_rl.lm.data import Example
 from bilevel_rl.lm.encoder import Encoder
 from bilevel_rl.lm.followers import Followers
 from bilevel_rl.lm.learning import Evidence, PolicyPass, Regularization, gather_evidence
-from bilevel_rl.lm.rewards import RewardInputs, rewards_of
+from bilevel_rl.lm.rewards import RewardInputs, rewards_of, with_features
 from bilevel_rl.lm.sampling import sample, stream
 from bilevel_rl.lm.tokens import Completions
 
@@ -46,7 +47,7 @@ class Batches:
         followers: the policies.
         encoder: of prompts.
         reward_model: r_x.
-        prompts: texts that completions begin with; an empty text is the start mark alone.
+        examples: what completions begin with; an empty text is the start mark alone.
         policies: names of those that write, all after the same prompts.
         args: batch size, horizon, seed and coupling.
 
@@ -59,13 +60,13 @@ class Batches:
         followers: Followers,
         encoder: Encoder,
         reward_model: nn.Module,
-        prompts: Sequence[str],
+        examples: Sequence[Example],
         policies: Sequence[str],
         args: BilevelRLHFConfig,
     ):
-        encoder.prompts(prompts)
+        encoder.prompts([example.text for example in examples])
         self._followers, self._encoder, self._reward_model = followers, encoder, reward_model
-        self._prompts, self._policies, self._args = list(prompts), tuple(policies), args
+        self.examples, self._policies, self._args = list(examples), tuple(policies), args
 
     def collect(self, k: int, *, num_rows: int, compares: bool) -> Iterator[Batch]:
         """This process's completions of iteration k, in `gradient_accumulation_steps` passes.
@@ -86,8 +87,9 @@ class Batches:
                 for policy in range(1 if self._args.coupled else len(self._policies))
                 for row in rows
             ]
-            completions = self._write(self._policies, [self.prompt(k * num_rows + row) for row in rows], streams)
-            yield self._observe(completions, compares=compares)
+            examples = [self.example(k * num_rows + row) for row in rows]
+            completions = self._write(self._policies, examples, streams)
+            yield self._observe(completions, examples * len(self._policies), compares=compares)
 
     def passes(self, batch: Batch, regularization: Mapping[str, Regularization]) -> Iterator[tuple[slice, PolicyPass]]:
         """Some rows after the other, with a pass that is to be used up before the next one is asked for."""
@@ -98,37 +100,44 @@ class Batches:
             reference_states = batch.evidence.reference_states[first : first + completions.num_tokens]
             yield rows, PolicyPass(self._followers, batch.policies[rows], completions, reference_states, regularization)
 
-    def complete(self, policy: str, num_completions: int, seed: int) -> Iterator[Completions]:
-        """Completions of one policy, in batches. The same seed gives the same noise."""
+    def complete(self, policy: str, num_completions: int, seed: int) -> Iterator[tuple[Completions, list[Example]]]:
+        """Completions of one policy, and what they answer, in batches. The same seed gives the same noise."""
         for start in range(0, num_completions, ROWS_WITHOUT_GRADIENTS):
             rows = range(start, min(start + ROWS_WITHOUT_GRADIENTS, num_completions))
-            prompts = [self._prompts[row % len(self._prompts)] for row in rows]
-            yield self._write([policy], prompts, [stream(seed, EVALUATION, row) for row in rows])
+            examples = [self.examples[row % len(self.examples)] for row in rows]
+            yield self._write([policy], examples, [stream(seed, EVALUATION, row) for row in rows]), examples
 
-    def prompt(self, number: int) -> str:
-        """Every prompt once, in a random order, then again in another order."""
-        epoch, place = divmod(number, len(self._prompts))
-        if len(self._prompts) == 1:
-            return self._prompts[0]
-        order = np.random.default_rng((self._args.seed, ORDER_OF_PROMPTS, epoch)).permutation(len(self._prompts))
-        return self._prompts[order[place]]
+    def example(self, number: int) -> Example:
+        """Every example once, in a random order, then again in another order."""
+        epoch, place = divmod(number, len(self.examples))
+        if len(self.examples) == 1:
+            return self.examples[0]
+        order = np.random.default_rng((self._args.seed, ORDER_OF_PROMPTS, epoch)).permutation(len(self.examples))
+        return self.examples[order[place]]
 
-    def _write(self, names: Sequence[str], prompts: Sequence[str], streams: Sequence[torch.Generator]) -> Completions:
+    def _write(
+        self, names: Sequence[str], examples: Sequence[Example], streams: Sequence[torch.Generator]
+    ) -> Completions:
         return sample(
             self._followers,
             names,
-            self._encoder.prompts(prompts),
+            self._encoder.prompts([example.text for example in examples]),
             streams,
             max_length=self._args.max_completion_length,
             end_id=self._encoder.end_id,
             pad_id=self._encoder.pad_id,
         )
 
-    def _observe(self, completions: Completions, *, compares: bool) -> Batch:
+    def _observe(self, completions: Completions, examples: Sequence[Example], *, compares: bool) -> Batch:
         size = len(completions.ids) // len(self._policies)
         policies = [name for name in self._policies for _ in range(size)]
         evidence = gather_evidence(self._followers, completions, policies[::-1] if compares else None)
         inputs = RewardInputs(
-            self._encoder.texts(completions), completions, evidence.states, self._encoder.prompt_texts(completions)
+            self._encoder.texts(completions),
+            completions,
+            evidence.states,
+            self._encoder.prompt_texts(completions),
+            tuple(examples),
         )
+        inputs = with_features(self._reward_model, inputs)
         return Batch(policies, completions, inputs, rewards_of(self._reward_model, inputs), evidence)

@@ -1,6 +1,8 @@
 """Options of the trainers, named as TRL names them where it has the same."""
 
 import dataclasses
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -59,6 +61,11 @@ class BilevelRLHFConfig:
     preference_batch_size: int | None = None
     """pairs of a step; None for all"""
 
+    reward_weights: Sequence[float] | Mapping[str, float] | None = None
+    """weights that several rewards start with, in their order or by name; None for 1 each"""
+    reward_bounds: tuple[float, float] | Mapping[str, tuple[float, float]] | None = None
+    """lowest and highest weight of several rewards, for all or by name; None for none"""
+
     discount: float = 1.0
     """γ; 1 for episodes whose rewards count alike"""
     gae_lambda: float = 1.0
@@ -78,6 +85,8 @@ class BilevelRLHFConfig:
     """seconds between two checkpoints; 0 saves one at every metric row"""
     report_to: ReportTo = "none"
     """where metric rows go besides metrics.csv; each but tensorboard is an extra of its name"""
+    log_completions: bool = False
+    """keep all completions, with what they were worth, as Parquet files in the folder completions"""
 
     def __post_init__(self):
         if not isinstance(self.output_dir, str | Path) or not str(self.output_dir):
@@ -105,7 +114,7 @@ class BilevelRLHFConfig:
             self._set(name, checks.number(name, getattr(self, name), at_least=0, at_most=1))
         seconds = checks.number("checkpoint_every", self.checkpoint_every, at_least=0, allow_infinite=True)
         self._set("checkpoint_every", seconds)
-        for name in ("bf16", "coupled"):
+        for name in ("bf16", "coupled", "log_completions"):
             checks.instance(name, getattr(self, name), bool)
         for name in ("schedule", "reward_gradient", "optimizer", "report_to"):
             choices = get_args(get_type_hints(type(self))[name])
@@ -134,5 +143,6 @@ class BilevelRLHFConfig:
 
     def identity(self) -> dict[str, Any]:
         """The options that decide a run's numbers, as JSON."""
-        free = ("output_dir", "max_steps", "checkpoint_every", "report_to")
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in free}
+        free = ("output_dir", "max_steps", "checkpoint_every", "report_to", "log_completions")
+        options = {name: value for name, value in dataclasses.asdict(self).items() if name not in free}
+        return json.loads(json.dumps(options))  # Where a tuple is a list.

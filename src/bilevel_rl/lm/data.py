@@ -4,18 +4,39 @@ Texts come as strings, or as conversations (lists of {"role": â€¦, "content": â€
 turns into a prompt; the answer is then what the last message, the assistant's, says.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 
+class Example(NamedTuple):
+    """A prompt of the data: the text that a completion follows, what it was given as, and other columns of its row."""
+
+    text: str
+    prompt: str | list[Mapping[str, Any]]
+    columns: Mapping[str, Any]
+
+    def answer(self, text: str) -> str | list[dict[str, str]]:
+        """A completion in the prompt's form: a text, or the assistant's message."""
+        return text if isinstance(self.prompt, str) else [{"role": "assistant", "content": text}]
+
+
 class Pair(NamedTuple):
     """A preference: which of two texts after a prompt people chose."""
 
-    prompt: str
+    example: Example
     chosen: str
     rejected: str
+
+
+NOT_COLUMNS = ("prompt", "chosen", "rejected", "completion")
+"""Columns of a row that are no further information about its prompt."""
+
+
+def no_column(column: str) -> bool:
+    """Whether a column is read, where none is."""
+    return False
 
 
 def read_rows(name: str, rows: Any) -> list[Any]:
@@ -34,28 +55,46 @@ def read_rows(name: str, rows: Any) -> list[Any]:
     return list(rows)
 
 
-def read_prompts(prompts: Iterable[Any], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The texts of strings, of conversations, or of rows with such a "prompt".
+def read_prompts(
+    dataset: Iterable[Any] | None, tokenizer: PreTrainedTokenizerBase, reads: Callable[[str], bool] = no_column
+) -> list[Example]:
+    """The examples of strings, of conversations, or of rows with such a "prompt".
+
+    Args:
+        dataset: strings, conversations or rows.
+        tokenizer: whose chat template is used.
+        reads: whether a column of this name is wanted.
 
     Raises:
         ValueError: there is none, or one is no text.
     """
-    rows = read_rows("prompts", prompts)
+    if dataset is None:
+        raise ValueError("train_dataset is None: give rows with a 'prompt', or texts that completions begin with")
+    rows = read_rows("train_dataset", dataset)
     if not rows:
-        raise ValueError("prompts must hold at least one text; the empty text '' is the start mark alone")
+        raise ValueError("train_dataset must hold at least one text; the empty text '' is the start mark alone")
     found = []
     for number, row in enumerate(rows):
-        where = f"prompts: row {number}"
+        where = f"train_dataset: row {number}"
+        columns: dict[str, Any] = {}
         if isinstance(row, Mapping):
             if "prompt" not in row:
                 raise ValueError(f"{where} needs 'prompt', got {sorted(map(str, row))}")
+            columns = _columns(row, reads)
             row = row["prompt"]
-        found.append(_render(where, row, tokenizer) if _is_conversation(row) else _text(where, row))
+        found.append(_example(where, row, columns, tokenizer))
     return found
 
 
-def read_preferences(rows: Sequence[Any], tokenizer: PreTrainedTokenizerBase) -> list[Pair]:
+def read_preferences(
+    rows: Sequence[Any], tokenizer: PreTrainedTokenizerBase, reads: Callable[[str], bool] = no_column
+) -> list[Pair]:
     """Pairs in TRL's forms: rows with "chosen" and "rejected", and "prompt" where it is not empty.
+
+    Args:
+        rows: mappings.
+        tokenizer: whose chat template is used.
+        reads: whether a column of this name is wanted.
 
     Raises:
         ValueError: there is no row, one lacks a column, or what it holds is neither text nor conversation.
@@ -70,17 +109,28 @@ def read_preferences(rows: Sequence[Any], tokenizer: PreTrainedTokenizerBase) ->
         if not {"chosen", "rejected"} <= set(row):
             raise ValueError(f"{where} needs 'chosen' and 'rejected', got {sorted(map(str, row))}")
         prompt, chosen, rejected = row.get("prompt", ""), row["chosen"], row["rejected"]
+        columns = _columns(row, reads)
         if _is_conversation(chosen) or _is_conversation(rejected):
-            pairs.append(_pair_of_conversations(where, prompt, chosen, rejected, tokenizer))
+            messages, *texts = _parts_of_conversations(where, prompt, chosen, rejected)
+            pairs.append(Pair(_example(where, messages, columns, tokenizer), *texts))
             continue
-        prompt = _render(where, prompt, tokenizer) if _is_conversation(prompt) else _text(f"{where}, 'prompt',", prompt)
-        pairs.append(Pair(prompt, _text(f"{where}, 'chosen',", chosen), _text(f"{where}, 'rejected',", rejected)))
+        example = _example(where if _is_conversation(prompt) else f"{where}, 'prompt',", prompt, columns, tokenizer)
+        pairs.append(Pair(example, _text(f"{where}, 'chosen',", chosen), _text(f"{where}, 'rejected',", rejected)))
     return pairs
 
 
-def _pair_of_conversations(
-    where: str, prompt: Any, chosen: Any, rejected: Any, tokenizer: PreTrainedTokenizerBase
-) -> Pair:
+def _columns(row: Mapping[str, Any], reads: Callable[[str], bool]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in NOT_COLUMNS and reads(name)}
+
+
+def _example(where: str, prompt: Any, columns: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Example:
+    if _is_conversation(prompt):
+        return Example(_render(where, prompt, tokenizer), list(prompt), columns)
+    return Example(_text(where, prompt), prompt, columns)
+
+
+def _parts_of_conversations(where: str, prompt: Any, chosen: Any, rejected: Any) -> tuple[list[Any], str, str]:
+    """The messages before the answers, and both answers."""
     before: list[Any] = prompt if _is_conversation(prompt) else []
     if not before and prompt != "":
         raise ValueError(f"{where}, 'prompt', must be a conversation, as 'chosen' is, got {prompt!r:.80}")
@@ -96,7 +146,7 @@ def _pair_of_conversations(
         raise ValueError(f"{where}: 'chosen' and 'rejected' must differ in the last message only")
     if not starts[0]:
         raise ValueError(f"{where} has no message before the answer: put it into 'prompt'")
-    return Pair(_render(where, starts[0], tokenizer), *answers)
+    return starts[0], answers[0], answers[1]
 
 
 def _is_conversation(value: Any) -> bool:

@@ -1,14 +1,15 @@
 """Texts to what policies and reward models read: tokens that the model knows and has room for."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from bilevel_rl.lm.data import read_preferences
+from bilevel_rl.lm.data import Example, no_column, read_preferences
 from bilevel_rl.lm.followers import REFERENCE, Followers
+from bilevel_rl.lm.identity import of_json
 from bilevel_rl.lm.rewards import Preferences, RewardInputs, mean_states
 from bilevel_rl.lm.tokens import Completions, Prompts
 
@@ -60,9 +61,9 @@ class Encoder:
             ids = ids[1:]  # A chat template had set the start mark already.
         if not ids:
             if start is None:
-                raise ValueError("prompts: an empty prompt needs a start mark; set the tokenizer's bos_token")
+                raise ValueError("train_dataset: an empty prompt needs a start mark; set the tokenizer's bos_token")
             ids = [start]
-        self._check_room(f"prompts: {prompt!r:.80}", ids, self._max_length if num_more is None else num_more)
+        self._check_room(f"train_dataset: {prompt!r:.80}", ids, self._max_length if num_more is None else num_more)
         return ids
 
     def texts(self, completions: Completions) -> list[str]:
@@ -103,8 +104,8 @@ class Encoder:
         ]
         return RewardInputs(list(texts), completions, torch.cat(states))
 
-    def encode_preferences(self, dataset: Sequence[Any]) -> Preferences:
-        """Pairs in TRL's forms (`data.read_preferences`).
+    def encode_preferences(self, dataset: Sequence[Any], reads: Callable[[str], bool] = no_column) -> Preferences:
+        """Pairs in TRL's forms (`data.read_preferences`, which says what the arguments are).
 
         Raises:
             ValueError: there is no row, or one cannot be used, or what is left of the chosen text is that of the
@@ -113,12 +114,16 @@ class Encoder:
         Warns:
             UserWarning: in some of them it is.
         """
-        index: dict[tuple[str, str], int] = {}
+        found: dict[tuple[str, str, str], tuple[int, Example]] = {}
         pairs: list[list[int]] = []
-        for prompt, *texts in read_preferences(dataset, self._tokenizer):
-            pairs.append([index.setdefault((prompt, text), len(index)) for text in texts])
+        for example, *texts in read_preferences(dataset, self._tokenizer, reads):
+            columns = of_json(example.columns)
+            keys = [(example.text, columns, text) for text in texts]
+            pairs.append([found.setdefault(key, (len(found), example))[0] for key in keys])
         chosen, rejected = torch.tensor(pairs, device=self._followers.device).unbind(dim=1)
-        preferences = Preferences(self.encode([p for p, _ in index], [t for _, t in index]), chosen, rejected)
+        inputs = self.encode([prompt for prompt, _, _ in found], [text for _, _, text in found])
+        inputs = inputs._replace(examples=tuple(example for _, example in found.values()))
+        preferences = Preferences(inputs, chosen, rejected)
         self._check_differences(preferences)
         return preferences
 

@@ -75,6 +75,7 @@ class TrainerEngine(Engine):
 
     def __init__(self, trainer: "RLHFTrainer"):
         self._trainer = trainer
+        self._stops = False
 
     @property
     def crew(self) -> AccelerateProcesses:
@@ -106,6 +107,26 @@ class TrainerEngine(Engine):
     def begin(self, point: Point):
         """As `Engine.begin`."""
         self._kept = self._snapshot()
+        trainer = self._trainer
+        if trainer.completion_log is not None:
+            trainer.completion_log.begin(point.num_iterations)
+        trainer.events.begin(point.num_iterations, list(trainer.folder.read_rows("metrics")))
+        self._stops = self._is_told_to_stop()
+
+    def stops_early(self) -> bool:
+        """As `Engine.stops_early`: a callback asked for it."""
+        return self._stops
+
+    def logged(self, rows: Sequence[Row]):
+        """As `Engine.logged`."""
+        for row in rows:
+            if self._trainer.completion_log is not None:
+                self._trainer.completion_log.write(int(row["num_iterations"]))
+            self._trainer.events.log(row)
+
+    def saved(self):
+        """As `Engine.saved`."""
+        self._trainer.events.save()
 
     def advances_in_place(self, point: Point) -> bool:
         """Always: the trainer's weights are the state."""
@@ -120,13 +141,23 @@ class TrainerEngine(Engine):
         for k in range(point.num_iterations, last):
             if asked() and rows:
                 return Stretch(k, rows)
+            self._trainer.events.begin_step()
             columns = self._trainer.iterate(k)
             spoiled = (*_not_finite(columns), *self._trainer.parts_not_finite())
             if spoiled:
                 return Stretch(last, rows, spoiled)
             self._kept = self._snapshot()
             rows.append(columns)
+            self._trainer.events.end_step(k + 1, self._trainer.num_transitions)
+            self._stops = self._is_told_to_stop()
+            if self._stops:
+                return Stretch(k + 1, rows)
         return Stretch(last, rows)
+
+    def _is_told_to_stop(self) -> bool:
+        """Whether a callback of the first process asks for the end."""
+        events = self._trainer.events
+        return len(events) > 0 and bool(self.crew.agree(int(events.control.should_training_stop)))
 
     def settle(self, point: Point, advanced: Stretch, saved: Callable[[], Point]) -> Point:
         """As `Engine.settle`."""

@@ -53,11 +53,12 @@ def evaluate(
     texts: list[str] = []
     columns: dict[str, list[np.ndarray]] = {"reward": [], "divergence": [], "perplexity_nats": []}
     unregularized = {policy: Regularization(0.0, 0.0)}
-    for completions in trainer.completions(num_completions, policy=policy, seed=seed):
+    for completions, examples in trainer.written(num_completions, policy=policy, seed=seed):
         evidence = gather_evidence(trainer.followers, completions, None)
         rows = [policy] * len(completions.ids)
         measured = PolicyPass(trainer.followers, rows, completions, evidence.reference_states, unregularized)
-        inputs = RewardInputs(completions.texts(trainer.tokenizer), completions, evidence.states)
+        written = completions.texts(trainer.tokenizer)
+        inputs = RewardInputs(written, completions, evidence.states, examples=tuple(examples))
         texts += inputs.texts
         columns["reward"].append(rewards_of(trainer.reward_model, inputs).cpu().numpy())
         columns["divergence"].append(measured.divergence.cpu().numpy())

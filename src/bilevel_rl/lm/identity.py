@@ -32,9 +32,8 @@ def of_model(followers: Followers) -> str:
     """
     frozen = {path: weight for path, weight in followers.named_parameters() if not weight.requires_grad}
     learned = {path: list(weight.shape) for path, weight in followers.named_parameters() if weight.requires_grad}
-    adapters = [config.to_dict() for config in followers.adapted.peft_config.values()]
-    config = followers.adapted.get_base_model().config.to_dict()  # pyright: ignore
-    forms = [learned, [_stable(adapter) for adapter in adapters], _stable(config)]
+    config = followers.base.config.to_dict()
+    forms = [learned, [_stable(form) for form in followers.policies.forms()], _stable(config)]
     return fingerprint.of_texts(_tensors(frozen | dict(followers.named_buffers())), of_json(forms))
 
 
@@ -50,13 +49,18 @@ def of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def of_reward(reward_model: nn.Module) -> str:
-    """Digest of the parameters that x starts from, of buffers, bounds and other numbers, and of the code."""
+    """Digest of the parameters that x starts from, of buffers, bounds and other numbers, and of the code.
+
+    What a module says of itself as `identity`, JSON, counts too.
+    """
     options = [
         [path, type(module).__name__, {k: v for k, v in vars(module).items() if _is_option(k, v)}]
         for path, module in reward_model.named_modules()
     ]
     code = fingerprint.of_object(type(reward_model).forward)
-    return fingerprint.of_texts(_tensors(reward_model.state_dict()), of_json(options), code)
+    said = getattr(reward_model, "identity", None)
+    told = () if said is None or isinstance(said, nn.Module) else (of_json(said),)
+    return fingerprint.of_texts(_tensors(reward_model.state_dict()), of_json(options), code, *told)
 
 
 def of_callable(function: Any) -> Any:

@@ -40,7 +40,7 @@ class TwoPolicyTrainer(RLHFTrainer):
         columns: list[dict[str, float]] = []
         for part, batch in enumerate(self._batches(k, num_rows=num_rows, compares=is_balanced)):
             r, n = batch.rewards, len(batch.rewards) // 2
-            upper = self._ask(batch.inputs.select(torch.arange(n, 2 * n)), r[n:], k * parts + part)
+            upper = self._ask(batch, range(n, 2 * n), k * parts + part)
             learned = torch.cat([r[:n], r[n:] - w * upper.costs]).detach()
             row, log_probs = self._ascend(batch, learned, step_size, num_rows)  # (A), (C), (AL), (CL)
 

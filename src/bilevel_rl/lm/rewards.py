@@ -4,6 +4,7 @@ A reward model is any `torch.nn.Module` that maps `RewardInputs` to one number a
 evaluation mode, also while it is trained: with dropout a text would have another reward whenever it is asked for.
 """
 
+import abc
 from typing import NamedTuple
 
 import torch
@@ -11,26 +12,35 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from bilevel_rl import checks
+from bilevel_rl.lm.data import Example
 from bilevel_rl.lm.tokens import Completions
 
 
 class RewardInputs(NamedTuple):
     """What a reward model may look at; `states` are the frozen model's last hidden states, mean over a completion.
 
-    `prompts` are the texts that were completed, for whoever shows them to people; nothing where nobody does.
+    `prompts` are the texts that were completed, for whoever shows them to people; nothing where nobody does. `examples`
+    are the rows of the data that were completed. `features` are what a `FeatureReward` said of the rows, so that it
+    is asked once for each; None where it was not.
     """
 
     texts: list[str]
     completions: Completions
     states: Float[Tensor, "N d"]
     prompts: tuple[str, ...] = ()
+    examples: tuple[Example, ...] = ()
+    features: Float[Tensor, "N k"] | None = None
 
     def select(self, rows: Int[Tensor, " n"]) -> "RewardInputs":
         """Some of the rows, in any order."""
         numbers = rows.tolist()
-        prompts = tuple(self.prompts[row] for row in numbers) if self.prompts else ()
         return RewardInputs(
-            [self.texts[row] for row in numbers], self.completions.select(rows), self.states[rows], prompts
+            [self.texts[row] for row in numbers],
+            self.completions.select(rows),
+            self.states[rows],
+            tuple(self.prompts[row] for row in numbers) if self.prompts else (),
+            tuple(self.examples[row] for row in numbers) if self.examples else (),
+            None if self.features is None else self.features[rows],
         )
 
 
@@ -86,6 +96,22 @@ class RewardHead(nn.Module):
         """r_x of every row."""
         score = self.score((inputs.states - self.mean) / self.scale).squeeze(-1)
         return self.bound * torch.tanh(score / self.bound)
+
+
+class FeatureReward(nn.Module, abc.ABC):
+    """A reward model that looks at a completion through features, which do not depend on x."""
+
+    @abc.abstractmethod
+    def features(self, inputs: RewardInputs) -> Float[Tensor, "N k"]:
+        """What is known of every row. `forward` takes it from `inputs.features` where it stands there."""
+
+
+@torch.no_grad()
+def with_features(reward_model: nn.Module, inputs: RewardInputs) -> RewardInputs:
+    """The same with the features of a reward model that has such, worked out once."""
+    if not isinstance(reward_model, FeatureReward):
+        return inputs
+    return inputs._replace(features=reward_model.features(inputs))
 
 
 def rewards_of(reward_model: nn.Module, inputs: RewardInputs) -> Float[Tensor, " N"]:
@@ -163,9 +189,14 @@ def mean_states(hidden: Float[Tensor, "N L d"], completions: Completions) -> Flo
     return (hidden * weights[:, :, None]).sum(dim=1) / weights.sum(dim=1, keepdim=True)
 
 
+def learned(reward_model: nn.Module) -> list[nn.Parameter]:
+    """x: the parameters that are not frozen."""
+    return [weight for weight in reward_model.parameters() if weight.requires_grad]
+
+
 def prior(reward_model: nn.Module, precision: float) -> Float[Tensor, ""]:
     """(κ/2) ‖x‖²: the negative logarithm of a Gaussian prior of x, in units of one preference's likelihood."""
-    return precision / 2 * torch.stack([(weight**2).sum() for weight in reward_model.parameters()]).sum()
+    return precision / 2 * torch.stack([(weight**2).sum() for weight in learned(reward_model)]).sum()
 
 
 def fit_reward(
@@ -189,7 +220,7 @@ def fit_reward(
         NLL_D at the end, in nats.
     """
     reward_model.eval()  # As a trainer has it: what is fitted is what policies will learn from.
-    optimizer = torch.optim.Adam(reward_model.parameters(), lr=learning_rate)
+    optimizer = torch.optim.Adam(learned(reward_model), lr=learning_rate)
     for _ in range(num_steps):
         optimizer.zero_grad()
         loss = preferences.negative_log_likelihood(reward_model) + prior(reward_model, precision)

@@ -46,7 +46,7 @@ class TrainerState:
         self._has_moved = True
         for module in (self.reward_model, self.followers):
             module.zero_grad()  # An interrupted iteration may have left gradients.
-        self.reward_model.load_state_dict(_below("reward.", tensors))
+        self.reward_model.load_state_dict(_below("reward.", tensors), strict=False)  # Frozen weights are not there.
         with torch.no_grad():
             for path, weight in self.followers.named_parameters():
                 if weight.requires_grad:
@@ -54,7 +54,10 @@ class TrainerState:
         self.steps.restore(_below("optimizer.", tensors))
 
     def _reward_tensors(self) -> dict[str, Tensor]:
-        return dict(self.reward_model.state_dict())
+        """x and buffers."""
+        weights = self.reward_model.named_parameters(remove_duplicate=False)
+        frozen = {name for name, weight in weights if not weight.requires_grad}
+        return {name: tensor for name, tensor in self.reward_model.state_dict().items() if name not in frozen}
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

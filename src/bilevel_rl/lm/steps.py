@@ -1,6 +1,6 @@
 """How gradients become steps of x, of the policies and of the critics."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ class Steps:
         optimizer: Adam, or plain gradient descent.
         max_grad_norm: longer gradients are shortened to this length; None for none.
         never_shortened: parts whose gradients are not.
+        projections: of parts, called after every step, in place.
     """
 
     def __init__(
@@ -26,9 +27,11 @@ class Steps:
         optimizer: Literal["adam", "sgd"],
         max_grad_norm: float | None,
         never_shortened: Sequence[str] = (),
+        projections: Mapping[str, Callable[[], None]] | None = None,
     ):
         build = torch.optim.Adam if optimizer == "adam" else torch.optim.SGD
         self._parts = parts
+        self._projections = dict(projections or {})
         self._max_grad_norm, self._never_shortened = max_grad_norm, never_shortened
         self.optimizers = {
             name: build([w for group in groups for w in group], lr=0.0) for name, groups in parts.items()
@@ -43,6 +46,8 @@ class Steps:
                 nn.utils.clip_grad_norm_(group, self._max_grad_norm)
         optimizer.param_groups[0]["lr"] = step
         optimizer.step()
+        if name in self._projections:
+            self._projections[name]()
         optimizer.zero_grad()
         return float(norm)
 

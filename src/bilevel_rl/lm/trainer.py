@@ -33,17 +33,24 @@ class BilevelRLHFTrainer(TwoPolicyTrainer):
 
     Minimizes Φ(x) = f(x, π*(x)) + λ NLL_D(x) by one first-order loop.
 
+    Arguments are those of TRL's trainers where it has the same.
+
     Args:
         model: a causal language model, or the path of one. It is frozen, and its layers are wrapped in place.
-        processing_class: its tokenizer, with an end mark and a padding token.
-        reward_model: r_x, any module from `RewardInputs` to one number a row; its parameters are x.
+        reward_model: r_x, any module from `RewardInputs` to one number a row, whose parameters are x; reward functions,
+            a list or by name, whose weights are x (`WeightedRewards`); or a sequence classifier, whose head or adapter
+            is x (`ClassifierReward`).
+        args: options; by default all defaults, in a folder that is named after the model.
+        train_dataset: rows with a "prompt" that completions begin with, a text or a conversation: a list, or a
+            `datasets.Dataset`; or only texts or conversations. An empty text is the start mark alone.
+        processing_class: the model's tokenizer, with an end mark and a padding token; by default that of the model's
+            path.
+        peft_config: form of the adapters, as `LoraConfig`; None, as in TRL, for full fine-tuning: a copy of the model
+            for each policy.
+        callbacks: transformers' callbacks, told of steps, rows and checkpoints; `should_training_stop` ends the run.
         upper_objective: f, what the leader wants of completions.
-        prompts: texts or conversations that completions begin with, or rows with a "prompt"; an empty text is the start
-            mark alone.
         preference_dataset: D, rows with "chosen" and "rejected" (and "prompt"), texts or conversations; None for no
             offline term.
-        args: options.
-        peft_config: form of the adapters; by default LoRA of rank 8 on all linear layers.
         judges: name to scorer: columns of the metric rows that nothing learns from.
 
     Raises:

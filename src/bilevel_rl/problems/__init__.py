@@ -21,11 +21,13 @@ from bilevel_rl.problems.mountain_car import (
     MountainCarShaping as MountainCarShaping,
     mountain_car_shaping as mountain_car_shaping,
 )
+from bilevel_rl.problems.patrol import Patrol as Patrol, patrol as patrol
 from bilevel_rl.problems.reward_learning import (
     inverse_rl as inverse_rl,
     preference_learning as preference_learning,
     target_visitation as target_visitation,
 )
 from bilevel_rl.problems.shared_goal import shared_goal as shared_goal
+from bilevel_rl.problems.tax_design import TaxDesign as TaxDesign, tax_design as tax_design
 from bilevel_rl.problems.wind_design import WindDesign as WindDesign, wind_design as wind_design
 from bilevel_rl.problems.worked import WorkedProblem as WorkedProblem

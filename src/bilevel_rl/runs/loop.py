@@ -152,6 +152,16 @@ class Engine(abc.ABC):
     def num_transitions(self, point: Point) -> int:
         """Environment transitions of all seeds so far."""
 
+    def stops_early(self) -> bool:
+        """Whether the run is to end at the present point, before all its iterations are done."""
+        return False
+
+    def logged(self, rows: Sequence[Row]):  # noqa: B027
+        """Told of metric rows, once they are in the folder and a checkpoint is not yet; on every process."""
+
+    def saved(self):  # noqa: B027
+        """Told of a checkpoint, once it is there; on every process."""
+
     def texts(self) -> Sequence[str]:
         """Examples of what policies write at the moment, for the progress bar."""
         return ()
@@ -216,6 +226,7 @@ class _Record:
                 timing = {"num_iterations": point.num_iterations, "seconds": now - self._started}
                 folder.append_rows("timing", [timing])
                 folder.write_divergences([asdict(divergence) for divergence in point.divergences])
+            engine.logged(rows)
             if engine.crew.agree(now - self._saved_at >= self._checkpoint_every) or saves:
                 self._save(folder, point)
         return rows
@@ -238,6 +249,7 @@ class _Record:
         with saving():
             if engine.crew.is_writer or engine.crew.saves_together:
                 folder.save_checkpoint(point.num_iterations, engine.checkpoint(point))
+        engine.saved()
         self._saved_at = time.perf_counter()
 
 
@@ -280,14 +292,17 @@ def follow(
         contextlib.closing(record),
     ):
 
+        def is_over(point: Point) -> bool:
+            return point.is_last(num_iterations) or engine.stops_early()
+
         def log(point: Point):
-            rows = record.log(point, saves=point.is_last(num_iterations))
+            rows = record.log(point, saves=is_over(point))
             if rows is not None:
                 bar.update(point.num_iterations, engine.num_transitions(point), rows, engine.texts())
 
         point = record.begin(num_iterations)
         engine.begin(point)
-        while not point.is_last(num_iterations):
+        while not is_over(point):
             last = min(log_points.after(point.num_iterations), num_iterations)
             if engine.advances_in_place(point):
                 log(point)

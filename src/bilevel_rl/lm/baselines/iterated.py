@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from bilevel_rl import checks
-from bilevel_rl.lm.rewards import prior, rewards_of
+from bilevel_rl.lm.rewards import prior, rewards_of, with_features
 from bilevel_rl.lm.rows import StepSizeNumbers, mean_columns
 from bilevel_rl.lm.training import RLHFTrainer
 
@@ -35,26 +35,26 @@ class IteratedRLHFTrainer(RLHFTrainer):
         self._refit_every = checks.integer("refit_every", refit_every, at_least=1)
         self._num_fit_steps = checks.integer("num_fit_steps", num_fit_steps, at_least=1)
         super().__init__(*arguments, **options)
-        self._answers: list[tuple[list[str], list[str], list[float]]] = []
-        """Of every iteration: prompts, texts and scores."""
+        self._answers: list[tuple[list[int], list[str], list[float]]] = []
+        """Of every iteration: numbers of prompts, texts and scores."""
 
     def _iterate(self, k: int, step_size: StepSizeNumbers) -> dict[str, float]:
         """y ~ π_θ; then (A), (C), and after every m-th iteration a fit of x."""
         num_rows, columns = 2 * self._num_rows, []
         first = k * num_rows + self._processes.process_index * (num_rows // self._processes.num_processes)
-        prompts: list[str] = []
+        numbers: list[int] = []
         texts: list[str] = []
         scores: list[float] = []
         for number, batch in enumerate(self._batches(k, num_rows=num_rows, compares=False)):
             r, n = batch.rewards, (len(batch.rewards) + 1) // 2
-            upper = self._ask(batch.inputs.select(torch.arange(n)), r[:n], k * num_rows + number)
-            prompts += [self.batches.prompt(first + number * len(r) + row) for row in range(n)]
+            upper = self._ask(batch, range(n), k * num_rows + number)
+            numbers += [first + number * len(r) + row for row in range(n)]
             texts += batch.inputs.texts[:n]
             scores += (-upper.costs).tolist()
             columns.append(
                 self._ascend(batch, r.detach(), step_size, num_rows).columns | {"upper_value": upper.objective}
             )  # (A), (C)
-        self._answers.append((gather_object(prompts), gather_object(texts), gather_object(scores)))
+        self._answers.append((gather_object(numbers), gather_object(texts), gather_object(scores)))
         self.steps.share("actor", "critic")
         self.steps.move("actor", step_size.actor)
         self.steps.move("critic", step_size.critic)
@@ -63,9 +63,10 @@ class IteratedRLHFTrainer(RLHFTrainer):
         return mean_columns(columns)
 
     def _fit(self, step: float):
-        prompts = [prompt for part, _, _ in self._answers for prompt in part]
+        examples = [self.batches.example(number) for part, _, _ in self._answers for number in part]
         texts = [text for _, part, _ in self._answers for text in part]
-        inputs = self.encoder.encode(prompts, texts)
+        inputs = self.encoder.encode([example.text for example in examples], texts)
+        inputs = with_features(self.reward_model, inputs._replace(examples=tuple(examples)))
         pairs = self._pairs()
         if pairs.shape[1] == 0 and self.preferences is None:
             return
@@ -102,4 +103,4 @@ class IteratedRLHFTrainer(RLHFTrainer):
     def restore(self, tensors: Mapping[str, Tensor], counters: Mapping[str, Any]):
         """As `RLHFTrainer.restore`."""
         super().restore(tensors, counters)
-        self._answers = [(prompts, texts, scores) for prompts, texts, scores in counters["answers"]]
+        self._answers = [(numbers, texts, scores) for numbers, texts, scores in counters["answers"]]

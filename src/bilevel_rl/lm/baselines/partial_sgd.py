@@ -4,8 +4,6 @@ It takes the policy for fixed and does not see how its answer moves with x. For 
 people's answers change nothing: x fits the offline preferences while θ learns.
 """
 
-import torch
-
 from bilevel_rl.lm.rows import StepSizeNumbers, mean_columns
 from bilevel_rl.lm.training import RLHFTrainer
 
@@ -23,7 +21,7 @@ class PartialSGDRLHFTrainer(RLHFTrainer):
         num_rows, columns = 2 * self._num_rows, []
         for number, batch in enumerate(self._batches(k, num_rows=num_rows, compares=False)):
             r, n = batch.rewards, (len(batch.rewards) + 1) // 2
-            upper = self._ask(batch.inputs.select(torch.arange(n)), r[:n], k * num_rows + number)
+            upper = self._ask(batch, range(n), k * num_rows + number)
             if upper.direct.requires_grad:
                 (upper.direct * (len(r) / num_rows)).backward(retain_graph=True)
             columns.append(

@@ -9,7 +9,7 @@ from peft import LoraConfig
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from bilevel_rl.lm.training import Scorer
+from bilevel_rl.lm.iterations import Scorer
 from bilevel_rl.studies.happy_tweets import language_models
 from bilevel_rl.studies.happy_tweets.assets import Assets
 from bilevel_rl.studies.happy_tweets.judges import Nade, Vader

@@ -204,13 +204,13 @@ class HappyTweets(OfRuns):
         head = RewardHead(setting.model.config.hidden_size, hidden_size=self.hidden_size)
         trainer = kind(
             setting.model,
-            setting.tokenizer,
             head,
-            HumanScore(people.rate),
-            [""],
-            setting.preferences(self.num_offline, seed=self.run.seed),
             self.trainer_config(folder.path),
+            [{"prompt": ""}],
+            setting.tokenizer,
             setting.peft_config,
+            upper_objective=HumanScore(people.rate),
+            preference_dataset=setting.preferences(self.num_offline, seed=self.run.seed),
             judges=judges,
             **options,
         )
