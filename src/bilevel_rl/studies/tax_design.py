@@ -28,6 +28,9 @@ class TaxDesignStudy(TaxDesign, BesideOptimum):
     name: ClassVar[str] = "tax-design"
     results: ClassVar[str] = "taxes"
 
+    preferences: tuple[tuple[float, float, float], ...] = TaxDesign.preferences  # pyright: ignore
+    """of each group, one number for each good"""
+
     run: RunConfig = RunConfig(num_iterations=30_000, log_every=1_000, evaluation_entropy_weight=0.1)
     schedule: ScheduleConfig = ScheduleConfig(
         schedule="constant-entropy", upper=0.003, actor=0.5, critic=2.0, penalty=0.05, num_chains=32
