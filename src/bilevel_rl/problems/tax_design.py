@@ -66,7 +66,7 @@ class TaxDesign:
         >>> import bilevel_rl as brl
         >>> problem = brl.problems.tax_design()
         >>> problem.environment.num_states, problem.environment.num_actions, problem.initial_x.tolist()
-        (42, 32, [0.3, 0.3, 0.3, 0.3])
+        (32, 32, [0.3, 0.3, 0.3, 0.3])
     """
 
     preferences: tuple[tuple[float, ...], ...] = ((0.6, 0.3, 0.1), (0.1, 0.7, 0.2))
