@@ -45,3 +45,5 @@ def check_mean_of_driven_step(problem: BilevelProblem, x, followers: Followers, 
     assert z_scores(sample.upper_gradient, expected).max() < 4
     without = flat(exact.penalty_gradient(frozen, x, entropy_weight=τ, penalty=w))
     assert z_scores(sample.upper_gradient, without).max() > 6
+    for i in range(2):  # The followers live in the environment at x.
+        assert z_scores(sample.follower_steps[:, i], 0.0).max() < 4

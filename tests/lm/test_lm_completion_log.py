@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bilevel_rl.lm import IteratedRLHFTrainer, TwoStageRLHFTrainer
-from lm.tiny_trainers import PREFERENCES, score, trainer
+from lm.tiny_trainers import PREFERENCES, Bomb, score, trainer
 
 pandas = pytest.importorskip("pandas")
 pytest.importorskip("pyarrow")
@@ -16,21 +16,6 @@ def count(completions):
 
 def size(completion_ids):
     return [float(len(ids)) for ids in completion_ids]
-
-
-class Bomb:
-    """A judge that fails when it is called for the n-th time."""
-
-    identity = "bomb"
-
-    def __init__(self, explodes_at=None):
-        self.explodes_at, self.calls = explodes_at, 0
-
-    def __call__(self, texts):
-        self.calls += 1
-        if self.calls == self.explodes_at:
-            raise KeyboardInterrupt
-        return score(texts)
 
 
 OPTIONS = {

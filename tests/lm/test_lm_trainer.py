@@ -19,7 +19,7 @@ from bilevel_rl.lm.rewards import RewardInputs
 from bilevel_rl.lm.rows import StepSizeNumbers
 from bilevel_rl.runs.folder import RunFolderError
 from lm.tiny_models import all_completions, llama, log_probs, prefix_table, token_log_policies, token_logits, tokenizer
-from lm.tiny_trainers import PREFERENCES, TextTable, score, text_number, trainer
+from lm.tiny_trainers import PREFERENCES, Bomb, TextTable, score, text_number, trainer
 
 W = 0.6
 STEPS = StepSizeNumbers(upper=0.5, actor=0.3, critic=0.8, penalty=W, entropy=0.2)
@@ -269,21 +269,6 @@ def test_how_many_rows_are_learned_from_at_a_time_does_not_matter(tmp_path, monk
         torch.testing.assert_close(parts[name], tensor, rtol=1e-4, atol=1e-6)
     for row, other in zip(rows, other_rows, strict=True):
         assert row == pytest.approx(other, rel=1e-4, abs=1e-6)
-
-
-class Bomb:
-    """A judge that fails when it is called for the n-th time."""
-
-    identity = "bomb"
-
-    def __init__(self, explodes_at=None):
-        self.explodes_at, self.calls = explodes_at, 0
-
-    def __call__(self, texts):
-        self.calls += 1
-        if self.calls == self.explodes_at:
-            raise KeyboardInterrupt
-        return score(texts)
 
 
 EVERYTHING = {

@@ -39,6 +39,21 @@ def score(texts, seed=0):
     return [0.8 * text.count("b") ** 2 - 1.1 * text.count("c") - 1.7 * text.startswith("b") for text in texts]
 
 
+class Bomb:
+    """A judge that fails when it is called for the n-th time."""
+
+    identity = "bomb"
+
+    def __init__(self, explodes_at=None):
+        self.explodes_at, self.calls = explodes_at, 0
+
+    def __call__(self, texts):
+        self.calls += 1
+        if self.calls == self.explodes_at:
+            raise KeyboardInterrupt
+        return score(texts)
+
+
 SCORES = HumanScore(score)
 
 

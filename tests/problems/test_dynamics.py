@@ -11,20 +11,11 @@ import pytest
 from bilevel_rl import ExactDescent, Followers, SingleLoopActorCritic, StepSizes, exact, run
 from bilevel_rl.algorithms import HPGD, PBRL, NestedLoop, PartialSGD
 from bilevel_rl.problems import wind_design
+from driven_steps import check_mean_of_driven_step
 from garnets import _flat, random_problem
 from mean_steps import (
-    NUM_ITERATIONS_BEFORE,
     flat,
-    model_of,
     moved,
-    optimal_follower,
-    sample_steps,
-    softmax,
-    state_occupancy,
-    stationary,
-    unbounded,
-    values_at,
-    z_scores,
 )
 
 TAU, W = 0.4, 0.6
@@ -95,42 +86,13 @@ def test_the_environment_at_x_has_the_functions_probabilities():
     assert random_problem(seed=0).environment_at(0.0) is not None
 
 
-def at_x(problem):
-    """The problem with the dynamics of its initial x for every x, and what the dynamics' part is to be added to."""
-    mdp = problem.environment
-    with jax.enable_x64(True):
-        table = np.asarray(problem.environment_at(problem.initial_x).probabilities)
-    environment = type(mdp).from_successors(
-        mdp.successors, table, initial=mdp.initial, discount=mdp.discount, terminal=mdp.terminal
-    )
-    return dataclasses.replace(problem, environment=environment, outcome_probabilities=None)
-
-
 @pytest.mark.variants(rest="long")
 @pytest.mark.slow
 @pytest.mark.parametrize("coupled", [False, True], ids=["independent", "coupled"])
 @pytest.mark.parametrize("name", ["garnet 0", "terminal", "dict"])
 def test_at_the_fixed_point_the_mean_of_the_upper_step_is_the_first_order_gradient(name, coupled):
-    problem = unbounded(driven_problem(**PROBLEMS[name]))
-    *_, w, τ = values_at(SIZES, NUM_ITERATIONS_BEFORE)
-    frozen = at_x(problem)
-    model = model_of(frozen, problem.initial_x)
-    rewards = model.reward, model.reward - w * model.cost
-    followers = np.stack([optimal_follower(model, reward, τ) for reward in rewards])
-    laws = [state_occupancy(model, softmax(follower[:, :-1])) for follower in followers]
-    sample = sample_steps(
-        lambda num_chains: SingleLoopActorCritic(problem, SIZES, Followers(num_chains, coupled=coupled)),
-        SIZES,
-        problem.initial_x,
-        followers,
-        chains_of=stationary(laws),
-    )
-    expected = flat(exact.penalty_gradient(problem, problem.initial_x, entropy_weight=τ, penalty=w))
-    assert z_scores(sample.upper_gradient, expected).max() < 4
-    without = flat(exact.penalty_gradient(frozen, problem.initial_x, entropy_weight=τ, penalty=w))
-    assert z_scores(sample.upper_gradient, without).max() > 6
-    for i in range(2):  # the followers live in the environment at x
-        assert z_scores(sample.follower_steps[:, i], 0.0).max() < 4
+    problem = driven_problem(**PROBLEMS[name])
+    check_mean_of_driven_step(problem, problem.initial_x, Followers(coupled=coupled), entropy=TAU, penalty=W)
 
 
 @pytest.mark.slow

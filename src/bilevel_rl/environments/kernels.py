@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Bool, Float, Int, Integer
 
 from bilevel_rl.checks.arrays import array_of, numbers
 
@@ -43,10 +43,15 @@ def _of_dense(dense: Float[np.ndarray, "..."]) -> Outcomes:
         is_by_action = dense.ndim == 3 and dense.shape[1] == dense.shape[2]
         remedy = "; of a kernel (A, S, S) take np.swapaxes(kernel, 0, 1)" if is_by_action else ""
         raise ValueError(f"transition_probabilities must have shape (S, A, S), got {dense.shape}{remedy}")
-    num_successors = max(1, int((dense != 0).sum(-1).max()))
-    # A stable sort on "is zero" moves the possible successors to the front and keeps their order.
-    successors = np.argsort(dense == 0, axis=-1, kind="stable")[..., :num_successors]
+    successors = possible_successors(dense != 0)
     return successors, np.take_along_axis(dense, successors, axis=-1)
+
+
+def possible_successors(is_possible: Bool[np.ndarray, "S A S"]) -> Int[np.ndarray, "S A K"]:
+    """The states that each pair may lead to, in their order; K is what the pair with most of them has."""
+    num_successors = max(1, int(is_possible.sum(-1).max()))
+    # A stable sort on "is impossible" moves them to the front and keeps their order.
+    return np.argsort(~is_possible, axis=-1, kind="stable")[..., :num_successors]
 
 
 def _of_matrices(matrices: list) -> Outcomes:

@@ -14,21 +14,13 @@ from bilevel_rl import checks
 from bilevel_rl.checks.arrays import flags, numbers, whole_numbers
 from bilevel_rl.checks.functions import answer, takes
 from bilevel_rl.environments import TabularMDP
-from bilevel_rl.environments.kernels import check_distribution
+from bilevel_rl.environments.kernels import check_distribution, possible_successors
 from bilevel_rl.formulation.closures import open_function
 from bilevel_rl.formulation.names import Names
-from bilevel_rl.formulation.problem import BilevelProblem
+from bilevel_rl.formulation.problem import BilevelProblem, unconstrained
 from bilevel_rl.formulation.projections import Box
-from bilevel_rl.formulation.upper_objectives import OccupancyCost, Regularizer
+from bilevel_rl.formulation.upper_objectives import OccupancyCost, Regularizer, no_regularizer
 from bilevel_rl.formulation.upper_variables import as_arrays
-
-
-def _unconstrained(x: PyTree) -> PyTree:
-    return x
-
-
-def _free_of_charge(x: PyTree) -> float:
-    return 0.0
 
 
 class LeaderPolicy(eqx.Module):
@@ -58,7 +50,7 @@ class LeaderPolicy(eqx.Module):
         self,
         logits: Callable[[PyTree, Any], Float[ArrayLike, " B"]],
         initial_x: PyTree[ArrayLike],
-        project: Callable[[PyTree], PyTree] = _unconstrained,
+        project: Callable[[PyTree], PyTree] = unconstrained,
     ):
         self.logits = open_function(takes("logits", logits, "x", "state"))
         self.initial_x = as_arrays("initial_x", initial_x)
@@ -93,7 +85,7 @@ class LeaderPolicy(eqx.Module):
         return cls(
             lambda x, s: jnp.asarray(x)[jnp.asarray(rows)[s]],
             np.zeros((int(rows.max()) + 1, num_actions)),
-            Box(-bound, bound) if np.isfinite(bound) else _unconstrained,
+            Box(-bound, bound) if np.isfinite(bound) else unconstrained,
         )
 
     @classmethod
@@ -215,10 +207,8 @@ class MarkovGame(eqx.Module):
             for name, table in (("follower_reward", follower_reward), ("leader_cost", leader_cost))
         )
         self.discount = checks.number("discount", discount, at_least=0, below=1)
-        happens = dense.max(axis=2) > 0
-        # A stable sort moves what can happen under any of the leader's actions to the front and keeps its order.
-        num_outcomes = int(happens.sum(-1).max())
-        self.successors = np.argsort(~happens, axis=-1, kind="stable")[..., :num_outcomes].astype(np.int32)
+        # The outcomes are those that can happen under any of the leader's actions.
+        self.successors = possible_successors(dense.max(axis=2) > 0).astype(np.int32)
         self.probabilities = np.take_along_axis(dense, self.successors[:, :, None], axis=-1)
 
     @property
@@ -240,7 +230,7 @@ class MarkovGame(eqx.Module):
         self,
         policy: LeaderPolicy,
         *,
-        regularizer: Regularizer = _free_of_charge,
+        regularizer: Regularizer = no_regularizer,
         entropy_weight: float | None = None,
         names: Names = Names(),  # noqa: B008  Frozen.
     ) -> BilevelProblem:

@@ -40,7 +40,8 @@ OutcomeFunction = Callable[[PyTree, Int[ArrayLike, ""], Int[ArrayLike, ""]], Flo
 """A plain JAX function (x, state, action) -> probabilities of the K outcomes of the pair."""
 
 
-def _unconstrained(x: Upper) -> Upper:
+def unconstrained(x: Upper) -> Upper:
+    """Π_X of a leader who may choose any x."""
     return x
 
 
@@ -94,7 +95,7 @@ class BilevelProblem(eqx.Module):
     reward: StateActionFunction
     upper: UpperObjective
     initial_x: PyTree[Float[np.ndarray, "..."]]
-    project: Callable[[PyTree], PyTree] = _unconstrained
+    project: Callable[[PyTree], PyTree] = unconstrained
     reward_bound: float = float("inf")
     initial_spread: float = eqx.field(static=True, default=0.0)
     entropy_weight: float | None = None
@@ -107,7 +108,7 @@ class BilevelProblem(eqx.Module):
         reward: StateActionFunction,
         upper: UpperObjective,
         initial_x: PyTree[ArrayLike],
-        project: Callable[[PyTree], PyTree] = _unconstrained,
+        project: Callable[[PyTree], PyTree] = unconstrained,
         reward_bound: float = float("inf"),
         initial_spread: float = 0.0,
         entropy_weight: float | None = None,

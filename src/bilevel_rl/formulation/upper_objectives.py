@@ -30,7 +30,8 @@ Regularizer = Callable[[PyTree], Float[ArrayLike, ""]]
 """g: a plain JAX function x -> scalar, what the leader pays for x itself."""
 
 
-def _no_regularizer(x: PyTree) -> float:
+def no_regularizer(x: PyTree) -> float:
+    """g(x) = 0: x itself costs the leader nothing."""
     return 0.0
 
 
@@ -72,7 +73,7 @@ class UpperObjective(eqx.Module):
         ValueError: a number is out of its range.
     """
 
-    regularizer: Regularizer = eqx.field(default=_no_regularizer, kw_only=True)
+    regularizer: Regularizer = eqx.field(default=no_regularizer, kw_only=True)
 
     def __check_init__(self):
         takes("regularizer", self.regularizer, "x")

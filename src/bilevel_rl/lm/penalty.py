@@ -17,7 +17,7 @@ class TwoPolicyTrainer(RLHFTrainer):
     every token: θᴸ learns with the weights β + w η of log π_ref and τ + w η of its entropy.
 
     Raises:
-        ValueError: `upper_objective` is None, or as `RLHFTrainer`.
+        ValueError: `upper_objective` is None, or as `BilevelRLHFTrainer`.
     """
 
     policies = (LOWER, PENALIZED)

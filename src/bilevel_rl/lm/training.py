@@ -55,29 +55,8 @@ from bilevel_rl.runs.result import RunResult, columns_of
 class RLHFTrainer(Saving, abc.ABC):
     """A language model's policies as adapters, their critics, and a reward with parameters x.
 
-    Args:
-        model: a causal language model, or the path of one. It is frozen, and its layers are wrapped in place.
-        reward_model: r_x, any module from `RewardInputs` to one number a row; or reward functions, a list or by name,
-            whose weights are x (`WeightedRewards`); or a sequence classifier (`ClassifierReward`).
-        args: options; by default all defaults, in a folder that is named after the model.
-        train_dataset: rows with a "prompt" that completions begin with, a text or a conversation: a list, or a
-            `datasets.Dataset`; or only texts or conversations. An empty text is the start mark alone.
-        processing_class: the model's tokenizer, with an end mark and a padding token; by default that of the model's
-            path.
-        peft_config: form of the adapters, as `LoraConfig`; None, as in TRL, for full fine-tuning: a copy of the model
-            for each policy.
-        callbacks: transformers' callbacks, told of steps, rows and checkpoints (`callbacks.Events`).
-        upper_objective: what the leader wants of completions; None where the method does not ask people.
-        preference_dataset: rows with "chosen" and "rejected" (and "prompt"), texts or conversations, for the offline
-            term of the objective.
-        judges: columns of the metric rows that nothing learns from.
-
-    Raises:
-        TypeError, ValueError: an argument cannot be used; the message names it.
-
-    Warns:
-        UserWarning: pairs of `preference_dataset` are the same once they are cut to `max_completion_length`.
-        ScheduleWarning: the step sizes violate a validity condition (docs/explanation/method.md, section 4).
+    Arguments, errors and warnings are those of `BilevelRLHFTrainer`; `upper_objective` is None where the method does
+    not ask people.
     """
 
     asks_people: ClassVar[bool] = True

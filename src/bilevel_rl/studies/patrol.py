@@ -48,7 +48,7 @@ class PatrolStudy(Patrol, BesideOptimum):
             arrays[f"{name} harm"] = self.harm(occupancy(problem, x, τ), chances)
             arrays[f"{name} objective"] = exact.hyper_objective(problem, x, entropy_weight=τ)
         for sees in get_args(Sight):
-            other = self._seeing(sees)
+            other = dataclasses.replace(self, sees=sees)
             arrays[f"{sees} objective"] = other.optimum(other.problem(), τ).objective
         return {name: np.asarray(value) for name, value in arrays.items()}
 
@@ -75,11 +75,6 @@ class PatrolStudy(Patrol, BesideOptimum):
             return figure
 
         save_figure(folder, "patrol", draw)
-
-    def _seeing(self, sees: Sight) -> Patrol:
-        fields: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(Patrol)}
-        fields["sees"] = sees
-        return Patrol(**fields)
 
     def _draw_map(self, axes: Axes, harm: np.ndarray, chances: np.ndarray, most: float, style: Style) -> Any:
         """Sites by the harm done there; arrows for the ranger's moves while all is quiet, wider for likelier ones."""

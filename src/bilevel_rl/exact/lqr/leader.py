@@ -86,12 +86,12 @@ def solve(problem: LinearQuadraticProblem, *, entropy_weight: float, max_iterati
     """
     checks.integer("max_iterations", max_iterations, at_least=1)
 
+    unit = max(abs(hyper_objective(problem, problem.initial_x, entropy_weight=entropy_weight)), 1.0)
+
     def of(x: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient, _ = _call(_value_and_gradient, problem, x, entropy_weight)
         return float(value) / unit, gradient / unit
 
-    unit = 1.0
-    unit = max(abs(of(problem.initial_x)[0]), 1.0)
     found = scipy.optimize.minimize(
         of,
         problem.initial_x,

@@ -22,7 +22,9 @@ from bilevel_rl.checks.functions import answer, scalar, takes
 from bilevel_rl.environments import FunctionalEnvironment, PathwiseTransition, ScoreTransition
 from bilevel_rl.formulation import BilevelProblem, OccupancyCost
 from bilevel_rl.formulation.closures import open_function
+from bilevel_rl.formulation.problem import unconstrained
 from bilevel_rl.formulation.projections import Box
+from bilevel_rl.formulation.upper_objectives import no_regularizer
 from bilevel_rl.formulation.upper_variables import ROUNDING, as_arrays, distance_to
 
 
@@ -40,14 +42,6 @@ class LinearQuadratic(NamedTuple):
     noise: Float[Array, "n k"]
     loss: Float[Array, "z z"]
     cost: Float[Array, "z z"]
-
-
-def _free(x: Array) -> float:
-    return 0.0
-
-
-def _anywhere(x: ArrayLike) -> ArrayLike:
-    return x
 
 
 class LinearQuadraticProblem(eqx.Module):
@@ -87,7 +81,7 @@ class LinearQuadraticProblem(eqx.Module):
     initial_factor: Float[np.ndarray, "n k"]
     initial_x: Float[np.ndarray, " d"]
     discount: float = eqx.field(static=True)
-    regularizer: Callable[[Array], Float[ArrayLike, ""]] = _free
+    regularizer: Callable[[Array], Float[ArrayLike, ""]] = no_regularizer
     feasible: Box | None = None
     independent: bool = eqx.field(static=True, default=False)
 
@@ -99,7 +93,7 @@ class LinearQuadraticProblem(eqx.Module):
         *,
         initial_x: npt.ArrayLike,
         discount: float,
-        regularizer: Callable[[Array], Float[ArrayLike, ""]] = _free,
+        regularizer: Callable[[Array], Float[ArrayLike, ""]] = no_regularizer,
         feasible: Box | None = None,
         independent: bool = False,
     ):
@@ -170,7 +164,7 @@ class LinearQuadraticProblem(eqx.Module):
             reward=lambda x, state, action: -loss(x, state, action),
             upper=OccupancyCost(of_pair("cost"), regularizer=self.regularizer),
             initial_x=self.initial_x,
-            project=self.feasible or _anywhere,
+            project=self.feasible or unconstrained,
         )
 
     def _validate(self):

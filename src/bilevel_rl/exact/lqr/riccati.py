@@ -93,7 +93,9 @@ def best_answer(
     def solve_linear(linear: Callable[[Array], Array], right: Array) -> Array:
         return solved(lambda P: P - linear(P) + right, right)
 
-    residual_of = lambda values: improved(values) - values  # noqa: E731
+    def residual_of(values: Array) -> Array:
+        return improved(values) - values
+
     values = jax.lax.custom_root(residual_of, jnp.zeros((n + 1, n + 1)), find, solve_linear)  # pyright: ignore
     _, gain, covariance = _improved(action_losses(model, values, discount), n, τ, independent)
     moments = visited(model, start, discount, gain, covariance)

@@ -19,7 +19,7 @@ from bilevel_rl.lm.training import RLHFTrainer
 
 
 class IteratedRLHFTrainer(RLHFTrainer):
-    """θ learns from r_x; x is fitted to people's answers on what θ writes. As `RLHFTrainer`, and:
+    """θ learns from r_x; x is fitted to people's answers on what θ writes. As `BilevelRLHFTrainer`, and:
 
     Args:
         refit_every: m, iterations between two fits.

@@ -15,7 +15,7 @@ from bilevel_rl.lm.rows import StepSizeNumbers
 
 
 class NestedLoopRLHFTrainer(TwoPolicyTrainer):
-    """x moves once in T iterations. Takes the arguments of `RLHFTrainer`, and:
+    """x moves once in T iterations. Takes the arguments of `BilevelRLHFTrainer`, and:
 
     Args:
         num_inner_steps: T.

@@ -9,7 +9,7 @@ from bilevel_rl.lm.training import RLHFTrainer
 
 
 class PartialSGDRLHFTrainer(RLHFTrainer):
-    """θ learns from r_x; x ignores θ's answer. Arguments and errors are those of `RLHFTrainer`.
+    """θ learns from r_x; x ignores θ's answer. Arguments and errors are those of `BilevelRLHFTrainer`.
 
     An iteration asks about as many completions as that of `BilevelRLHFTrainer`, and has as many tokens.
     """

@@ -9,7 +9,7 @@ from bilevel_rl.lm.training import RLHFTrainer
 
 
 class TwoStageRLHFTrainer(RLHFTrainer):
-    """θ learns from r_x; x stays as it is given. Arguments and errors are those of `RLHFTrainer`."""
+    """θ learns from r_x; x stays as it is given. Arguments and errors are those of `BilevelRLHFTrainer`."""
 
     policies = ("lower",)
     asks_people = False
